@@ -1,0 +1,1 @@
+"""Ways from the fabric to the operating system."""

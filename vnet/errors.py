@@ -1,0 +1,55 @@
+"""Every exception that vnet raises, and whose fault each one is.
+
+::
+
+    VnetError
+    |-- WireError            the peer: octets that are no valid PDU
+    |-- TopologyError        the caller: a topology that cannot be built (carries every problem found)
+    |-- UsageError           the caller: a name that is not there, a call in the wrong state
+    |-- HostError            the machine: a device, a permission or a program is missing
+    |-- LabError             a lab that failed while it ran
+    |   `-- SimulationStalled    nothing is left to happen, and somebody still waits
+    `-- NetworkError         the network: what a program on a guest is told
+        |-- Unreachable          an ICMP error, or no route
+        `-- NoAnswer             nothing came back in time
+
+Only ``WireError`` may leave a decoder, whatever octets went in.
+"""
+
+from __future__ import annotations
+
+
+class VnetError(Exception):
+    """Base of everything that vnet raises on purpose; its text is fit to show to a user."""
+
+
+class WireError(VnetError):
+    """Octets from a peer that do not form a valid PDU."""
+
+
+class UsageError(VnetError):
+    """A call that cannot be carried out: an unknown name, a wrong state, an argument out of range."""
+
+
+class HostError(VnetError):
+    """The machine that vnet runs on lacks a device, a permission or a program; the text says how to get it."""
+
+
+class LabError(VnetError):
+    """A lab failed while it ran."""
+
+
+class SimulationStalled(LabError):
+    """Every task waits and no event is scheduled: virtual time can never move again."""
+
+
+class NetworkError(VnetError):
+    """What the emulated network tells a program that runs on a guest."""
+
+
+class Unreachable(NetworkError):
+    """The destination cannot be reached: no route, no neighbor, or an ICMP error said so."""
+
+
+class NoAnswer(NetworkError):
+    """Nothing came back before the time-out."""

@@ -1,0 +1,1 @@
+"""The timeline, random streams, and the wiring of a lab, without I/O."""

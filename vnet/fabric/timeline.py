@@ -1,0 +1,140 @@
+"""The one list of what happens next, in both kinds of time.
+
+Events are ordered by (instant, sequence): two events at one instant run in the order they were scheduled, so a run is a
+total order and can be repeated. The timeline never waits: in a simulation the driver jumps ``now`` to the next event,
+live it sleeps until then and sets ``now`` from the real clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Final, final
+
+from vnet.errors import LabError
+from vnet.units import Instant, format_duration
+
+Action = Callable[..., None]
+
+MAX_EVENTS_AT_ONE_INSTANT: Final = 1_000_000
+"""More than this without time moving means that nodes answer each other forever over cables without delay."""
+
+
+@final
+class Timeline:
+    """A heap of events and the lab's clock.
+
+    ``now`` is the current instant. ``on_earlier`` is called when an event becomes the new head, so that a live driver can
+    cut its sleep short; it is None while the driver itself runs events.
+    """
+
+    __slots__ = ("_at_this_instant", "_heap", "_sequence", "now", "on_earlier")
+
+    def __init__(self, now: Instant = 0) -> None:
+        self.now: Instant = now
+        self.on_earlier: Callable[[], None] | None = None
+        self._heap: list[tuple[Instant, int, Action, tuple[object, ...]]] = []
+        self._sequence = 0
+        self._at_this_instant = 0
+
+    def at(self, when: Instant, action: Action, *args: object) -> None:
+        """Run ``action(*args)`` at *when*, or at once if that has passed."""
+        self._sequence = sequence = self._sequence + 1
+        heap = self._heap
+        heappush(heap, (when, sequence, action, args))
+        if self.on_earlier is not None and heap[0][1] == sequence:
+            self.on_earlier()
+
+    def soon(self, action: Action, *args: object) -> None:
+        """Run ``action(*args)`` at this same instant, after what is already due: breaks the recursion of nodes that answer
+        each other."""
+        self.at(self.now, action, *args)
+
+    def alarm(self, action: Callable[[], None]) -> Alarm:
+        """Make a timer that can be set again and again."""
+        return Alarm(self, action)
+
+    def next_instant(self) -> Instant | None:
+        """Name the instant of the next event, or None if nothing is scheduled."""
+        return self._heap[0][0] if self._heap else None
+
+    def run_until(self, end: Instant, limit: int = 1 << 62, stop: Callable[[], bool] | None = None) -> int:
+        """Run events up to and including *end*, jumping from one to the next; return how many ran.
+
+        Stop early after *limit* events, or when *stop* says so after an event. ``now`` is left at the last event that
+        ran, not at *end*. Raise LabError if time stands still while events go on.
+        """
+        heap = self._heap
+        count = 0
+        standing = self._at_this_instant
+        now = self.now
+        while heap and heap[0][0] <= end and count < limit:
+            when, _, action, args = heappop(heap)
+            if when > now:
+                self.now = now = when
+                standing = 0
+            else:
+                standing += 1
+                if standing > MAX_EVENTS_AT_ONE_INSTANT:
+                    self._at_this_instant = 0
+                    raise LabError(
+                        f"{MAX_EVENTS_AT_ONE_INSTANT} events at {format_duration(now)} without time moving: frames circle "
+                        "over links without latency; give the links a latency, or take the loop out"
+                    )
+            action(*args)
+            count += 1
+            if stop is not None and stop():
+                break
+        self._at_this_instant = standing
+        return count
+
+    def run_due(self, limit: int) -> int:
+        """Run at most *limit* of the events that are due at ``now`` without moving it; return how many ran.
+
+        For a live driver, which has set ``now`` from the real clock: events late by a few microseconds all see one now.
+        """
+        heap = self._heap
+        now = self.now
+        count = 0
+        while heap and heap[0][0] <= now and count < limit:
+            _, _, action, args = heappop(heap)
+            action(*args)
+            count += 1
+        return count
+
+
+@final
+class Alarm:
+    """A timer with one deadline at a time; setting it again replaces the deadline.
+
+    It leaves at most a handful of stale events in the heap: moving the deadline back costs nothing until the old event
+    comes up, which then schedules itself anew.
+    """
+
+    __slots__ = ("_action", "_scheduled", "_timeline", "deadline")
+
+    def __init__(self, timeline: Timeline, action: Callable[[], None]) -> None:
+        self._timeline = timeline
+        self._action = action
+        self.deadline: Instant | None = None
+        self._scheduled: Instant | None = None
+
+    def set(self, deadline: Instant | None) -> None:
+        """Go off at *deadline*; None disarms."""
+        self.deadline = deadline
+        if deadline is not None and (self._scheduled is None or deadline < self._scheduled):
+            self._scheduled = deadline
+            self._timeline.at(deadline, self._due, deadline)
+
+    def _due(self, scheduled: Instant) -> None:
+        if scheduled != self._scheduled:
+            return  # a stale event: an earlier one took its place
+        self._scheduled = None
+        deadline = self.deadline
+        if deadline is None:
+            return
+        if deadline <= self._timeline.now:
+            self.deadline = None
+            self._action()
+        else:
+            self.set(deadline)

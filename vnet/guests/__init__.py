@@ -1,0 +1,1 @@
+"""Guests: emulated hosts and Linux namespaces, seen from a program."""

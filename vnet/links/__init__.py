@@ -1,0 +1,1 @@
+"""Links between ports: rate, delay, loss, queue."""

@@ -1,0 +1,172 @@
+"""The small interfaces at which everything meets: ports, the scheduler, randomness.
+
+A *port* is where frames pass between a node and its cable::
+
+    node  --send-->  [cable]  --receive-->  other node
+
+The node sets ``receive`` (the cable calls it with each frame that arrives) and calls ``send`` (set by whoever plugs the
+cable in). Both take ``(frame, offload)``: the octets of the frame without FCS, and its virtio-net header, which is
+``NO_OFFLOAD`` (ten zero octets) for a plain frame; see ``vnet.wire.virtio_net``. A handler never blocks, never raises, and
+is done with the frame when it returns.
+
+Hooks (capture, counters, faults) replace a handler while they are there and cost nothing when they are not: whoever keeps
+``port.send`` in a cache listens to ``port.on_change``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias, final
+
+from vnet.units import Instant
+
+Handler: TypeAlias = Callable[[bytes, bytes], None]
+"""Takes (frame, offload)."""
+
+NO_OFFLOAD: Final = bytes(10)
+"""The virtio-net header of a plain frame: checksums are complete, no segmentation is pending (VIRTIO 1.2, 5.1.6)."""
+
+
+class Alarm(Protocol):
+    """A timer with one deadline at a time."""
+
+    deadline: Instant | None
+
+    def set(self, deadline: Instant | None) -> None:
+        """Go off at *deadline*, in place of any earlier setting; None disarms."""
+
+
+class Scheduler(Protocol):
+    """What a node needs of the timeline."""
+
+    now: Instant
+
+    def at(self, when: Instant, action: Callable[..., None], *args: object) -> None:
+        """Run ``action(*args)`` at *when*."""
+
+    def soon(self, action: Callable[..., None], *args: object) -> None:
+        """Run ``action(*args)`` at this instant, after what is already due."""
+
+    def alarm(self, action: Callable[[], None]) -> Alarm:
+        """Make a timer that calls *action*."""
+
+
+class Randomness(Protocol):
+    """One node's random stream for one purpose."""
+
+    def random(self) -> float:
+        """Draw from [0, 1)."""
+
+    def below(self, bound: int) -> int:
+        """Draw a whole number from 0 to *bound* - 1."""
+
+    def octets(self, count: int) -> bytes:
+        """Draw *count* octets."""
+
+
+Report: TypeAlias = Callable[..., None]
+"""``report(kind, **fields)``: note an event (a binding, a drop, a state change) in the lab's event log. Values are str, int,
+bool or None; the fabric adds the instant and the node's name."""
+
+
+def no_report(kind: str, **fields: str | int | bool | None) -> None:
+    """Forget the event: for machines that run outside a lab."""
+
+
+@final
+class Port:
+    """One place where frames pass in and out of a node; two of them are joined by ``connect``.
+
+    ``name`` is ``node:interface``. ``carrier`` tells whether a cable is plugged in and up; ``on_carrier`` is called when
+    that changes, ``on_change`` when ``send`` was replaced. While a port has no carrier, what is sent into it is counted in
+    ``unsent`` and forgotten.
+    """
+
+    __slots__ = ("_handler", "_outlet", "_peer_changed", "_rx_hook", "_tx_hook", "carrier", "name", "on_carrier", "on_change",
+                 "receive", "send", "unsent")  # fmt: skip
+
+    def __init__(self, name: str, handler: Handler) -> None:
+        self.name = name
+        self.carrier = False
+        self.unsent = 0
+        self.on_carrier: Callable[[bool], None] | None = None
+        self.on_change: Callable[[], None] | None = None
+        self._handler = handler
+        self._outlet: Handler = self._discard
+        self._peer_changed: Callable[[], None] | None = None
+        self._rx_hook: Callable[[Handler], Handler] | None = None
+        self._tx_hook: Callable[[Handler], Handler] | None = None
+        self.receive: Handler = handler
+        self.send: Handler = self._discard
+
+    def plug(self, outlet: Handler, peer_changed: Callable[[], None] | None = None) -> None:
+        """Join the cable: what the node sends goes to *outlet*; *peer_changed* is called when ``receive`` is replaced."""
+        self._outlet = outlet
+        self._peer_changed = peer_changed
+        self._rewire()
+        self._set_carrier(True)
+
+    def unplug(self) -> None:
+        """Leave the cable; frames sent from now on are counted in ``unsent``."""
+        self._outlet = self._discard
+        self._peer_changed = None
+        self._rewire()
+        self._set_carrier(False)
+
+    def set_carrier(self, up: bool) -> None:
+        """Tell the node that the far end, or the link, went up or down; the cable stays plugged in."""
+        self._set_carrier(up)
+
+    def reroute(self, outlet: Handler) -> None:
+        """Replace where sent frames go, because the far end changed its handler."""
+        self._outlet = outlet
+        self._rewire()
+
+    def hook(self, rx: Callable[[Handler], Handler] | None = None, tx: Callable[[Handler], Handler] | None = None) -> None:
+        """Wrap the two handlers while the hook is wanted; ``hook()`` takes it off again.
+
+        *rx* and *tx* get the plain handler and return the one to use in its place.
+        """
+        self._rx_hook, self._tx_hook = rx, tx
+        self._rewire()
+        if self._peer_changed is not None:
+            self._peer_changed()
+
+    def _rewire(self) -> None:
+        self.receive = self._rx_hook(self._handler) if self._rx_hook else self._handler
+        self.send = self._tx_hook(self._outlet) if self._tx_hook else self._outlet
+        if self.on_change is not None:
+            self.on_change()
+
+    def _set_carrier(self, up: bool) -> None:
+        if up != self.carrier:
+            self.carrier = up
+            if self.on_carrier is not None:
+                self.on_carrier(up)
+
+    def _discard(self, frame: bytes, offload: bytes) -> None:
+        self.unsent += 1
+
+
+def connect(a: Port, b: Port, defer: Scheduler | None = None) -> None:
+    """Join two ports by an ideal cable: no delay, no limit.
+
+    Without *defer* a frame arrives within the call that sends it. With it, what *a* sends arrives as an event of the same
+    instant: emulated nodes are plugged in so (they are *a*), because nodes that answer each other within the call would
+    recurse without end.
+    """
+
+    def to_b() -> Handler:
+        if defer is None:
+            return b.receive
+        soon, receive = defer.soon, b.receive
+        return lambda frame, offload: soon(receive, frame, offload)
+
+    a.plug(to_b(), lambda: b.reroute(a.receive))
+    b.plug(a.receive, lambda: a.reroute(to_b()))
+
+
+def disconnect(a: Port, b: Port) -> None:
+    """Take the cable between two ports away."""
+    a.unplug()
+    b.unplug()

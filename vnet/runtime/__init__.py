@@ -1,0 +1,1 @@
+"""Labs that run: the shells for both clocks, capture, control."""

@@ -1,0 +1,1 @@
+"""Servers and middleboxes: DHCP, NAT, firewall, router; without I/O."""

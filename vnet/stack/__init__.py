@@ -1,0 +1,1 @@
+"""The IP stack of emulated hosts, without I/O."""

@@ -1,0 +1,1 @@
+"""The VLAN-aware learning switch, without I/O."""

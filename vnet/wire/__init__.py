@@ -1,0 +1,1 @@
+"""Octets to values and back: pure codecs, no state, no clock."""
