@@ -82,8 +82,10 @@ class Port:
     ``unsent`` and forgotten.
     """
 
-    __slots__ = ("_handler", "_outlet", "_peer_changed", "_rx_hook", "_tx_hook", "carrier", "name", "on_carrier", "on_change",
-                 "receive", "send", "unsent")  # fmt: skip
+    __slots__ = (
+        "_handler", "_outlet", "_peer_changed", "_rx_hook", "_tx_hook",
+        "carrier", "name", "on_carrier", "on_change", "receive", "send", "unsent",
+    )  # fmt: skip
 
     def __init__(self, name: str, handler: Handler) -> None:
         self.name = name
