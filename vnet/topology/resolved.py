@@ -1,0 +1,321 @@
+"""A topology spelled out in full: what ``resolve`` makes and ``runtime.build`` builds, with nothing left to derive.
+
+Everything is plain frozen data. Mappings and tuples keep the order of the topology file, so whoever walks them does the same
+things in the same order in every run. Units: durations are nanoseconds, rates bit/s, sizes octets, loss a ratio 0..1. MAC
+addresses are 6 octets; IP addresses are ``ipaddress`` objects (this is configuration, not the frame path).
+
+::
+
+    ResolvedTopology
+    |-- networks    name -> ResolvedNetwork [-- ResolvedDhcp]
+    |-- switches    name -> ResolvedSwitch -- ResolvedSwitchPort, numbered from 1
+    |-- links       ResolvedLink, switch port to switch port
+    |-- guests      name -> ResolvedGuest -- ResolvedInterface
+    `-- routers     name -> ResolvedRouter -- ResolvedInterface [, ResolvedNat, ResolvedFirewall]
+
+Each switch port says what is plugged in (``peer``, ``node``, ``interface``); each interface, link and DHCP server says in
+which port (``PortRef``). The two always agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Final, Literal, TypeAlias, final
+
+from vnet.addresses import Mac
+from vnet.units import Duration, Rate, Size
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Interface: TypeAlias = IPv4Interface | IPv6Interface
+Network: TypeAlias = IPv4Network | IPv6Network
+GuestKind: TypeAlias = Literal["emulated", "namespace", "qemu"]
+Admit: TypeAlias = Literal["all", "untagged", "tagged"]
+"""Acceptable frame types (IEEE 802.1Q-2018, 6.9); "untagged" takes priority-tagged frames too."""
+Peer: TypeAlias = Literal["guest", "router", "dhcp", "link"]
+Protocol: TypeAlias = Literal["any", "tcp", "udp", "icmp"]
+Vlans: TypeAlias = tuple[int, ...] | range
+"""VIDs in ascending order; ``ALL_VLANS`` for a trunk that carries them all."""
+
+ALL_VLANS: Final = range(1, 4095)
+"""Every VID that a VLAN may have: 0 means "priority-tagged" and 4095 is reserved (IEEE 802.1Q-2018, table 9-2)."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PortRef:
+    """A switch port by the switch's name and the port's number, from 1."""
+
+    switch: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.switch}:{self.number}"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impairment:
+    """What a cable does to frames, the same in both directions; the default is an ideal cable.
+
+    ``queue`` bounds, in octets, what waits for a limited ``rate``; None leaves it to the link model.
+    """
+
+    rate: Rate | None = None
+    latency: Duration = 0
+    loss: float = 0.0
+    queue: Size | None = None
+
+    @property
+    def ideal(self) -> bool:
+        """Tell whether the cable passes every frame at once."""
+        return self.rate is None and self.latency == 0 and self.loss == 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ResolvedRoute:
+    """A static route."""
+
+    destination: Network
+    via: Address
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedInterface:
+    """A NIC of a guest or an interface of a router, and the cable from it to its switch port.
+
+    ``name`` is eth0, eth1, ... on a guest and the network's name on a router. ``network`` is None for a NIC that carries
+    tagged frames (``trunk``); its VLANs stand in the switch port. ``dhcp`` is "client" for an emulated guest that asks for
+    its address, "vnet" for a namespace whose address vnet asks for, None for static or no addresses.
+    """
+
+    name: str
+    network: str | None
+    mac: Mac
+    addresses: tuple[Interface, ...]
+    gateway: Address | None
+    dhcp: Literal["client", "vnet"] | None
+    mtu: Size
+    cable: Impairment
+    port: PortRef
+    model: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedDhcp:
+    """The virtual DHCP server of a network (VS-50 to VS-61): its own address, its pool, and what it tells clients.
+
+    T1 < T2 < lease. ``server`` is outside ``range_start``..``range_end`` (both inclusive). Reserved addresses may lie inside
+    or outside that range; they are kept for their client.
+    """
+
+    server: IPv4Address
+    mac: Mac
+    subnet: IPv4Network
+    range_start: IPv4Address
+    range_end: IPv4Address
+    gateway: IPv4Address | None
+    dns: tuple[IPv4Address, ...]
+    wins: tuple[IPv4Address, ...]
+    lease: Duration
+    renew: Duration
+    rebind: Duration
+    domain: str | None
+    reservations: Mapping[Mac, IPv4Address]
+    port: PortRef
+
+    @property
+    def netmask(self) -> IPv4Address:
+        """Return the mask of option 1."""
+        return self.subnet.netmask
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedNetwork:
+    """A virtual network: one VLAN, perhaps a subnet, perhaps a DHCP server.
+
+    ``adapter`` names the way out to the machine: "none" (internal), or a kind that is not built yet ("user", "bridge", ...):
+    in a simulated lab that is an open end. ``adapter_option`` is what the file says beside it, such as the NIC of a bridge.
+    """
+
+    name: str
+    vid: int
+    subnet: Network | None
+    adapter: str
+    adapter_option: str | None
+    notes: str
+    dhcp: ResolvedDhcp | None
+
+    @property
+    def open_end(self) -> bool:
+        """Tell whether the network should lead out of the lab."""
+        return self.adapter != "none"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedSwitchPort:
+    """One switch port: its VLAN membership and what is plugged in.
+
+    ``name`` is the far endpoint: "web:eth0", "firewall:dmz", "dmz:dhcp", or the other switch's name on a link, and unique on
+    its switch. ``pvid`` is None when untagged frames are not admitted. For peer "dhcp" ``node`` is the network's name, for
+    "link" the other switch's, with ``interface`` the link's name.
+    """
+
+    number: int
+    name: str
+    pvid: int | None
+    members: Vlans
+    untagged: tuple[int, ...]
+    admit: Admit
+    peer: Peer
+    node: str
+    interface: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedSwitch:
+    """A switch; ``ports[i].number == i + 1``. ``mtu`` is the largest payload of a frame it forwards, tags not counted."""
+
+    name: str
+    ports: tuple[ResolvedSwitchPort, ...]
+    ageing: Duration
+    fdb_size: int
+    mtu: Size
+    priority: int
+    stp: Literal["stp", "rstp"] | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedLink:
+    """A cable between two switches; ``name`` is "core-edge", with "#2" and so on for further links of the same two."""
+
+    name: str
+    a: PortRef
+    b: PortRef
+    cable: Impairment
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedGuest:
+    """A guest: an emulated host, or a network namespace called ``namespace`` (None for other kinds)."""
+
+    name: str
+    kind: GuestKind
+    interfaces: tuple[ResolvedInterface, ...]
+    gateway: Address | None
+    routes: tuple[ResolvedRoute, ...]
+    dns: tuple[Address, ...]
+    namespace: str | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedForward:
+    """A port forward: what arrives at the outside address and ``port`` goes to ``address`` and ``to_port``."""
+
+    protocol: Literal["tcp", "udp"]
+    port: int
+    address: IPv4Address
+    to_port: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatTimeouts:
+    """How long an unused mapping lives (RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-1)."""
+
+    udp: Duration
+    tcp_established: Duration
+    tcp_transitory: Duration
+    icmp: Duration
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedNat:
+    """NAPT: packets from ``inside`` networks that leave by ``outside`` get the router's address there.
+
+    ``sources`` are the prefixes that are translated: the subnets of the inside networks.
+    """
+
+    outside: str
+    inside: tuple[str, ...]
+    sources: tuple[IPv4Network, ...]
+    forwards: tuple[ResolvedForward, ...]
+    hairpin: bool
+    timeouts: NatTimeouts
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRule:
+    """An allow rule: every condition must hold; an empty tuple is no condition.
+
+    ``from_networks`` and ``to_networks`` name the router's interfaces (by network) that the packet comes in and goes out by.
+    ``ports`` are inclusive ranges of destination ports, for tcp and udp only.
+    """
+
+    from_networks: tuple[str, ...]
+    to_networks: tuple[str, ...]
+    protocol: Protocol
+    ports: tuple[tuple[int, int], ...]
+    sources: tuple[Network, ...]
+    destinations: tuple[Network, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedFirewall:
+    """A stateful firewall between a router's networks: ``policy`` for what no rule allows; replies always pass."""
+
+    policy: Literal["drop", "accept", "reject"]
+    allow: tuple[ResolvedRule, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRouter:
+    """A router between networks; ``routes`` does not repeat the default gateway."""
+
+    name: str
+    interfaces: tuple[ResolvedInterface, ...]
+    default_gateway: Address | None
+    routes: tuple[ResolvedRoute, ...]
+    nat: ResolvedNat | None
+    firewall: ResolvedFirewall | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedTopology:
+    """A whole lab, ready to be built. ``warnings`` are texts with their place, for people."""
+
+    name: str
+    profile: str
+    source: str | None
+    networks: Mapping[str, ResolvedNetwork]
+    switches: Mapping[str, ResolvedSwitch]
+    links: tuple[ResolvedLink, ...]
+    guests: Mapping[str, ResolvedGuest]
+    routers: Mapping[str, ResolvedRouter]
+    warnings: tuple[str, ...] = field(default=())
+
+    def switch_port(self, ref: PortRef) -> ResolvedSwitchPort:
+        """Look a port up."""
+        return self.switches[ref.switch].ports[ref.number - 1]
+
+    def endpoints(self) -> Iterator[tuple[str, ResolvedInterface]]:
+        """Yield every interface with its node's name: guests first, then routers."""
+        for guest in self.guests.values():
+            yield from ((guest.name, interface) for interface in guest.interfaces)
+        for router in self.routers.values():
+            yield from ((router.name, interface) for interface in router.interfaces)
