@@ -18,6 +18,39 @@ Only ``WireError`` may leave a decoder, whatever octets went in.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, final
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a topology: where it stands, what is wrong and what would be right.
+
+    ``code`` is stable and short, such as "unknown-key". ``file``, ``line`` and ``column`` (both from 1) are None for a topology
+    that was built in Python; ``where`` is the path inside it, such as ``guests.mail.nics[0].address``.
+    """
+
+    code: str
+    severity: Literal["error", "warning"]
+    text: str
+    where: str = ""
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        """Return ``file:line:column: text``, the form that editors jump to."""
+        parts = (
+            (self.file, self.line, self.column)
+            if self.file is not None and self.line is not None
+            else (self.file or self.where,)
+        )
+        place = ":".join(str(part) for part in parts if part not in (None, ""))
+        mark = "warning: " if self.severity == "warning" else ""
+        return f"{place}: {mark}{self.text}" if place else mark + self.text
+
 
 class VnetError(Exception):
     """Base of everything that vnet raises on purpose; its text is fit to show to a user."""
@@ -25,6 +58,14 @@ class VnetError(Exception):
 
 class WireError(VnetError):
     """Octets from a peer that do not form a valid PDU."""
+
+
+class TopologyError(VnetError):
+    """A topology that cannot be built; ``problems`` holds all that is wrong with it, warnings too, in file order."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems if problem.severity == "error"))
 
 
 class UsageError(VnetError):
