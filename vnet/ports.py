@@ -119,6 +119,13 @@ class Port:
         """Tell the node that the far end, or the link, went up or down; the cable stays plugged in."""
         self._set_carrier(up)
 
+    def set_handler(self, handler: Handler) -> None:
+        """Replace what the node does with frames that arrive; the far end takes it up at once."""
+        self._handler = handler
+        self._rewire()
+        if self._peer_changed is not None:
+            self._peer_changed()
+
     def reroute(self, outlet: Handler) -> None:
         """Replace where sent frames go, because the far end changed its handler."""
         self._outlet = outlet

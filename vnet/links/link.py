@@ -1,0 +1,248 @@
+"""A full-duplex link between two ports: rate, one-way delay, loss, a queue with tail drop, up and down.
+
+Each direction is a FIFO that drains at *rate*, so a frame's departure is known the moment it is queued: one number,
+``_busy_until``, stands for the whole queue, and a hop costs one event. Sizes count as on a wire: a frame is padded to 60
+octets and takes 24 more for preamble, FCS and inter-frame gap (IEEE 802.3-2018, 3.1.1 and 4.4.2).
+
+Words and units: *rate* in bit/s (None: unlimited), *latency* is the one-way delay in ns (RFC 7679), *loss* a ratio (RFC
+7680), *queue* in octets, waiting and in transmission.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from vnet.errors import UsageError, WireError
+from vnet.ports import NO_OFFLOAD, Handler, Port, Randomness, Report, Scheduler, no_report
+from vnet.units import SECOND, Duration, Rate, Size
+from vnet.wire.segmentation import complete, frame_count, wire_octets
+
+DEFAULT_QUEUE: Final = 256 * 1024
+"""Octets that wait at most for a link with a rate: about 170 full frames."""
+WIRE_OVERHEAD: Final = 24
+"""Octets a frame takes on the wire beside its own: preamble and SFD 8, FCS 4, inter-frame gap 12."""
+MIN_WIRE_FRAME: Final = 60
+"""Octets to which a frame is padded, FCS not counted."""
+
+_NS_PER_OCTET_AT_1_BPS: Final = 8 * SECOND
+
+
+@final
+class Direction:
+    """One way through a link."""
+
+    __slots__ = (
+        "_busy_until", "_cuts", "_latency", "_loss", "_ns_per_queue", "_queue", "_random", "_rate", "_scheduler",
+        "_target", "_up", "delivered", "dropped_down", "dropped_loss", "dropped_malformed", "dropped_queue", "octets",
+    )  # fmt: skip
+
+    def __init__(self, scheduler: Scheduler, random: Randomness, target: Handler) -> None:
+        self._scheduler = scheduler
+        self._random = random
+        self._target = target
+        self._rate: Rate | None = None
+        self._latency: Duration = 0
+        self._loss = 0.0
+        self._queue: Size = DEFAULT_QUEUE
+        self._ns_per_queue = 0
+        self._busy_until = 0
+        self._up = True
+        self._cuts = 0
+        self.delivered = 0
+        self.octets = 0
+        self.dropped_queue = 0
+        self.dropped_loss = 0
+        self.dropped_down = 0
+        self.dropped_malformed = 0
+
+    def configure(self, rate: Rate | None, latency: Duration, loss: float, queue: Size) -> None:
+        """Set the model; frames already on their way keep their times."""
+        self._rate, self._latency, self._loss, self._queue = rate, latency, loss, queue
+        self._ns_per_queue = queue * _NS_PER_OCTET_AT_1_BPS // rate if rate else 0
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Frames that did not arrive, by reason."""
+        return {
+            "queue-full": self.dropped_queue,
+            "loss": self.dropped_loss,
+            "link-down": self.dropped_down,
+            "malformed-offload": self.dropped_malformed,
+        }
+
+    def backlog(self) -> Size:
+        """Tell how many octets are queued now."""
+        waiting = self._busy_until - self._scheduler.now
+        return waiting * self._rate // _NS_PER_OCTET_AT_1_BPS if self._rate and waiting > 0 else 0
+
+    def send(self, frame: bytes, offload: bytes) -> None:
+        """Take a frame from the near end."""
+        if self._loss or not self._up:
+            self._send_impaired(frame, offload)
+            return
+        scheduler = self._scheduler
+        now = scheduler.now
+        rate = self._rate
+        if rate is None:
+            scheduler.at(now + self._latency, self._arrive, frame, offload, self._cuts)
+            return
+        size = len(frame)
+        if offload == NO_OFFLOAD:
+            size = (size if size > MIN_WIRE_FRAME else MIN_WIRE_FRAME) + WIRE_OVERHEAD
+        else:
+            size = wire_octets(frame, offload) + WIRE_OVERHEAD * frame_count(frame, offload)
+        busy = self._busy_until
+        if busy <= now:
+            busy = now + size * _NS_PER_OCTET_AT_1_BPS // rate
+        else:
+            busy += size * _NS_PER_OCTET_AT_1_BPS // rate
+            if busy - now > self._ns_per_queue:
+                self.dropped_queue += 1
+                return
+        self._busy_until = busy
+        scheduler.at(busy + self._latency, self._arrive, frame, offload, self._cuts)
+
+    def set_up(self, up: bool) -> None:
+        """Cut or mend: what is queued or on its way when the link is cut never arrives."""
+        self._up = up
+        if not up:
+            self._cuts += 1
+            self._busy_until = self._scheduler.now
+
+    def retarget(self, target: Handler) -> None:
+        """Deliver to another handler from now on."""
+        self._target = target
+
+    def _send_impaired(self, frame: bytes, offload: bytes) -> None:
+        if not self._up:
+            self.dropped_down += 1
+            return
+        # Loss strikes frames as a wire carries them, so a super-frame is cut first.
+        loss = self._loss
+        try:
+            frames = complete(frame, offload)
+        except WireError:
+            self.dropped_malformed += 1
+            return
+        self._loss = 0.0
+        for single in frames:
+            if self._random.random() < loss:
+                self.dropped_loss += 1
+            else:
+                self.send(single, NO_OFFLOAD)
+        self._loss = loss
+
+    def _arrive(self, frame: bytes, offload: bytes, cuts: int) -> None:
+        if cuts != self._cuts:
+            self.dropped_down += 1
+            return
+        self.delivered += 1
+        self.octets += len(frame)
+        self._target(frame, offload)
+
+
+@final
+class Link:
+    """Two directions between two ports, with one setting for both.
+
+    Setting an attribute takes effect at once. Names of the two ends are those of their ports.
+    """
+
+    __slots__ = ("_a", "_b", "_latency", "_loss", "_queue", "_rate", "_report", "_up", "backward", "forward", "name")
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        a: Port,
+        b: Port,
+        randoms: tuple[Randomness, Randomness],
+        *,
+        name: str = "",
+        rate: Rate | None = None,
+        latency: Duration = 0,
+        loss: float = 0.0,
+        queue: Size | None = None,
+        report: Report = no_report,
+    ) -> None:
+        self.name = name or f"{a.name}--{b.name}"
+        self._a, self._b = a, b
+        self._report = report
+        self._up = True
+        self._rate, self._latency, self._loss = rate, latency, loss
+        self._queue = DEFAULT_QUEUE if queue is None else queue
+        self.forward = Direction(scheduler, randoms[0], b.receive)
+        self.backward = Direction(scheduler, randoms[1], a.receive)
+        self._configure()
+        a.plug(self.forward.send, lambda: self.backward.retarget(a.receive))
+        b.plug(self.backward.send, lambda: self.forward.retarget(b.receive))
+        # plug may have replaced the first port's handlers while the second was not there yet
+        self.forward.retarget(b.receive)
+        self.backward.retarget(a.receive)
+
+    def _configure(self) -> None:
+        for direction in (self.forward, self.backward):
+            direction.configure(self._rate, self._latency, self._loss, self._queue)
+
+    @property
+    def rate(self) -> Rate | None:
+        """Bits per second each way; None is unlimited."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, value: Rate | None) -> None:
+        if value is not None and value <= 0:
+            raise UsageError("a link's rate is more than 0 bit/s")
+        self._rate = value
+        self._configure()
+
+    @property
+    def latency(self) -> Duration:
+        """One-way delay in nanoseconds."""
+        return self._latency
+
+    @latency.setter
+    def latency(self, value: Duration) -> None:
+        if value < 0:
+            raise UsageError("a link's latency is not negative")
+        self._latency = value
+        self._configure()
+
+    @property
+    def loss(self) -> float:
+        """Share of the frames that are lost, from 0 to 1."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, value: float) -> None:
+        if not 0 <= value <= 1:
+            raise UsageError("a link's loss is a ratio from 0 to 1, or a percentage")
+        self._loss = value
+        self._configure()
+
+    @property
+    def queue(self) -> Size:
+        """Octets that may wait each way."""
+        return self._queue
+
+    @queue.setter
+    def queue(self, value: Size) -> None:
+        if value < 0:
+            raise UsageError("a link's queue is not negative")
+        self._queue = value
+        self._configure()
+
+    @property
+    def up(self) -> bool:
+        """Whether the link carries frames; both ports see it as their carrier."""
+        return self._up
+
+    @up.setter
+    def up(self, value: bool) -> None:
+        if value == self._up:
+            return
+        self._up = value
+        self._report("link-up" if value else "link-down", link=self.name)
+        self.forward.set_up(value)
+        self.backward.set_up(value)
+        self._a.set_carrier(value)
+        self._b.set_carrier(value)
