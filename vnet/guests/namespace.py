@@ -1,0 +1,256 @@
+"""Guests that are Linux: a network namespace with a TAP device for each NIC, for any program to run in.
+
+The devices are made inside the namespace, so nothing of them ever shows on the host. One thread makes all namespaces of
+a lab, one after the other (``create_all``): a thread may leave its network namespace without the process, and no process is
+started.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Final, final
+
+from vnet.adapters import _linux
+from vnet.adapters.base import Poller
+from vnet.adapters.netlink import Message, Netlink, address, link, quiet_ipv6, route
+from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
+from vnet.addresses import Mac
+from vnet.errors import HostError, UsageError
+from vnet.guests import netns, probes
+from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target
+from vnet.guests.process import LabProcesses, Process
+from vnet.guests.resources import FileId, Ledger, NamespaceResource, NoLedger
+from vnet.ports import Port, Report, no_report
+
+DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
+CLOSING_THREADS: Final = 32
+"""Removing a TAP device waits for a grace period of the kernel; waiting for many at once takes hardly longer."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    """One interface of a namespace guest, resolved; *ipv6* lets Linux make a link-local address and speak unasked."""
+
+    mac: Mac
+    mtu: int = 1500
+    addresses: tuple[IPv4Interface, ...] = ()
+    gateway: IPv4Address | None = None
+    routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()
+    dns: tuple[IPv4Address, ...] = ()
+    domain: str = ""
+    dhcp: bool = False
+    """vnet's own client configures the interface."""
+    ipv6: bool = False
+
+
+@final
+class NamespaceGuest:
+    """A network namespace called *namespace*, with *nics* as eth0, eth1, ...
+
+    Made by ``create_all``, which raises HostError where it cannot be. Then ``ports`` are there to be plugged in, ``start``
+    begins to pass frames. ``processes`` starts programs inside; *directory* is where the guest's resolv.conf lies.
+    """
+
+    kind: Final = "namespace"
+
+    def __init__(
+        self,
+        name: str,
+        namespace: str,
+        nics: Sequence[Nic],
+        *,
+        directory: str | None = None,
+        ledger: Ledger | None = None,
+        processes: LabProcesses | None = None,
+        report: Report = no_report,
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.nics = tuple(nics)
+        self.path = netns.path_of(namespace)
+        self.adapters: list[TapPort] = []
+        self._directory = directory
+        self._ledger: Ledger = ledger or NoLedger()
+        self._processes = processes or LabProcesses(self._ledger)
+        self._report = report
+        self._devices: list[TapDevice] = []
+        self._indexes: list[int] = []
+        self._fd = -1
+        self._netlink: Netlink | None = None
+        self._resource: NamespaceResource | None = None
+
+    # -- the network namespace: these run in a thread that may change its namespace
+
+    def _create(self) -> None:
+        """Make everything in a new network namespace of the calling thread."""
+        _linux.unshare(_linux.CLONE_NEWNET)
+        self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._netlink = Netlink()
+        cookie = netns.cookie_by(self._netlink.socket)
+
+        def write_down(status: os.stat_result) -> None:
+            self._resource = NamespaceResource(self.path, cookie, FileId.of(status))
+            self._ledger.add(self._resource)
+
+        try:
+            netns.make_placeholder(self.path, write_down)
+        except FileExistsError as error:
+            raise HostError(
+                f"there is a network namespace {self.namespace} already, and it is not of this lab: "
+                f"remove it (ip netns del {self.namespace}), or give the guest another name with `namespace:`"
+            ) from error
+        _linux.mount("/proc/thread-self/ns/net", self.path, "none", _linux.MS_BIND)
+        for number, nic in enumerate(self.nics):
+            device = TapDevice(f"eth{number}")
+            self._devices.append(device)
+            self._indexes.append(socket.if_nametoindex(device.name))
+            self.adapters.append(TapPort(f"{self.name}:{device.name}", device, nic.mtu, self._report))
+        self._netlink.run(self._configuration())
+        self._write_resolv_conf(
+            [server for nic in self.nics for server in nic.dns], next((nic.domain for nic in self.nics if nic.domain), "")
+        )
+
+    def _configuration(self) -> list[Message]:
+        """List what makes the interfaces as the topology wants them: all links, all addresses, all routes, in this order."""
+        messages = [link("lo")]
+        for number, nic in enumerate(self.nics):
+            if not nic.ipv6 and os.path.exists("/proc/sys/net/ipv6"):
+                messages.append(quiet_ipv6(f"eth{number}"))
+            messages.append(link(f"eth{number}", mac=nic.mac, mtu=nic.mtu, queue_length=QUEUE_LENGTH))
+        for index, nic in zip(self._indexes, self.nics, strict=True):
+            messages += [address(index, each) for each in nic.addresses]
+        gateways = set[IPv4Address]()
+        for index, nic in zip(self._indexes, self.nics, strict=True):
+            messages += [route(destination, gateway, index) for destination, gateway in nic.routes]
+            if nic.gateway is not None and not gateways:  # the first gateway is the default one
+                gateways.add(nic.gateway)
+                messages.append(route(DEFAULT_ROUTE, nic.gateway, index))
+        return messages
+
+    # -- life
+
+    def start(self, poller: Poller) -> None:
+        """Begin to pass frames."""
+        for adapter in self.adapters:
+            adapter.start(poller)
+
+    def stop(self) -> None:
+        """Stop passing frames; everything else goes with ``remove_all``."""
+        for adapter in self.adapters:
+            adapter.stop()
+
+    def _release(self) -> list[TapDevice]:
+        """Take the name away and give back the devices, which are still to be closed."""
+        self.stop()
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+        if self._resource is not None:
+            self._resource.remove()
+            self._ledger.done(self._resource)
+            self._resource = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._directory is not None and os.path.exists(self.resolv_conf):
+            os.unlink(self.resolv_conf)
+        devices, self._devices = self._devices, []
+        return devices
+
+    # -- what a guest offers
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """The guest's ends of its cables."""
+        return tuple(adapter.port for adapter in self.adapters)
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """The first address that the topology or DHCP gave."""
+        return next((interface.addresses[0].ip for interface in self.interfaces() if interface.addresses), None)
+
+    def interfaces(self) -> tuple[InterfaceState, ...]:
+        """Describe the interfaces, as the topology has them."""
+        return tuple(
+            InterfaceState(f"eth{number}", nic.mac, nic.addresses, nic.gateway) for number, nic in enumerate(self.nics)
+        )
+
+    async def dhcp(self, timeout: float = 30.0) -> IPv4Address:
+        """Wait until every interface that uses DHCP has an address."""
+        raise UsageError(f"{self.name} does not use vnet's DHCP client")
+
+    async def ping(self, target: Target, count: int = 1, timeout: float = 1.0, size: int = 56) -> PingReply:
+        """Send ICMP echo requests from the namespace."""
+        return await probes.ping(self._open_fd(), IPv4Address(target), count, timeout, size)
+
+    async def tcp_probe(self, target: Target, port: int, timeout: float = 1.0) -> ProbeReply:
+        """Open a TCP connection from the namespace and close it again."""
+        return await probes.tcp_probe(self._open_fd(), IPv4Address(target), port, timeout)
+
+    async def udp_probe(self, target: Target, port: int, payload: bytes = b"vnet", timeout: float = 1.0) -> ProbeReply:
+        """Send one datagram from the namespace and wait for an answer."""
+        return await probes.udp_probe(self._open_fd(), IPv4Address(target), port, payload, timeout)
+
+    # -- programs
+
+    @property
+    def resolv_conf(self) -> str:
+        """The file that programs in the namespace see as /etc/resolv.conf."""
+        return f"{self._directory}/{self.name}.resolv.conf"
+
+    def exec_argv(self, command: Sequence[str]) -> list[str]:
+        """Give the command line that runs *command* in the namespace, for anybody who may (root) and at any time."""
+        return self._processes.argv(self.path, command, self.resolv_conf if self._directory else None)
+
+    async def exec(self, *command: str, input: bytes = b"", check: bool = False) -> Process:
+        """Run a program to its end and return its exit status and output."""
+        return await self._processes.run(self.exec_argv(command), input=input, check=check)
+
+    def _write_resolv_conf(self, servers: Sequence[IPv4Address], domain: str) -> None:
+        if self._directory is None:
+            return
+        lines = [f"search {domain}"] if domain else []
+        lines += [f"nameserver {server}" for server in servers]
+        with open(self.resolv_conf, "w", encoding="ascii") as file:
+            file.write("".join(line + "\n" for line in lines))
+
+    def _open_fd(self) -> int:
+        if self._fd < 0:
+            raise UsageError(f"guest {self.name} does not run")
+        return self._fd
+
+
+def create_all(guests: Sequence[NamespaceGuest]) -> None:
+    """Make the namespaces of all *guests*, or none: what was made is removed if one fails. Blocks for 1 ms a guest."""
+    if not guests:
+        return
+    if os.geteuid() != 0:
+        raise HostError("namespace guests need root: run with sudo, or make them emulated")
+
+    def create() -> None:
+        for guest in guests:
+            try:
+                guest._create()
+            except OSError as error:
+                raise HostError(f"cannot make namespace {guest.namespace}: {error.strerror}") from error
+
+    netns.prepare_directory()
+    try:
+        netns.in_thread(create)
+    except BaseException:
+        remove_all(guests)
+        raise
+
+
+def remove_all(guests: Sequence[NamespaceGuest]) -> None:
+    """Remove the namespaces of all *guests* and their devices; blocks for a few ms a guest. Calling again does nothing."""
+    devices = [device for guest in guests for device in guest._release()]
+    if devices:
+        with ThreadPoolExecutor(min(CLOSING_THREADS, len(devices)), "vnet-close") as threads:
+            list(threads.map(TapDevice.close, devices))

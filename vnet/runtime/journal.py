@@ -1,0 +1,162 @@
+"""The journal of what a lab made on the host, and the sweep after a lab that was killed.
+
+Each resource is written down, with its identity, before anybody can see it, and struck off when it is gone. A line is one
+JSON value written by one system call to a file opened for appending: a lab killed at any instant leaves whole lines and
+perhaps part of a last one. The first line names the boot of the machine and the token that all processes of this run carry.
+
+The sweep reads the lines, removes what is still exactly what was recorded, and may be killed itself at any point: it strikes
+nothing off, and removing twice does no harm. Only who holds the lab's lock may sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, final
+
+from vnet.guests.resources import (
+    FileId,
+    FileResource,
+    NamespaceResource,
+    ProcessResource,
+    Resource,
+    end_processes,
+    processes_with_token,
+)
+from vnet.runtime.places import LabLock, LabPlace, all_labs
+
+_KINDS: Final = {NamespaceResource: "namespace", FileResource: "file", ProcessResource: "process"}
+
+
+def boot_id() -> str:
+    """Name this boot of the machine: process numbers and namespaces of another one mean nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@final
+class Journal:
+    """The ``Ledger`` of a running lab; *token* names the run."""
+
+    __slots__ = ("_fd", "path", "token")
+
+    def __init__(self, path: Path, token: str) -> None:
+        self.path = path
+        self.token = token
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._write({"boot": boot_id(), "token": token})
+
+    def add(self, resource: Resource) -> None:
+        """Write down that this may exist from now on."""
+        self._write({"add": _KINDS[type(resource)], **asdict(resource)})
+
+    def done(self, resource: Resource) -> None:
+        """Write down that it is gone."""
+        self._write({"done": _KINDS[type(resource)], **asdict(resource)})
+
+    def close(self) -> None:
+        """Close the file and leave it where it is."""
+        os.close(self._fd)
+
+    def _write(self, entry: dict[str, object]) -> None:
+        os.write(self._fd, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+
+@final
+@dataclass(slots=True)
+class Leftovers:
+    """What a journal says may still be there, in the order in which it was made."""
+
+    token: str = ""
+    resources: list[Resource] = field(default_factory=list)
+
+
+def read_journal(path: Path) -> Leftovers:
+    """Read what is written down and not struck off; a torn last line was never acted upon, so it is passed over."""
+    left = Leftovers()
+    same_boot = True
+    for entry in _entries(path):
+        with contextlib.suppress(KeyError, TypeError):
+            if "boot" in entry:
+                same_boot = entry["boot"] == boot_id()
+                left = Leftovers(str(entry["token"]) if same_boot else "")
+            elif "add" in entry:
+                left.resources.append(_resource(entry, "add"))
+            elif "done" in entry and (resource := _resource(entry, "done")) in left.resources:
+                left.resources.remove(resource)
+    if not same_boot:  # cookies and process numbers are counted anew; what can be left is files
+        files = (FileResource(each.path, each.file) for each in left.resources if not isinstance(each, ProcessResource))
+        left.resources = list(files)
+    return left
+
+
+def _entries(path: Path) -> Iterator[dict[str, object]]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                yield entry
+
+
+def _resource(entry: dict[str, object], verb: str) -> Resource:
+    """Build the resource that a line describes; raise KeyError or TypeError for a line that is not ours."""
+    kind = entry[verb]
+    if kind == "process":
+        return ProcessResource(_number(entry["pid"]), _number(entry["started"]))
+    file = entry["file"]
+    if not isinstance(file, dict):
+        raise TypeError("file")
+    identity = FileId(_number(file["device"]), _number(file["inode"]), _number(file["modified_ns"]))
+    if kind == "namespace":
+        return NamespaceResource(str(entry["path"]), _number(entry["cookie"]), identity)
+    if kind == "file":
+        return FileResource(str(entry["path"]), identity)
+    raise KeyError(kind)
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError("not a number")
+    return value
+
+
+def sweep(lock: LabLock) -> list[str]:
+    """Remove what an earlier run of the lab left behind; say in words what was removed. *lock* shows that it is dead."""
+    left = read_journal(lock.place.journal)
+    swept = []
+    # Processes first: they hold the namespaces, and what they would still do there is of no use to anybody.
+    processes = [resource for resource in left.resources if isinstance(resource, ProcessResource)]
+    if left.token:
+        known = set(processes)
+        processes += [process for process in processes_with_token(left.token) if process not in known]
+    for process in processes:
+        if end_processes([process]):
+            swept.append(f"process {process.pid}")
+    for resource in reversed(left.resources):
+        if not isinstance(resource, ProcessResource) and resource.remove():
+            kind = "namespace" if isinstance(resource, NamespaceResource) else "file"
+            swept.append(f"{kind} {resource.path}")
+    with contextlib.suppress(OSError):
+        lock.place.control.unlink()
+    return swept
+
+
+def begin(lock: LabLock, token: str) -> tuple[Journal, list[str]]:
+    """Sweep after an earlier run, then start the journal of this one; return it and what was swept."""
+    swept = sweep(lock)
+    return Journal(lock.place.journal, token), swept
+
+
+def dead_labs(root: Path | None = None) -> list[LabPlace]:
+    """List the labs that do not run but left a journal."""
+    return [place for place in all_labs(root) if place.journal.exists() and not place.is_running()]
