@@ -25,14 +25,16 @@ class Timeline:
     """A heap of events and the lab's clock.
 
     ``now`` is the current instant. ``on_earlier`` is called when an event becomes the new head, so that a live driver can
-    cut its sleep short; it is None while the driver itself runs events.
+    cut its sleep short; it is None while the driver itself runs events. Setting ``interrupted`` from within an event makes
+    ``run_until`` return after it: somebody outside was woken and has the next word.
     """
 
-    __slots__ = ("_at_this_instant", "_heap", "_sequence", "now", "on_earlier")
+    __slots__ = ("_at_this_instant", "_heap", "_sequence", "interrupted", "now", "on_earlier")
 
     def __init__(self, now: Instant = 0) -> None:
         self.now: Instant = now
         self.on_earlier: Callable[[], None] | None = None
+        self.interrupted = False
         self._heap: list[tuple[Instant, int, Action, tuple[object, ...]]] = []
         self._sequence = 0
         self._at_this_instant = 0
@@ -58,16 +60,17 @@ class Timeline:
         """Name the instant of the next event, or None if nothing is scheduled."""
         return self._heap[0][0] if self._heap else None
 
-    def run_until(self, end: Instant, limit: int = 1 << 62, stop: Callable[[], bool] | None = None) -> int:
+    def run_until(self, end: Instant, limit: int = 1 << 62) -> int:
         """Run events up to and including *end*, jumping from one to the next; return how many ran.
 
-        Stop early after *limit* events, or when *stop* says so after an event. ``now`` is left at the last event that
-        ran, not at *end*. Raise LabError if time stands still while events go on.
+        Stop early after *limit* events, or after one that set ``interrupted``. ``now`` is left at the last event that ran,
+        not at *end*. Raise LabError if time stands still while events go on.
         """
         heap = self._heap
         count = 0
         standing = self._at_this_instant
         now = self.now
+        self.interrupted = False
         while heap and heap[0][0] <= end and count < limit:
             when, _, action, args = heappop(heap)
             if when > now:
@@ -83,7 +86,7 @@ class Timeline:
                     )
             action(*args)
             count += 1
-            if stop is not None and stop():
+            if self.interrupted:
                 break
         self._at_this_instant = standing
         return count

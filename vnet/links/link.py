@@ -145,10 +145,15 @@ class Direction:
 class Link:
     """Two directions between two ports, with one setting for both.
 
-    Setting an attribute takes effect at once. Names of the two ends are those of their ports.
+    Setting an attribute takes effect at once. While the link has no rate, latency or loss, a direction named *inline* hands
+    its frames over within the call and is not counted here: so does the cable from a switch to a node, and both ways of a
+    TAP's. Two emulated nodes must not both be inline: they would answer each other without end.
     """
 
-    __slots__ = ("_a", "_b", "_latency", "_loss", "_queue", "_rate", "_report", "_up", "backward", "forward", "name")
+    __slots__ = (
+        "_inline_to_a", "_inline_to_b", "_latency", "_loss", "_queue", "_rate", "_report", "_up",
+        "a", "b", "backward", "forward", "name",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -162,26 +167,40 @@ class Link:
         latency: Duration = 0,
         loss: float = 0.0,
         queue: Size | None = None,
+        inline_to_a: bool = False,
+        inline_to_b: bool = False,
         report: Report = no_report,
     ) -> None:
         self.name = name or f"{a.name}--{b.name}"
-        self._a, self._b = a, b
+        self.a, self.b = a, b
         self._report = report
         self._up = True
         self._rate, self._latency, self._loss = rate, latency, loss
         self._queue = DEFAULT_QUEUE if queue is None else queue
+        self._inline_to_a, self._inline_to_b = inline_to_a, inline_to_b
         self.forward = Direction(scheduler, randoms[0], b.receive)
         self.backward = Direction(scheduler, randoms[1], a.receive)
+        a.plug(self.forward.send, self._wire)
+        b.plug(self.backward.send, self._wire)
         self._configure()
-        a.plug(self.forward.send, lambda: self.backward.retarget(a.receive))
-        b.plug(self.backward.send, lambda: self.forward.retarget(b.receive))
-        # plug may have replaced the first port's handlers while the second was not there yet
-        self.forward.retarget(b.receive)
-        self.backward.retarget(a.receive)
 
     def _configure(self) -> None:
         for direction in (self.forward, self.backward):
             direction.configure(self._rate, self._latency, self._loss, self._queue)
+        self._wire()
+
+    def _wire(self) -> None:
+        """Lead each end's frames to the other's present handler, through the model unless it has nothing to do."""
+        self.forward.retarget(self.b.receive)
+        self.backward.retarget(self.a.receive)
+        ideal = self._up and self._rate is None and not self._latency and not self._loss
+        self.a.reroute(self.b.receive if ideal and self._inline_to_b else self.forward.send)
+        self.b.reroute(self.a.receive if ideal and self._inline_to_a else self.backward.send)
+
+    def unplug(self) -> None:
+        """Take the link away from both ports."""
+        self.a.unplug()
+        self.b.unplug()
 
     @property
     def rate(self) -> Rate | None:
@@ -244,5 +263,6 @@ class Link:
         self._report("link-up" if value else "link-down", link=self.name)
         self.forward.set_up(value)
         self.backward.set_up(value)
-        self._a.set_carrier(value)
-        self._b.set_carrier(value)
+        self._wire()
+        self.a.set_carrier(value)
+        self.b.set_carrier(value)

@@ -1,0 +1,154 @@
+"""Virtual time: trio on a clock that jumps from event to event.
+
+``simulate`` runs an async function under trio with the timeline as its clock. One driver task waits until every other task
+is blocked, then runs timeline events until one of them wakes a task or the next trio deadline comes up, whichever is first.
+Frames between emulated parts never leave the timeline, so they cost no task switch.
+
+trio runs the tasks that are ready in random order, on purpose; for a run that can be repeated the order is drawn from a
+generator seeded with the lab's. That, and the switch that makes it so, are not public in trio: ``_seeded_scheduling`` is the
+one place that knows, and a test fails when a new trio does it differently.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar, TypeVarTuple, final
+
+import trio
+from trio import testing as trio_testing
+from trio._core import _run as trio_run
+
+from vnet.errors import SimulationStalled
+from vnet.fabric.timeline import Timeline
+from vnet.units import DAY, SECOND, Duration, format_duration
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+MAX_DURATION: Final[Duration] = 3650 * DAY
+"""A simulation that gets this far is taken to wait for something that never happens."""
+
+_FOREVER: Final = 1 << 62
+
+
+@final
+class VirtualClock(trio.abc.Clock):
+    """trio's view of a timeline: seconds since the lab began."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+
+    def start_clock(self) -> None:
+        """Do nothing: the timeline starts by itself."""
+
+    def current_time(self) -> float:
+        """Tell the lab clock in seconds."""
+        return self.timeline.now / SECOND
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Let trio poll when a deadline has passed, and otherwise sleep until the driver moves the clock."""
+        return 0.0 if deadline <= self.current_time() else math.inf
+
+
+@final
+class _WakeWatch(trio.abc.Instrument):
+    """Interrupt the timeline when an event makes a task ready, so that the task runs at this very instant."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self._timeline.interrupted = True
+
+
+@final
+class Simulation:
+    """One run in virtual time: its timeline and its seed."""
+
+    def __init__(self, seed: int, limit: Duration) -> None:
+        self.timeline = Timeline()
+        self.seed = seed
+        self.limit = limit
+
+    async def drive(self) -> None:
+        """Move the clock for ever; raise SimulationStalled when nothing can happen any more."""
+        timeline = self.timeline
+        while True:
+            await trio_testing.wait_all_tasks_blocked()
+            until = trio.lowlevel.current_statistics().seconds_to_next_deadline
+            head = timeline.next_instant()
+            if until == math.inf:
+                if head is None:
+                    raise SimulationStalled("every task waits, and nothing is left to happen in the lab")
+                end = _FOREVER
+            else:
+                # one nanosecond at least, or a deadline that a float rounds down would never come
+                end = max(timeline.now + 1, math.ceil(timeline.now + until * SECOND)) if until > 0 else timeline.now
+            timeline.run_until(min(end, self.limit))
+            if not timeline.interrupted and end != _FOREVER:
+                timeline.now = max(timeline.now, end)
+            if timeline.now >= self.limit or (end == _FOREVER and (timeline.next_instant() or 0) > self.limit):
+                raise SimulationStalled(f"the lab clock passed {format_duration(self.limit)} and somebody still waits")
+
+
+_current: Final[trio.lowlevel.RunVar[Simulation | None]] = trio.lowlevel.RunVar("vnet.simulation", default=None)
+
+
+def current_simulation() -> Simulation | None:
+    """Tell in which simulation the caller runs; None in real time."""
+    return _current.get()
+
+
+@contextmanager
+def _seeded_scheduling(seed: int) -> Iterator[None]:
+    """Make the order in which trio runs ready tasks depend on *seed* only."""
+    state = trio_run._r.getstate()
+    allowed = trio_run._ALLOW_DETERMINISTIC_SCHEDULING
+    trio_run._r.setstate(random.Random(seed).getstate())
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        trio_run._r.setstate(state)
+        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = allowed  # type: ignore[misc]
+
+
+def simulate(function: Callable[[*Ts], Awaitable[T]], *args: *Ts, seed: int = 0, limit: Duration = MAX_DURATION) -> T:
+    """Run ``await function(*args)`` in virtual time and return what it returns.
+
+    Labs opened inside are simulated: no privileges, no waiting, and the same *seed* gives the same run to the last octet.
+    ``trio.sleep`` and all other deadlines follow the lab clock. Raise SimulationStalled when nothing can happen any more, or
+    the clock passes *limit* (nanoseconds), while the function still waits.
+    """
+    simulation = Simulation(seed, limit)
+
+    async def run() -> T:
+        _current.set(simulation)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(simulation.drive)
+            try:
+                return await function(*args)
+            finally:
+                nursery.cancel_scope.cancel()
+
+    with _seeded_scheduling(seed):
+        try:
+            return trio.run(
+                run,
+                clock=VirtualClock(simulation.timeline),
+                instruments=[_WakeWatch(simulation.timeline)],
+                strict_exception_groups=True,
+            )
+        except BaseExceptionGroup as group:
+            raise _only_error(group) from None
+
+
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Unwrap the group that the driver's nursery puts around a single error."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

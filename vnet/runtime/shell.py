@@ -1,0 +1,173 @@
+"""Real time: the one trio task that moves frames between the operating system and the fabric.
+
+It waits on a nested epoll descriptor, which holds every adapter's descriptor and a timer set to the timeline's head, so one
+wake-up serves all that is ready. Between wake-ups the lab clock is brought up to date before each step of any trio task:
+whoever calls into the fabric sees the present instant.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Final, final
+
+import trio
+
+from vnet.fabric.timeline import Timeline
+from vnet.units import MILLISECOND, SECOND
+
+EVENTS_A_TURN: Final = 4096
+"""Timeline events run before the descriptors are looked at again."""
+TURN: Final = 2 * MILLISECOND
+"""How long the shell goes on while there is work before other tasks have their turn."""
+
+_TFD_NONBLOCK: Final = os.O_NONBLOCK
+_TFD_CLOEXEC: Final = os.O_CLOEXEC
+_TFD_TIMER_ABSTIME: Final = 1
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("value_s", ctypes.c_long),
+        ("value_ns", ctypes.c_long),
+    )
+
+
+@final
+class _Timer:
+    """A timerfd (timerfd_create(2)): a descriptor that becomes readable at an instant of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create failed")
+        self._spec = _Itimerspec()
+        self._reference = ctypes.byref(self._spec)
+
+    def set(self, instant: int) -> None:
+        """Go off at *instant* (ns of the monotonic clock); setting it also takes back an expiry nobody has seen yet."""
+        self._spec.value_s, self._spec.value_ns = divmod(max(instant, 1), SECOND)
+        self._libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, self._reference, None)
+
+    def clear(self) -> None:
+        """Disarm."""
+        self._spec.value_s = self._spec.value_ns = 0
+        self._libc.timerfd_settime(self.fd, 0, self._reference, None)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)
+
+
+@final
+class _PresentTime(trio.abc.Instrument):
+    """Bring the lab clock up to date before each step of a trio task."""
+
+    def __init__(self, timeline: Timeline, epoch: int) -> None:
+        self._timeline = timeline
+        self._epoch = epoch
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._timeline.now = time.monotonic_ns() - self._epoch
+
+
+@final
+class Shell:
+    """Drives one lab in real time; also the ``Poller`` that adapters register their descriptors with."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+        self._epoll = select.epoll()
+        self._timer = _Timer()
+        self._epoll.register(self._timer.fd, select.EPOLLIN)
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
+        self._armed: int | None = None
+        self._epoch = time.monotonic_ns() - timeline.now
+
+    def register(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Call *on_readable* whenever *fd* has something to read."""
+        self._readers[fd] = on_readable
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unregister(self, fd: int) -> None:
+        """Forget *fd*; must be called before it is closed."""
+        if self._readers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+        self._writers.pop(fd, None)
+
+    def wants_write(self, fd: int, on_writable: Callable[[], None] | None) -> None:
+        """Call *on_writable* when the registered *fd* takes data again; None stops that."""
+        if on_writable is None:
+            self._writers.pop(fd, None)
+            self._epoll.modify(fd, select.EPOLLIN)
+        else:
+            self._writers[fd] = on_writable
+            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+
+    async def run(self) -> None:
+        """Move frames and run events until cancelled."""
+        timeline = self.timeline
+        present = _PresentTime(timeline, self._epoch)
+        trio.lowlevel.add_instrument(present)
+        timeline.on_earlier = self._arm
+        try:
+            while True:
+                self._arm()
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                timeline.on_earlier = None
+                while not self._turn():
+                    await trio.lowlevel.checkpoint()
+                timeline.on_earlier = self._arm
+        finally:
+            timeline.on_earlier = None
+            trio.lowlevel.remove_instrument(present)
+
+    def close(self) -> None:
+        """Give the descriptors back, after ``run`` has ended."""
+        self._timer.close()
+        self._epoll.close()
+
+    def _turn(self) -> bool:
+        """Work until nothing is ready (return True) or the turn is over (return False)."""
+        timeline = self.timeline
+        readers = self._readers
+        poll = self._epoll.poll
+        monotonic = time.monotonic_ns
+        epoch = self._epoch
+        end = monotonic() + TURN
+        timer = self._timer.fd
+        while True:
+            ready = poll(0)
+            timeline.now = now = monotonic() - epoch
+            for fd, events in ready:
+                if fd == timer:
+                    self._armed = None
+                    self._timer.clear()
+                    continue
+                if events & select.EPOLLOUT and fd in self._writers:
+                    self._writers[fd]()
+                reader = readers.get(fd)  # an earlier reader may have unregistered it
+                if reader is not None and events & ~select.EPOLLOUT:
+                    reader()
+            ran = timeline.run_due(EVENTS_A_TURN)
+            if not ready and not ran:
+                return True
+            if now + epoch > end:
+                return False
+
+    def _arm(self) -> None:
+        """Set the timer to the timeline's head."""
+        head = self.timeline.next_instant()
+        if head != self._armed:
+            self._armed = head
+            if head is None:
+                self._timer.clear()
+            else:
+                self._timer.set(head + self._epoch)
