@@ -1,0 +1,1 @@
+"""A stateful firewall between networks: rules, and the table of connections that NAT shares."""
