@@ -36,7 +36,7 @@ _REASONS: Final = {
     errno.ENOBUFS: "no-buffers",
     errno.ENOMEM: "no-buffers",
     errno.EIO: "interface-down",
-    errno.EINVAL: "malformed-offload",
+    errno.EINVAL: "malformed",
     errno.E2BIG: "oversize",
     errno.EMSGSIZE: "oversize",
 }
@@ -116,13 +116,13 @@ class TapPort:
     drops them. The descriptor stays the device's; ``stop`` only stops reading.
     """
 
-    __slots__ = ("_carrier_shown", "_device", "_fd", "_limit", "_mtu", "_poller", "_report", "drops", "port")
+    __slots__ = ("_carrier_shown", "_fd", "_limit", "_mtu", "_poller", "_report", "device", "drops", "port")
 
     def __init__(self, name: str, device: TapDevice, mtu: int = 1500, report: Report = no_report) -> None:
         self.port = Port(name, self._to_linux)
         self.port.on_carrier = self._on_carrier
         self.drops: Counter[str] = Counter()
-        self._device = device
+        self.device = device
         self._carrier_shown = True  # as Linux has it for a device that was just opened
         self._fd = device.fd
         self._mtu = mtu
@@ -195,13 +195,13 @@ class TapPort:
         """Somebody deleted the interface, or its namespace: say so once and be a port without carrier."""
         if self._fd >= 0:
             self.stop()
-            self._report("device-gone", port=self.port.name, device=self._device.name)
+            self._report("device-gone", port=self.port.name, device=self.device.name)
             self.port.set_carrier(False)
 
     def _on_carrier(self, up: bool) -> None:
         if self._fd >= 0 and up != self._carrier_shown:
             self._carrier_shown = up
             try:
-                self._device.set_carrier(up)
+                self.device.set_carrier(up)
             except OSError:
                 self.drops["carrier"] += 1  # a kernel before 5.0 does not show the cable; frames pass all the same
