@@ -90,6 +90,8 @@ class Shell:
         self._writers: dict[int, Callable[[], None]] = {}
         self._armed: int | None = None
         self._epoch = time.monotonic_ns() - timeline.now
+        self.on_error: Callable[[Exception], None] | None = None
+        """Told of an exception that came out of a handler, which is our bug; without it, the exception ends the lab."""
 
     def register(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call *on_readable* whenever *fd* has something to read."""
@@ -98,9 +100,9 @@ class Shell:
 
     def unregister(self, fd: int) -> None:
         """Forget *fd*; must be called before it is closed."""
+        self._writers.pop(fd, None)
         if self._readers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
-        self._writers.pop(fd, None)
 
     def wants_write(self, fd: int, on_writable: Callable[[], None] | None) -> None:
         """Call *on_writable* when the registered *fd* takes data again; None stops that."""
@@ -151,16 +153,29 @@ class Shell:
                     self._armed = None
                     self._timer.clear()
                     continue
-                if events & select.EPOLLOUT and fd in self._writers:
-                    self._writers[fd]()
-                reader = readers.get(fd)  # an earlier reader may have unregistered it
-                if reader is not None and events & ~select.EPOLLOUT:
-                    reader()
-            ran = timeline.run_due(EVENTS_A_TURN)
+                try:
+                    if events & select.EPOLLOUT and fd in self._writers:
+                        self._writers[fd]()
+                    reader = readers.get(fd)  # an earlier reader may have unregistered it
+                    if reader is not None and events & ~select.EPOLLOUT:
+                        reader()
+                except Exception as error:
+                    self._contain(error)
+            try:
+                ran = timeline.run_due(EVENTS_A_TURN)
+            except Exception as error:
+                self._contain(error)
+                ran = 1
             if not ready and not ran:
                 return True
             if now + epoch > end:
                 return False
+
+    def _contain(self, error: Exception) -> None:
+        """Let one failing part not take the rest of the lab with it."""
+        if self.on_error is None:
+            raise error
+        self.on_error(error)
 
     def _arm(self) -> None:
         """Set the timer to the timeline's head."""

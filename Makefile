@@ -1,0 +1,49 @@
+# make demo   sets everything up and runs the main job: an infrastructure in a box
+# make test   sets everything up and runs all checks and tests (as root also those with real programs)
+# make lint   ruff, mypy --strict, import contracts
+# make bench  measures, side by side with the peers (as root; installs what is missing)
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test unit lint format bench clean setup
+
+demo: $(VENV)/.run
+	@tools/demo
+
+test: $(VENV)/.dev
+	@tools/system-packages
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+unit: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests/unit tests/property tests/scenario
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	@tools/system-packages
+	@$(BIN)/python -m benchmarks.run
+
+setup: $(VENV)/.dev
+
+$(VENV)/.run: pyproject.toml tools/make-venv
+	@tools/make-venv $(PYTHON) $(VENV) .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml tools/make-venv
+	@tools/make-venv $(PYTHON) $(VENV) '.[dev]'
+	@touch $(VENV)/.run $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info out vnet-failures
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

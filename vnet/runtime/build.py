@@ -1,0 +1,269 @@
+"""From a resolved topology to objects: switches, links, guests, routers and services, plugged together.
+
+The same function builds live and simulated labs; only the guests of kind ``namespace`` differ, and those are handed in. The
+order is that of the topology file, so that ports, random streams and events come out the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import final
+
+from vnet.fabric.rng import RandomStreams
+from vnet.fabric.trace import EventLog
+from vnet.guests.base import Guest
+from vnet.guests.emulated import EmulatedGuest
+from vnet.links.link import Link
+from vnet.ports import Port, Randomness, Scheduler
+from vnet.services.dhcp.binding import BindingStore
+from vnet.services.dhcp.node import DhcpServerNode
+from vnet.services.dhcp.policy import DhcpConfig
+from vnet.services.firewall.conntrack import Timeouts
+from vnet.services.firewall.rules import AllowRule, FirewallConfig
+from vnet.services.nat.translator import NatConfig, PortForward
+from vnet.services.router.router import Router
+from vnet.stack.host import Host
+from vnet.switch.switch import Switch
+from vnet.switch.vlan import Admit, VlanConfig
+from vnet.topology.resolved import (
+    ALL_VLANS,
+    Impairment,
+    PortRef,
+    ResolvedDhcp,
+    ResolvedFirewall,
+    ResolvedGuest,
+    ResolvedInterface,
+    ResolvedNat,
+    ResolvedRouter,
+    ResolvedSwitchPort,
+    ResolvedTopology,
+)
+from vnet.wire.ethernet import HEADER_OCTETS
+
+DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
+
+StoreFor = Callable[[str], BindingStore]
+"""Gives the store of a network's DHCP bindings."""
+
+
+@final
+@dataclass(slots=True)
+class Parts:
+    """Everything a lab is made of, by name; ``ports`` are the nodes' ends of all cables, switches' included."""
+
+    switches: dict[str, Switch] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
+    guests: dict[str, Guest] = field(default_factory=dict)
+    routers: dict[str, Router] = field(default_factory=dict)
+    dhcp: dict[str, DhcpServerNode] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
+
+
+@final
+class Builder:
+    """Builds one lab's parts on one timeline.
+
+    *namespaces* are the live guests, made beforehand; other guests are emulated. *store_for* gives DHCP servers their
+    binding stores.
+    """
+
+    def __init__(
+        self,
+        topology: ResolvedTopology,
+        scheduler: Scheduler,
+        streams: RandomStreams,
+        events: EventLog,
+        store_for: StoreFor,
+        namespaces: Mapping[str, Guest],
+    ) -> None:
+        self._topology = topology
+        self._scheduler = scheduler
+        self._streams = streams
+        self._events = events
+        self._store_for = store_for
+        self._namespaces = namespaces
+        self.parts = Parts()
+
+    def build(self) -> Parts:
+        """Make and plug everything; DHCP clients are started last, when there is somebody to answer."""
+        topology = self._topology
+        for switch in topology.switches.values():
+            made = Switch(
+                switch.name,
+                self._scheduler,
+                ageing=switch.ageing or None,
+                fdb_size=switch.fdb_size,
+                max_frame=switch.mtu + HEADER_OCTETS,
+                report=self._events.reporter(switch.name),
+            )
+            self.parts.switches[switch.name] = made
+            for port in switch.ports:
+                switch_port = made.add_port(_vlan_config(port), port.name, port.number)
+                self.parts.ports[switch_port.port.name] = switch_port.port
+        for link in topology.links:
+            self._link(link.name, self._switch_port(link.a), self._switch_port(link.b), link.cable)
+        for network in topology.networks.values():
+            if network.dhcp is not None:
+                self._dhcp_server(network.name, network.dhcp)
+        for router in topology.routers.values():
+            self._router(router)
+        for guest in topology.guests.values():
+            self._guest(guest)
+        return self.parts
+
+    # -- cables
+
+    def _switch_port(self, ref: PortRef) -> Port:
+        return self.parts.switches[ref.switch].ports[ref.number].port
+
+    def _link(
+        self, name: str, a: Port, b: Port, cable: Impairment, inline_to_a: bool = False, inline_to_b: bool = False
+    ) -> None:
+        self.parts.links[name] = Link(
+            self._scheduler,
+            a,
+            b,
+            (self._streams.stream(name, "loss-forward"), self._streams.stream(name, "loss-backward")),
+            name=name,
+            rate=cable.rate,
+            latency=cable.latency,
+            loss=cable.loss,
+            queue=cable.queue,
+            inline_to_a=inline_to_a,
+            inline_to_b=inline_to_b,
+            report=self._events.reporter(name),
+        )
+
+    def _plug(self, port: Port, ref: PortRef, cable: Impairment, emulated: bool = True) -> None:
+        """Plug a node's port into a switch; the switch hands frames over at once, and so does a node that cannot answer."""
+        self.parts.ports[port.name] = port
+        self._link(port.name, port, self._switch_port(ref), cable, inline_to_a=True, inline_to_b=not emulated)
+
+    def _streams_of(self, node: str) -> Callable[[str], Randomness]:
+        streams = self._streams
+        return lambda purpose: streams.stream(node, purpose)
+
+    # -- services
+
+    def _dhcp_server(self, network: str, dhcp: ResolvedDhcp) -> None:
+        name = f"{network}:dhcp"
+        config = DhcpConfig(
+            server=dhcp.server,
+            subnet=dhcp.subnet,
+            range_start=dhcp.range_start,
+            range_end=dhcp.range_end,
+            gateway=dhcp.gateway,
+            dns=dhcp.dns,
+            wins=dhcp.wins,
+            lease=dhcp.lease,
+            renew=dhcp.renew,
+            rebind=dhcp.rebind,
+            domain=dhcp.domain,
+            reservations=dict(dhcp.reservations),
+        )
+        node = DhcpServerNode(
+            name, self._scheduler, dhcp.mac, config, self._store_for(network), self._streams_of(name),
+            self._events.reporter(name),
+        )  # fmt: skip
+        self.parts.dhcp[network] = node
+        self._plug(node.port, dhcp.port, Impairment())
+
+    def _router(self, router: ResolvedRouter) -> None:
+        node = Router(router.name, self._scheduler, self._streams_of(router.name), self._events.reporter(router.name))
+        self.parts.routers[router.name] = node
+        for interface in router.interfaces:
+            made = node.add_interface(interface.name, interface.mac, _ipv4(interface), interface.mtu)
+            self._plug(made.port, interface.port, interface.cable)
+        for route in router.routes:
+            if isinstance(route.destination, IPv4Network) and isinstance(route.via, IPv4Address):
+                node.routes.add(route.destination, route.via)
+        if isinstance(router.default_gateway, IPv4Address):
+            node.routes.add(DEFAULT_ROUTE, router.default_gateway.packed)
+        if router.nat is not None:
+            node.configure_nat(_nat_config(router.nat))
+        if router.firewall is not None:
+            node.configure_firewall(_firewall_config(router.firewall))
+
+    # -- guests
+
+    def _guest(self, guest: ResolvedGuest) -> None:
+        live = self._namespaces.get(guest.name)
+        if live is not None:
+            self.parts.guests[guest.name] = live
+            for port, interface in zip(live.ports, guest.interfaces, strict=True):
+                self._plug(port, interface.port, interface.cable, emulated=False)
+            return
+        host = Host(guest.name, self._scheduler, self._streams_of(guest.name), self._events.reporter(guest.name))
+        emulated = EmulatedGuest(host)
+        self.parts.guests[guest.name] = emulated
+        for nic in guest.interfaces:
+            made = host.add_interface(nic.name, nic.mac, nic.mtu)
+            for address in _ipv4(nic):
+                made.add_address(address)
+            self._plug(made.port, nic.port, nic.cable)
+            if isinstance(nic.gateway, IPv4Address):
+                host.routes.add(DEFAULT_ROUTE, nic.gateway.packed)
+            if self._wants_dhcp(guest, nic):
+                emulated.start_dhcp(made)
+        for route in guest.routes:
+            if isinstance(route.destination, IPv4Network) and isinstance(route.via, IPv4Address):
+                host.routes.add(route.destination, route.via.packed)
+
+    def _wants_dhcp(self, guest: ResolvedGuest, nic: ResolvedInterface) -> bool:
+        """Tell whether the guest's stand-in asks for an address: where vnet would, and where the user's own client would."""
+        if nic.dhcp is not None:
+            return True
+        network = self._topology.networks.get(nic.network or "")
+        return guest.kind != "emulated" and not nic.addresses and network is not None and network.dhcp is not None
+
+
+def namespace_guests(topology: ResolvedTopology) -> Iterator[ResolvedGuest]:
+    """Yield the guests that a live lab makes as Linux namespaces."""
+    return (guest for guest in topology.guests.values() if guest.kind == "namespace")
+
+
+def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:
+    return [address for address in interface.addresses if isinstance(address, IPv4Interface)]
+
+
+def _vlan_config(port: ResolvedSwitchPort) -> VlanConfig:
+    members = None if port.members == ALL_VLANS else frozenset(port.members)
+    return VlanConfig(port.pvid, members, frozenset(port.untagged), Admit(port.admit))
+
+
+def _nat_config(nat: ResolvedNat) -> NatConfig:
+    return NatConfig(
+        outside=nat.outside,
+        inside=nat.inside,
+        sources=nat.sources,
+        forwards=tuple(
+            PortForward(protocol=each.protocol, port=each.port, address=each.address, to_port=each.to_port)
+            for each in nat.forwards
+        ),
+        hairpin=nat.hairpin,
+        timeouts=Timeouts(
+            udp=nat.timeouts.udp,
+            tcp_established=nat.timeouts.tcp_established,
+            tcp_transitory=nat.timeouts.tcp_transitory,
+            icmp=nat.timeouts.icmp,
+        ),
+    )
+
+
+def _firewall_config(firewall: ResolvedFirewall) -> FirewallConfig:
+    return FirewallConfig(
+        policy=firewall.policy,
+        allow=tuple(
+            AllowRule(
+                from_networks=rule.from_networks,
+                to_networks=rule.to_networks,
+                protocol=rule.protocol,
+                ports=rule.ports,
+                sources=tuple(each for each in rule.sources if isinstance(each, IPv4Network)),
+                destinations=tuple(each for each in rule.destinations if isinstance(each, IPv4Network)),
+            )
+            for rule in firewall.allow
+        ),
+    )

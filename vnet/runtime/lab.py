@@ -1,0 +1,256 @@
+"""A lab: one topology that runs, in real or in virtual time.
+
+``open_lab`` is the way in for scripts, tests and the command line alike; none of them can do what this object cannot.
+Inside ``vnet.simulate`` a lab is simulated: every guest is emulated, no privilege is needed, nothing of the host is used.
+Elsewhere it is live: namespace guests are real, and the lab holds its lock, its journal and its shell.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TypeAlias, final
+
+import trio
+
+from vnet.errors import NoAnswer, UsageError
+from vnet.fabric.rng import RandomStreams
+from vnet.fabric.timeline import Timeline
+from vnet.fabric.trace import EventLog
+from vnet.guests.base import Guest, PingReply
+from vnet.links.link import Link
+from vnet.ports import Port
+from vnet.runtime.build import Builder, Parts
+from vnet.runtime.capture import Captures
+from vnet.runtime.clock import current_simulation
+from vnet.runtime.live import LiveHost
+from vnet.runtime.state import open_store
+from vnet.services.dhcp.node import DhcpServerNode
+from vnet.services.router.router import Router
+from vnet.switch.switch import Switch
+from vnet.topology import load_topology
+from vnet.topology.resolved import ResolvedTopology
+from vnet.units import SECOND, Instant
+
+Source: TypeAlias = "str | Path | ResolvedTopology"
+"""A topology, or the path of its file."""
+Progress: TypeAlias = Callable[[str], None]
+
+PING_TIMEOUT = 2.0
+"""Seconds for one probe of the reachability matrix: longer than it takes to give up on a neighbor's address."""
+
+
+def silent(text: str) -> None:
+    """Show no progress."""
+
+
+@final
+class Links(Mapping[str, Link]):
+    """The cables of a lab, by name ("core-edge", "web:eth0") or by the two boxes they join, in either order."""
+
+    def __init__(self, links: dict[str, Link]) -> None:
+        self._links = links
+        self._by_ends: dict[frozenset[str], Link] = {}
+        for link in links.values():
+            ends = frozenset(port.name.split(":", 1)[0] for port in (link.a, link.b))
+            self._by_ends.setdefault(ends, link)
+
+    def __getitem__(self, key: str | tuple[str, str]) -> Link:
+        link = self._links.get(key) if isinstance(key, str) else self._by_ends.get(frozenset(key))
+        if link is None:
+            raise UsageError(
+                f"no link {key if isinstance(key, str) else ' to '.join(key)}: there are {', '.join(self._links)}"
+            )
+        return link
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._links)
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+
+@final
+class Guests(Mapping[str, Guest]):
+    """The guests of a lab by name."""
+
+    def __init__(self, guests: dict[str, Guest]) -> None:
+        self._guests = guests
+
+    def __getitem__(self, name: str) -> Guest:
+        guest = self._guests.get(name)
+        if guest is None:
+            raise UsageError(f"no guest {name}: there are {', '.join(self._guests) or 'none'}")
+        return guest
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._guests)
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+
+@final
+class Lab:
+    """A running lab. Made by ``open_lab``.
+
+    ``timeline`` is its clock, ``events`` its log, ``ports`` all ports by name (``web:eth0``, ``core:web:eth0``).
+    """
+
+    def __init__(
+        self,
+        topology: ResolvedTopology,
+        timeline: Timeline,
+        events: EventLog,
+        parts: Parts,
+        *,
+        seed: int,
+        live: bool,
+        epoch: Instant = 0,
+    ) -> None:
+        self.topology = topology
+        self.name = topology.name
+        self.timeline = timeline
+        self.events = events
+        self.seed = seed
+        self.live = live
+        self.guests = Guests(parts.guests)
+        self.links = Links(parts.links)
+        self.switches: Mapping[str, Switch] = parts.switches
+        self.routers: Mapping[str, Router] = parts.routers
+        self.dhcp: Mapping[str, DhcpServerNode] = parts.dhcp
+        self.ports: Mapping[str, Port] = parts.ports
+        self.captures = Captures(timeline, parts.ports, [link.a.name for link in parts.links.values()], epoch)
+        self.stopping = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
+
+    @property
+    def now(self) -> float:
+        """The lab clock in seconds."""
+        return self.timeline.now / SECOND
+
+    def stop(self) -> None:
+        """Ask whoever runs the lab to end it."""
+        self.stopping.set()
+
+    def resolve(self, target: str | IPv4Address) -> IPv4Address:
+        """Turn the name of a guest or router, or an address as text, into an address.
+
+        A guest without an address raises NoAnswer, an unknown name UsageError.
+        """
+        if isinstance(target, IPv4Address):
+            return target
+        if target in self.guests:
+            address = self.guests[target].address
+            if address is None:
+                raise NoAnswer(f"{target} has no address")
+            return address
+        if target in self.routers:
+            return next(address.ip for each in self.routers[target].interfaces.values() for address in each.addresses)
+        try:
+            return IPv4Address(target)
+        except ValueError:
+            names = ", ".join([*self.guests, *self.routers])
+            raise UsageError(f"{target!r} is neither an IPv4 address nor one of {names}") from None
+
+    async def wait_up(self, timeout: float = 60.0) -> None:
+        """Wait until every guest that uses DHCP has its address; raise NoAnswer after *timeout* seconds."""
+        with trio.move_on_after(timeout) as scope:
+            async with trio.open_nursery() as nursery:
+                for guest in self.guests.values():
+                    if any(each.dhcp for each in guest.interfaces()):
+                        nursery.start_soon(guest.dhcp, timeout + 1)
+        if scope.cancelled_caught:
+            missing = [
+                guest.name for guest in self.guests.values()
+                if any(each.dhcp and not each.addresses for each in guest.interfaces())
+            ]  # fmt: skip
+            raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
+
+    async def ping(self, source: str, target: str | IPv4Address, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
+        """Send echo requests from one guest to another, a router or an address."""
+        guest = self.guests[source]
+        try:
+            address = self.resolve(target)
+        except NoAnswer as error:
+            return PingReply(False, error=str(error))
+        return await guest.ping(address, count, timeout)
+
+    async def ping_all(self, timeout: float = PING_TIMEOUT) -> dict[tuple[str, str], PingReply]:
+        """Ping every guest from every other, all at once; the matrix in the order of the topology."""
+        replies: dict[tuple[str, str], PingReply] = {
+            (source, target): PingReply(False) for source in self.guests for target in self.guests if source != target
+        }
+
+        async def probe(source: str, target: str) -> None:
+            replies[source, target] = await self.ping(source, target, timeout=timeout)
+
+        async with trio.open_nursery() as nursery:
+            for source, target in replies:
+                nursery.start_soon(probe, source, target)
+        return replies
+
+
+@asynccontextmanager
+async def open_lab(
+    source: Source,
+    *,
+    seed: int | None = None,
+    state: str | Path | None = None,
+    emulate: bool = False,
+    progress: Progress = silent,
+) -> AsyncIterator[Lab]:
+    """Build and run a lab for the length of the block; nothing of it is left afterwards.
+
+    *seed* defaults to that of the simulation, or 0. *state* is a directory where DHCP bindings outlive the lab. With
+    *emulate* a live lab needs no root: every guest is emulated, as in a simulation. Raise TopologyError, or HostError when the machine lacks what a live lab needs.
+    """
+    topology = source if isinstance(source, ResolvedTopology) else load_topology(source)
+    simulation = current_simulation()
+    if simulation is None:
+        async with _open_live(topology, 0 if seed is None else seed, state, emulate, progress) as lab:
+            yield lab
+        return
+    timeline = simulation.timeline
+    events = EventLog(timeline)
+    used_seed = simulation.seed if seed is None else seed
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
+        parts = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {}).build()
+        lab = Lab(topology, timeline, events, parts, seed=used_seed, live=False)
+        try:
+            yield lab
+        finally:
+            lab.captures.close()
+            for link in parts.links.values():
+                link.unplug()
+
+
+@asynccontextmanager
+async def _open_live(
+    topology: ResolvedTopology, seed: int, state: str | Path | None, emulate: bool, progress: Progress
+) -> AsyncIterator[Lab]:
+    timeline = Timeline()
+    events = EventLog(timeline)
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(open_store(state, topology.name, timeline, live=True))
+        host = await stack.enter_async_context(LiveHost.open(topology, timeline, events, emulate, progress))
+        progress("plugging everything together")
+        parts = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces).build()
+        lab = Lab(topology, timeline, events, parts, seed=seed, live=True, epoch=time.time_ns() - timeline.now)
+        stack.callback(lab.captures.close)
+        host.shell.on_error = lambda error: _report_error(events, error)
+        await stack.enter_async_context(host.running(lab))
+        yield lab
+
+
+def _report_error(events: EventLog, error: Exception) -> None:
+    """Show that a part of the lab failed, and go on with the rest."""
+    events.add("lab", "internal-error", error=f"{type(error).__name__}: {error}")
+    print(f"vnet: internal error: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201

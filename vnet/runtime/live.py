@@ -1,0 +1,131 @@
+"""What a live lab has of the host: its lock and journal, its namespaces, and the shell that drives it.
+
+Order matters for what is left after a crash: the lock is taken first, the journal of an earlier run is swept, and everything
+is written down before it is made.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from vnet.errors import HostError
+from vnet.fabric.timeline import Timeline
+from vnet.fabric.trace import EventLog
+from vnet.guests.base import Guest
+from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
+from vnet.guests.process import LabProcesses
+from vnet.runtime.build import namespace_guests
+from vnet.runtime.journal import begin
+from vnet.runtime.places import LabPlace, place_of
+from vnet.runtime.shell import Shell
+from vnet.topology.resolved import ResolvedGuest, ResolvedInterface, ResolvedTopology
+
+if TYPE_CHECKING:
+    from vnet.runtime.lab import Lab
+
+
+@final
+class LiveHost:
+    """The host side of one live lab; ``namespaces`` are its live guests by name."""
+
+    def __init__(self, place: LabPlace, shell: Shell, namespaces: dict[str, NamespaceGuest]) -> None:
+        self.place = place
+        self.shell = shell
+        self._namespaces = namespaces
+
+    @property
+    def namespaces(self) -> dict[str, Guest]:
+        """The guests that are Linux namespaces."""
+        return dict(self._namespaces)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, topology: ResolvedTopology, timeline: Timeline, events: EventLog, emulate: bool, progress: Callable[[str], None]
+    ) -> AsyncIterator[LiveHost]:
+        """Take the lab's lock, sweep what an earlier run left, and make the namespaces; undo all of it at the end."""
+        refuse_what_is_not_built(topology)
+        place = place_of(topology.name)
+        lock = place.acquire()
+        try:
+            lock.write_pid()
+            token = secrets.token_hex(16)
+            journal, swept = begin(lock, token)
+            for text in swept:
+                progress(f"removed what an earlier run left: {text}")
+            processes = LabProcesses(journal, token)
+            guests = [
+                NamespaceGuest(
+                    guest.name,
+                    guest.namespace or guest.name,
+                    [_nic(guest, nic, first=number == 0) for number, nic in enumerate(guest.interfaces)],
+                    directory=str(place.directory),
+                    ledger=journal,
+                    processes=processes,
+                    report=events.reporter(guest.name),
+                )
+                for guest in ([] if emulate else namespace_guests(topology))
+            ]
+            if guests:
+                progress(f"making {len(guests)} network namespaces")
+            shell = Shell(timeline)
+            try:
+                await trio.to_thread.run_sync(create_all, guests)
+                yield cls(place, shell, {guest.name: guest for guest in guests})
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(processes.stop)
+                    await trio.to_thread.run_sync(remove_all, guests)
+                shell.close()
+                journal.close()
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def running(self, lab: Lab) -> AsyncIterator[None]:
+        """Drive the lab for the length of the block."""
+        async with trio.open_nursery() as nursery:
+            for guest in self._namespaces.values():
+                guest.start(self.shell)
+            nursery.start_soon(self.shell.run)
+            try:
+                yield
+            finally:
+                for guest in self._namespaces.values():
+                    guest.stop()
+                nursery.cancel_scope.cancel()
+
+
+def refuse_what_is_not_built(topology: ResolvedTopology) -> None:
+    """Raise HostError for what the topology names and a live lab cannot do yet."""
+    for network in topology.networks.values():
+        if network.adapter != "none":
+            raise HostError(
+                f"network {network.name}: adapter {network.adapter} is not built yet; a live lab has internal networks only "
+                "(take `adapter` out, or run the lab with --simulate, where it is an open end)"
+            )
+    for guest in topology.guests.values():
+        if guest.kind == "qemu":
+            raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")
+
+
+def _nic(guest: ResolvedGuest, nic: ResolvedInterface, *, first: bool) -> Nic:
+    gateway = nic.gateway if isinstance(nic.gateway, IPv4Address) else None
+    addresses = tuple(address for address in nic.addresses if isinstance(address, IPv4Interface))
+    routes = tuple(
+        (route.destination, route.via)
+        for route in guest.routes
+        if isinstance(route.destination, IPv4Network)
+        and isinstance(route.via, IPv4Address)
+        and any(route.via in address.network for address in addresses)
+    )
+    dns = tuple(server for server in guest.dns if isinstance(server, IPv4Address)) if first else ()
+    return Nic(
+        mac=nic.mac, mtu=nic.mtu, addresses=addresses, gateway=gateway, routes=routes, dns=dns, dhcp=nic.dhcp == "vnet"
+    )
