@@ -17,20 +17,18 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import pytest
-import trio
 
-from vnet.errors import UsageError
-from vnet.runtime.clock import simulate
-from vnet.runtime.lab import Lab, Source, open_lab
-from vnet.runtime.sinks import MemorySink
-from vnet.topology import load_topology, parse_topology
-from vnet.topology.resolved import ResolvedTopology
+if TYPE_CHECKING:
+    from vnet.runtime.lab import Lab
+    from vnet.topology.resolved import ResolvedTopology
+
+# pytest loads this module in every project of whoever has vnet installed: what a lab needs is imported when one is made.
 
 FAILURES: Final = "vnet-failures"
 _RUN: Final = pytest.StashKey["LabRun"]()
@@ -43,9 +41,8 @@ class LabRun:
 
     seed: int
     live: bool
-    capture: MemorySink = field(default_factory=MemorySink)
+    capture: bytes = b""
     events: str = ""
-    kept: list[Path] = field(default_factory=list)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -97,6 +94,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     marker = pyfuncitem.get_closest_marker("vnet")
     if marker is None or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
+    import trio
+
+    from vnet.runtime.clock import simulate
+    from vnet.runtime.lab import open_lab
+    from vnet.runtime.sinks import MemorySink
+
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
     seed = _seed(pyfuncitem, marker)
@@ -106,7 +109,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     async def test() -> None:
         async with open_lab(topology, seed=seed, state=marker.kwargs.get("state")) as opened:
-            capture = opened.captures.start(run.capture)
+            sink = MemorySink()
+            capture = opened.captures.start(sink)
             try:
                 if marker.kwargs.get("wait", True):
                     await opened.wait_up()
@@ -115,7 +119,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
                 await pyfuncitem.obj(**arguments)
             finally:
                 capture.finish()
-                run.events = opened.events.to_lines()
+                run.capture, run.events = sink.octets(), opened.events.to_lines()
 
     if run.live:
         trio.run(test)
@@ -135,7 +139,7 @@ def pytest_runtest_makereport(
         return report
     directory = item.config.rootpath / FAILURES / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "capture.pcapng").write_bytes(run.capture.octets())
+    (directory / "capture.pcapng").write_bytes(run.capture)
     (directory / "events.jsonl").write_text(run.events)
     replay = f"pytest {shlex.quote(_without_seed(item.nodeid))} --vnet-seed {run.seed}{' --vnet-live' if run.live else ''}"
     (directory / "replay.txt").write_text(replay + "\n")
@@ -164,9 +168,13 @@ def _seed(item: pytest.Function, marker: pytest.Mark) -> int:
 
 def _topology(item: pytest.Function, marker: pytest.Mark) -> ResolvedTopology:
     """Load the marker's topology: a path (from the test's folder, or from the root), its text, or the resolved thing."""
+    from vnet.errors import UsageError
+    from vnet.topology import load_topology, parse_topology
+    from vnet.topology.resolved import ResolvedTopology
+
     if len(marker.args) != 1:
         raise pytest.UsageError("the marker vnet takes one topology: @pytest.mark.vnet('topologies/lab.yaml')")
-    source: Source | Callable[[], Source] = marker.args[0]
+    source = marker.args[0]
     if isinstance(source, ResolvedTopology):
         return source
     if isinstance(source, str) and "\n" in source:
