@@ -28,8 +28,8 @@ from typing import Literal, final
 class Problem:
     """One thing that is wrong with a topology: where it stands, what is wrong and what would be right.
 
-    ``code`` is stable and short, such as "unknown-key". ``file``, ``line`` and ``column`` (both from 1) are None for a topology
-    that was built in Python; ``where`` is the path inside it, such as ``guests.mail.nics[0].address``.
+    ``code`` is stable and short, such as "unknown-key". ``file``, ``line`` and ``column`` (both from 1) are None for
+    a topology that was built in Python; ``where`` is the path inside it, such as ``guests.mail.nics[0].address``.
     """
 
     code: str
@@ -42,12 +42,8 @@ class Problem:
 
     def __str__(self) -> str:
         """Return ``file:line:column: text``, the form that editors jump to."""
-        parts = (
-            (self.file, self.line, self.column)
-            if self.file is not None and self.line is not None
-            else (self.file or self.where,)
-        )
-        place = ":".join(str(part) for part in parts if part not in (None, ""))
+        steps = (self.file, self.line, self.column) if self.line is not None else (self.file or self.where,)
+        place = ":".join(str(step) for step in steps if step)
         mark = "warning: " if self.severity == "warning" else ""
         return f"{place}: {mark}{self.text}" if place else mark + self.text
 

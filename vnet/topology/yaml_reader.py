@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, NoReturn, TypeAlias, final
+from typing import Final, NoReturn, Protocol, TypeAlias, final
 
 import yaml
 
@@ -25,7 +25,7 @@ DEEPEST: Final = 32
 MOST_NODES: Final = 200_000
 """Nodes after aliases are written out: what a nest of aliases ("billion laughs") may grow to."""
 
-Data: TypeAlias = "str | int | float | bool | None | list[Data] | dict[str, Data]"
+Data: TypeAlias = "str | int | float | bool | list[Data] | dict[str, Data] | None"
 
 _NULL: Final = re.compile(r"(null|Null|NULL|~|)")
 _BOOL: Final = re.compile(r"(true|True|TRUE|false|False|FALSE)")
@@ -36,8 +36,11 @@ _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]{1,60}|(0|[1-9][0-9]{0,30})(\.[0-9]{0,
 _SPECIAL_FLOAT: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CORE: Final = "tag:yaml.org,2002:"
+_FITS: Final[dict[str, tuple[type, ...]]] = {
+    "int": (int,), "float": (int, float), "bool": (bool,), "null": (type(None),),
+}  # fmt: skip
 
-_LOADER: Final[type[yaml.Loader]] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @final
@@ -89,7 +92,7 @@ def read_yaml(raw: str | bytes, problems: Problems) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part) or "cannot be parsed"
-        problems.at_place("yaml-syntax", f"this is not YAML: {what}", *(_place(mark) if mark else (None, None)))
+        problems.at_place("yaml-syntax", f"this is not YAML: {what}", *_place(mark))
     except (yaml.YAMLError, ValueError, UnicodeError) as error:
         problems.at_place("yaml-syntax", f"this is not YAML: {error}")
     return None
@@ -117,22 +120,22 @@ def _decode(raw: str | bytes, problems: Problems) -> str | None:
     return text
 
 
-def _place(mark: yaml.Mark) -> Place:
-    return mark.line + 1, mark.column + 1
+class _Mark(Protocol):
+    """What PyYAML's two parsers call a place; both count from 0."""
+
+    line: int
+    column: int
+
+
+def _place(mark: _Mark | None) -> Place:
+    return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
 
 
 def _compose(text: str, problems: Problems) -> Node:
     """Build the tree of nodes from the parser's events."""
     builder = _Builder(problems)
-    parser = _LOADER(text)
-    try:
-        while True:
-            event = parser.get_event()
-            if event is None or isinstance(event, yaml.StreamEndEvent):
-                break
-            builder.take(event)
-    finally:
-        parser.dispose()
+    for event in yaml.parse(text, Loader=_LOADER):
+        builder.take(event)
     if builder.root is None:
         problems.at_place("empty-file", "there is nothing in it; start with a line such as `name: my-lab`", 1, 1)
         raise _Refused
@@ -196,8 +199,8 @@ class _Builder:
         self._anchor(event.anchor, node)
         self._attach(node, place)
 
-    def _alias(self, anchor: str, place: Place) -> None:
-        node = self.anchors.get(anchor)
+    def _alias(self, anchor: str | None, place: Place) -> None:
+        node = self.anchors.get(anchor or "")
         if node is None:
             self._refuse("unknown-anchor", f"nothing is called &{anchor} above", place)
         if not node.complete:
@@ -226,10 +229,8 @@ class _Builder:
             key, key_place = waiting
             self.pending[-1] = None
             if key in parent.data:
-                line = parent.keys[key][0]
-                self.problems.at_place(
-                    "duplicate-key", f"{key!r} stands here a second time (first in line {line})", *key_place
-                )
+                text = f"{key!r} stands here a second time (first in line {parent.keys[key][0]})"
+                self.problems.at_place("duplicate-key", text, *key_place)
                 return
             parent.data[key] = node.data
             parent.keys[key] = key_place
@@ -256,10 +257,9 @@ class _Builder:
             return event.value
         value = read_scalar(event.value)
         if kind is not None:
-            fits = {"int": int, "float": (int, float), "bool": bool, "null": type(None)}.get(kind)
-            if fits is None:
+            if kind not in _FITS:
                 self.problems.at_place("yaml-tag", f"the tag {event.tag!r} means nothing here; remove it", *place)
-            elif not isinstance(value, fits) or (isinstance(value, bool) and kind != "bool"):
+            elif type(value) not in _FITS[kind]:
                 self.problems.at_place("yaml-tag", f"{event.value[:40]!r} is no {kind}", *place)
         return value
 

@@ -1,0 +1,87 @@
+"""What the stages of ``resolve`` share while a topology is being resolved, and what ``validate`` looks at afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+from vnet.topology.addressing import MacAllotter
+from vnet.topology.model import Topology
+from vnet.topology.problems import Path, Problems, suggestion
+from vnet.topology.profiles import Profile
+from vnet.topology.reading import Reader
+from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedInterface
+from vnet.topology.wiring import Wiring
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Static:
+    """A static address: who has it, on which network, and where that stands."""
+
+    address: Interface
+    network: str
+    node: str
+    interface: str
+    router: bool
+    path: Path
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    """A topology on its way from typed to resolved. Networks that are referred to by a wrong name simply do not appear."""
+
+    model: Topology
+    problems: Problems
+    profile: Profile
+    vids: Mapping[str, int]
+    subnets: Mapping[str, Network]
+    macs: MacAllotter
+    wiring: Wiring
+    reader: Reader
+    statics: list[Static] = field(default_factory=list)
+    interfaces: dict[tuple[str, str], ResolvedInterface] = field(default_factory=dict)
+    """By node and interface name."""
+    dhcp: dict[str, ResolvedDhcp] = field(default_factory=dict)
+    paths: dict[tuple[str, str], Path] = field(default_factory=dict)
+    """Where each interface stands."""
+
+    def network(self, name: str, path: Path, *, key: bool = False) -> str | None:
+        """Check a reference to a network."""
+        if name in self.model.networks:
+            return name
+        text = f"there is no network {name!r}; {suggestion(name, list(self.model.networks))}"
+        self.problems.error("unknown-network", path, text, key=key)
+        return None
+
+    def has_dhcp(self, network: str) -> bool:
+        """Tell whether the network has a DHCP server."""
+        model = self.model.networks.get(network)
+        return model is not None and model.dhcp is not None
+
+    def statics_on(self, network: str) -> list[Static]:
+        """List the static addresses of a network."""
+        return [static for static in self.statics if static.network == network]
+
+    def routers_on(self, network: str, version: int = 4) -> dict[str, Address]:
+        """Return the first address of each router on a network."""
+        found: dict[str, Address] = {}
+        for static in self.statics:
+            if static.router and static.network == network and static.address.version == version:
+                found.setdefault(static.node, static.address.ip)
+        return found
+
+    def guest_addresses(self, guest: str) -> list[Address]:
+        """List what a guest is reached by: its static addresses and its reservations."""
+        addresses: list[Address] = [s.address.ip for s in self.statics if s.node == guest and not s.router]
+        macs = [interface.mac for (node, _), interface in self.interfaces.items() if node == guest]
+        for scope in self.dhcp.values():
+            addresses += [scope.reservations[mac] for mac in macs if mac in scope.reservations]
+        return addresses
+
+
+def overlapping(prefix: Network, others: Iterable[tuple[str, Network]]) -> list[str]:
+    """List the names of the prefixes that share addresses with *prefix*."""
+    return [name for name, other in others if other.version == prefix.version and other.overlaps(prefix)]

@@ -1,0 +1,310 @@
+"""A topology as its author types it: the structs behind topology files, the JSON Schema and topologies built in Python.
+
+Times, rates, sizes and addresses are still text here (``units`` and ``addressing`` read them), what is not given is ``None``
+or empty, and nothing refers to anything yet: ``resolve`` does all that. The descriptions are the reference manual of the
+format; ``vnet schema`` prints them, and editors show them while one types.
+
+A struct built in Python may be sloppy (a list for a tuple, ``None`` for nothing): ``resolve`` checks it like a file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta, Struct, field
+
+
+def about(text: str) -> Meta:
+    """Describe a field."""
+    return Meta(description=text)
+
+
+ProfileName: TypeAlias = Literal["vnet", "virtual-server-2005r2", "virtual-pc", "vmware", "esx", "xen"]
+
+DurationText: TypeAlias = Annotated[
+    str, Meta(description="A duration with its unit, such as 20ms, 300s or 36h.", pattern=r"^(0|([0-9.]+ *[a-zµ]+ *)+)$")
+]
+RateText: TypeAlias = Annotated[
+    str,
+    Meta(description="A rate with its unit, such as 100mbit or 1gbit.", pattern=r"(?i)^[0-9.]+ *[kmg]?b(it)?(/s|ps)?$"),
+]
+SizeText: TypeAlias = Annotated[int | str, about("A number of octets, with a unit if you like: 1500, 64KiB.")]
+RatioText: TypeAlias = Annotated[float | str, about("A percentage such as 0.1%, or a number from 0 to 1.")]
+MacText: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="A MAC address such as 00:03:ff:00:00:27.",
+        pattern=r"^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$",
+    ),
+]
+AddressText: TypeAlias = Annotated[str, about("An IP address such as 172.17.1.27.")]
+InterfaceText: TypeAlias = Annotated[
+    str,
+    about("An IP address with its prefix length (172.17.1.27/24); without it, the network's subnet is taken."),
+]
+PrefixText: TypeAlias = Annotated[str, about("An IP prefix such as 172.17.1.0/24.")]
+Vlan: TypeAlias = Annotated[int | str, about("A VLAN: its number (1 to 4094), or the name of the network that has it.")]
+VlanList: TypeAlias = Annotated[
+    Literal["all"] | list[int | str],
+    about("VLANs of a trunk: all, or a list of numbers, ranges (10-20) and names of networks."),
+]
+NetworkName: TypeAlias = Annotated[str, about("The name of a network.")]
+
+
+class Strict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of everything in the model: immutable, by keyword, no unknown keys."""
+
+
+class Impaired(Strict, frozen=True, kw_only=True):
+    """What a cable may do to frames; shared by links and NICs."""
+
+    rate: Annotated[RateText | None, about("Bits per second in each direction; not given: no limit.")] = None
+    latency: Annotated[DurationText | None, about("One-way delay; not given: none.")] = None
+    loss: Annotated[RatioText | None, about("Share of the frames that get lost: 0.1% or 0.001.")] = None
+    queue: Annotated[SizeText | None, about("How much may wait for a limited rate before frames are dropped.")] = None
+
+
+class Dhcp(Strict, frozen=True, kw_only=True):
+    """The network's virtual DHCP server. {} turns it on with everything derived from the subnet."""
+
+    server: Annotated[
+        AddressText | None,
+        about("The server's own address, outside the range; not given: the first free address of the subnet."),
+    ] = None
+    range: Annotated[
+        str | None,
+        about(
+            "First and last address to lease, such as 172.17.1.16-172.17.1.254. Not given: from .16 (of a subnet"
+            " of at least 32 addresses) to the last one, or the longest run of it that no static address interrupts."
+        ),
+    ] = None
+    gateway: Annotated[
+        AddressText | None,
+        about(
+            "The router that clients are told (option 3). Not given: the address of the first router on the"
+            " network; none: clients are told none."
+        ),
+    ] = None
+    dns: Annotated[list[AddressText], about("DNS servers (option 6).")] = []
+    wins: Annotated[list[AddressText], about("WINS servers (option 44).")] = []
+    lease: Annotated[DurationText | None, about("How long a lease holds; not given: 36h.")] = None
+    renew: Annotated[DurationText | None, about("T1, when clients renew; not given: half the lease.")] = None
+    rebind: Annotated[DurationText | None, about("T2, when they ask any server; not given: 3/4 of the lease.")] = None
+    domain: Annotated[str | None, about("The domain name that clients are told (option 15).")] = None
+    reservations: Annotated[
+        dict[str, AddressText],
+        about("Addresses that are kept: by guest name or by MAC address (in quotes)."),
+    ] = {}
+
+
+class Adapter(Strict, frozen=True, kw_only=True):
+    """A way out to the machine with an option; give exactly one."""
+
+    bridge: Annotated[str | None, about("Bridge the network with this NIC of the machine.")] = None
+    tap: Annotated[str | None, about("A TAP device of this name on the machine.")] = None
+    vxlan: Annotated[dict[str, str | int] | None, about("A VXLAN tunnel to other machines: vni, remote, port.")] = None
+
+
+AdapterChoice: TypeAlias = Annotated[
+    Literal["none", "loopback", "user"] | Adapter,
+    about(
+        "The way out to the machine: none (an internal network, the default), loopback, user, {bridge: eth1}, {tap:"
+        " tap0} or {vxlan: {...}}. Only none is built yet; the others are an open end: what lies beyond has to be"
+        " modelled by guests on the network."
+    ),
+]
+
+
+class Network(Strict, frozen=True, kw_only=True):
+    """A virtual network: one broadcast domain on its own VLAN."""
+
+    vlan: Annotated[int | None, about("VLAN number, 1 to 4094; not given: one is allotted, from 101 up.")] = None
+    subnet: Annotated[PrefixText | None, about("The network's IP prefix; without it, it is pure layer 2.")] = None
+    adapter: AdapterChoice = "none"
+    notes: Annotated[str, about("Anything worth knowing; shown by vnet show.")] = ""
+    dhcp: Annotated[Dhcp | None, about("The virtual DHCP server; {} for all defaults, not given: none.")] = None
+    switch: Annotated[str | None, about("The switch that the DHCP server is plugged in; not given: the first one.")] = None
+
+
+class Route(Strict, frozen=True, kw_only=True):
+    """A static route."""
+
+    to: Annotated[PrefixText, about("The destination, such as 10.20.100.0/24.")]
+    via: Annotated[AddressText, about("The next router, on a network that this node is on.")]
+
+
+class RouterInterface(Impaired, frozen=True, kw_only=True):
+    """A router's interface on one network."""
+
+    address: Annotated[InterfaceText | list[InterfaceText], about("The address there, or several.")]
+    mac: MacText | None = None
+    mtu: Annotated[int | None, about("Largest IP packet; not given: 1500.")] = None
+    switch: Annotated[str | None, about("The switch it is plugged in; not given: the router's.")] = None
+
+
+class Forward(Strict, frozen=True, kw_only=True):
+    """A port forward: connections to the outside address and port go to a host inside."""
+
+    protocol: Annotated[Literal["tcp", "udp"], about("Not given: tcp.")] = "tcp"
+    port: Annotated[int, about("Port on the router's outside address.")]
+    to: Annotated[str, about('Where it goes: "172.17.1.26:80" or "web:80"; without a port, the same port.')]
+
+
+class NatTimeouts(Strict, frozen=True, kw_only=True):
+    """How long an unused mapping lives."""
+
+    udp: Annotated[DurationText | None, about("Not given: 300s (RFC 4787).")] = None
+    tcp_established: Annotated[DurationText | None, about("Not given: 124min (RFC 5382).")] = None
+    tcp_transitory: Annotated[DurationText | None, about("Not given: 4min (RFC 5382).")] = None
+    icmp: Annotated[DurationText | None, about("Not given: 60s (RFC 5508).")] = None
+
+
+class Nat(Strict, frozen=True, kw_only=True):
+    """Network address and port translation: networks inside share the router's address outside."""
+
+    outside: Annotated[NetworkName, about("The network whose address is used: one of the router's interfaces.")]
+    inside: Annotated[
+        list[NetworkName],
+        about("The networks that are translated: the router's own, or such as it has a route to."),
+    ]
+    forwards: Annotated[list[Forward], about("Ports of the outside address that lead inside.")] = []
+    hairpin: Annotated[bool, about("Whether forwards work from inside too; not given: yes.")] = True
+    timeouts: NatTimeouts | None = None
+
+
+class Rule(Strict, frozen=True, kw_only=True):
+    """What the firewall lets pass. Every condition that is given must hold; {} allows everything."""
+
+    from_: Annotated[
+        NetworkName | list[NetworkName] | None,
+        about("Where packets come in: the router's network, or several; not given: any."),
+    ] = field(default=None, name="from")
+    to: Annotated[
+        NetworkName | list[NetworkName] | None,
+        about("Where packets go out: the router's network, or several; not given: any."),
+    ] = None
+    protocol: Annotated[Literal["any", "tcp", "udp", "icmp"], about("Not given: any.")] = "any"
+    port: Annotated[
+        int | str | list[int | str] | None,
+        about("Destination ports, for tcp and udp: 80, 8000-8010, or a list of such."),
+    ] = None
+    source: Annotated[PrefixText | list[PrefixText] | None, about("Source addresses or prefixes, or names of guests.")] = (
+        None
+    )
+    destination: Annotated[
+        PrefixText | list[PrefixText] | None, about("Destination addresses or prefixes, or names of guests.")
+    ] = None
+
+
+class Firewall(Strict, frozen=True, kw_only=True):
+    """A stateful firewall between the router's networks; replies to what was allowed always pass."""
+
+    policy: Annotated[
+        Literal["drop", "accept", "reject"],
+        about("What happens to packets that no rule allows; not given: drop."),
+    ] = "drop"
+    allow: Annotated[list[Rule], about("What passes, such as {from: internet, to: dmz, protocol: tcp, port: 80}.")] = []
+
+
+class Router(Strict, frozen=True, kw_only=True):
+    """A router: it forwards packets between its networks, with NAT and a firewall if wanted."""
+
+    interfaces: Annotated[
+        dict[NetworkName, InterfaceText | list[InterfaceText] | RouterInterface],
+        about("By network: its address there, a list of addresses, or a mapping with more."),
+    ]
+    default_gateway: Annotated[AddressText | None, about("Where everything else goes.")] = None
+    routes: Annotated[list[Route], about("Static routes, such as {to: 10.20.100.0/24, via: 172.17.1.254}.")] = []
+    nat: Nat | None = None
+    firewall: Annotated[Firewall | None, about("Not given: everything passes.")] = None
+    switch: Annotated[str | None, about("The switch it is plugged in; not given: the first one.")] = None
+    notes: Annotated[str, about("Anything worth knowing.")] = ""
+
+
+class Switch(Strict, frozen=True, kw_only=True):
+    """A VLAN-aware learning switch."""
+
+    stp: Annotated[Literal["stp", "rstp"] | None, about("Spanning tree. Not built yet: has no effect.")] = None
+    priority: Annotated[int | None, about("Bridge priority for spanning tree: 0 to 61440, in steps of 4096.")] = None
+    ageing: Annotated[DurationText | None, about("How long a learnt address is kept; not given: 300s.")] = None
+    fdb_size: Annotated[int | None, about("How many addresses are kept; not given: 8192.")] = None
+    mtu: Annotated[int | None, about("Largest payload of a frame; not given: 9000.")] = None
+    notes: Annotated[str, about("Anything worth knowing.")] = ""
+
+
+class Link(Impaired, frozen=True, kw_only=True):
+    """A cable between two switches: a trunk (all VLANs if nothing is said), or an access link of one VLAN."""
+
+    between: Annotated[list[str], Meta(description="The two switches.", min_length=2, max_length=2)]
+    trunk: VlanList | None = None
+    native: Annotated[Vlan | None, about("The trunk's VLAN that travels untagged; not given: all are tagged.")] = None
+    vlan: Annotated[Vlan | None, about("Makes it an access link: this VLAN only, untagged.")] = None
+
+
+class Nic(Impaired, frozen=True, kw_only=True):
+    """A guest's NIC and its cable to a switch."""
+
+    network: Annotated[NetworkName | None, about("The network it is on; not for a trunk.")] = None
+    address: Annotated[InterfaceText | list[InterfaceText] | None, about("Static address, or several.")] = None
+    gateway: Annotated[
+        AddressText | None,
+        about(
+            "Default gateway of a static address. Not given: the router's address if there is exactly one router on"
+            " the network; none: no gateway."
+        ),
+    ] = None
+    mac: Annotated[MacText | None, about("Not given: derived from the names of lab, guest and NIC.")] = None
+    dhcp: Annotated[
+        Literal["vnet"] | bool | None,
+        about(
+            "Whether the address comes from DHCP; not given: if the network has a DHCP server and no address is given."
+            " In a namespace vnet asks for it only with dhcp: vnet."
+        ),
+    ] = None
+    trunk: Annotated[VlanList | None, about("The NIC gets these VLANs, tagged, instead of one network.")] = None
+    native: Annotated[Vlan | None, about("The trunk's VLAN that travels untagged.")] = None
+    name: Annotated[str | None, about("Not given: eth0, eth1, ...")] = None
+    mtu: Annotated[int | None, about("Largest IP packet; not given: 1500.")] = None
+    model: Annotated[str | None, about("Device model of a QEMU guest's NIC.")] = None
+    switch: Annotated[str | None, about("The switch it is plugged in; not given: the guest's.")] = None
+
+
+class Guest(Strict, frozen=True, kw_only=True):
+    """A machine on the networks: emulated in process, a network namespace, or QEMU."""
+
+    kind: Annotated[
+        Literal["emulated", "namespace", "qemu"],
+        about(
+            "emulated (the default): an IP stack in process; namespace: real Linux processes behind a TAP; qemu: a"
+            " virtual machine, not built yet."
+        ),
+    ] = "emulated"
+    nics: Annotated[list[NetworkName | Nic], about("The NICs in order: a network's name, or a mapping with more.")] = []
+    switch: Annotated[str | None, about("The switch it is plugged in; not given: the first one.")] = None
+    namespace: Annotated[str | None, about("Name of the network namespace; not given: LAB-GUEST.")] = None
+    gateway: Annotated[AddressText | None, about("Default gateway; not given: that of its first NIC with one.")] = None
+    routes: Annotated[list[Route], about("Static routes.")] = []
+    dns: Annotated[list[AddressText], about("DNS servers of a guest with static addresses.")] = []
+    notes: Annotated[str, about("Anything worth knowing.")] = ""
+    kernel: Annotated[str | None, about("QEMU: kernel image.")] = None
+    initrd: Annotated[str | None, about("QEMU: initial RAM disk.")] = None
+    append: Annotated[str | None, about("QEMU: kernel command line.")] = None
+    disk: Annotated[str | None, about("QEMU: disk image.")] = None
+    memory: Annotated[SizeText | None, about("QEMU: memory.")] = None
+    cpus: Annotated[int | None, about("QEMU: number of CPUs.")] = None
+
+
+class Topology(Strict, frozen=True, kw_only=True):
+    """A lab: its networks, what routes between them, the switches that carry them and the guests on them."""
+
+    name: Annotated[str, about("The lab's name: letters, digits, - and _.")]
+    profile: Annotated[ProfileName, about("Whose defaults and limits apply; not given: vnet's own.")] = "vnet"
+    notes: Annotated[str, about("Anything worth knowing.")] = ""
+    networks: Annotated[dict[str, Network | None], about("Networks by name.")] = {}
+    routers: Annotated[dict[str, Router], about("Routers by name.")] = {}
+    switches: Annotated[
+        dict[str, Switch | None],
+        about("Switches by name; the first is the default. Not given: one called switch carries everything."),
+    ] = {}
+    links: Annotated[list[Link], about("Cables between switches.")] = []
+    guests: Annotated[dict[str, Guest | None], about("Guests by name.")] = {}
