@@ -1,0 +1,1 @@
+"""The virtual DHCP server: one for each network that wants one."""
