@@ -1,0 +1,246 @@
+"""An emulated host: interfaces, neighbors, routes, IPv4, ICMP, UDP; no task, no clock, no randomness of its own.
+
+A frame comes in by ``Interface.receive``, which hands IPv4 to ``on_ipv4``: normally ``deliver_ipv4`` here, in a router the
+router's, which calls ``deliver_ipv4`` for what is meant for the router itself. What this host says goes through
+``send_ipv4`` or, faster, a ``UdpSocket``.
+
+Addresses on this level are packed octets. Callbacks run within the event that caused them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, final
+
+from vnet.errors import UsageError
+from vnet.ports import NO_OFFLOAD, Randomness, Report, Scheduler, no_report
+from vnet.stack.icmp import Icmp, OnResult
+from vnet.stack.interface import Interface
+from vnet.stack.ip import Ipv4Input
+from vnet.stack.routes import RouteTable
+from vnet.stack.tcp import ClosedTcp, OnProbe
+from vnet.stack.transport import IcmpError, Transport
+from vnet.stack.udp import OnDatagram, UdpSocket, UdpTable
+from vnet.units import SECOND, Duration
+from vnet.wire import icmpv4, ipv4
+from vnet.wire.ethernet import DEFAULT_MTU
+from vnet.wire.ipv4 import DONT_FRAGMENT, LIMITED_BROADCAST, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+
+if TYPE_CHECKING:
+    from vnet.stack.neighbor import Neighbor
+
+_WHOLE: Final = (b"\x00\x00", b"\x40\x00")
+"""Fragment words of a packet that is no fragment."""
+_from_bytes: Final = int.from_bytes
+
+
+@final
+class Host:
+    """A host's IPv4 stack.
+
+    ``local`` maps the host's own addresses to their interfaces. ``drops`` counts by reason what was not taken, ``delivered``
+    what was. ``on_ipv4(interface, frame, offload)`` gets every IPv4 frame for an interface's MAC address or a group.
+    ``on_unresolved(interface, packet)`` gets each packet whose next hop did not answer. ``on_change`` is called after
+    addresses or routes changed.
+    """
+
+    __slots__ = (
+        "_drawn", "_input", "_streams", "delivered", "drops", "icmp", "ident", "interfaces", "local", "name",
+        "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp", "udp",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, scheduler: Scheduler, streams: Callable[[str], Randomness], report: Report = no_report
+    ) -> None:
+        """Make a host without interfaces; *streams* makes its random stream for a purpose, the same for the same name."""
+        self.name = name
+        self.scheduler = scheduler
+        self.report = report
+        self.interfaces: dict[str, Interface] = {}
+        self.local: dict[bytes, Interface] = {}
+        self.drops: dict[str, int] = {}
+        self.delivered = 0
+        self.ident = 0
+        self.icmp = Icmp(self)
+        self.udp = UdpTable(self)
+        self.tcp = ClosedTcp(self)
+        self.protocols: dict[int, Transport] = {PROTOCOL_ICMP: self.icmp, PROTOCOL_UDP: self.udp, PROTOCOL_TCP: self.tcp}
+        self.routes = RouteTable(self.changed)
+        self.on_change: Callable[[], None] | None = None
+        self.on_ipv4: Callable[[Interface, bytes, bytes], None] = self.deliver_ipv4
+        self.on_unresolved: Callable[[Interface, bytes], None] = self.undeliverable
+        self._streams = streams
+        self._drawn: dict[str, Randomness] | None = None
+        self._input = Ipv4Input(self)
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+    # Configuration
+
+    def add_interface(self, name: str, mac: bytes, mtu: int = DEFAULT_MTU) -> Interface:
+        """Add an interface; its ``port`` is then to be plugged in. Raise UsageError if the name is taken."""
+        if name in self.interfaces:
+            raise UsageError(f"{self.name} has an interface {name} already")
+        interface = self.interfaces[name] = Interface(self, name, mac, mtu)
+        return interface
+
+    def changed(self) -> None:
+        """Forget what was cached, because addresses or routes changed."""
+        self.udp.forget_paths()
+        if self.on_change is not None:
+            self.on_change()
+
+    def stream(self, purpose: str) -> Randomness:
+        """Return this host's random stream for a purpose."""
+        if self._drawn is None:
+            self._drawn = {}
+        stream = self._drawn.get(purpose)
+        if stream is None:
+            stream = self._drawn[purpose] = self._streams(purpose)
+        return stream
+
+    def drop(self, reason: str) -> None:
+        """Count something that was not taken."""
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    # In
+
+    def deliver_ipv4(self, interface: Interface, frame: bytes, offload: bytes) -> None:
+        """Take an IPv4 frame that is meant for this host; datagrams of a known UDP flow go the short way."""
+        known = self.udp.flows.get(frame[26:38])  # a frame cut off before the ports has no such key
+        if known is not None and frame[14] == 0x45 and frame[23] == PROTOCOL_UDP and frame[20:22] in _WHOLE:
+            size = len(frame)
+            segment = frame[26:] if not size & 1 else frame[26:] + b"\x00"  # addresses and datagram: what UDP sums
+            if (
+                size >= 42
+                and frame[16] << 8 | frame[17] == size - 14
+                and frame[38] << 8 | frame[39] == size - 34
+                and offload == NO_OFFLOAD
+                and not _from_bytes(frame[14:34], "big") % 0xFFFF
+                and not (_from_bytes(segment, "big") + PROTOCOL_UDP + size - 34) % 0xFFFF
+            ):
+                self.delivered += 1
+                socket, source = known
+                socket.on_datagram(frame[42:], source)
+                return
+        self._input.receive(interface, frame, offload)
+
+    def is_local(self, address: bytes) -> bool:
+        """Tell whether packets to this address stay in the host."""
+        return address in self.local or address[0] == 127
+
+    def is_group(self, address: bytes) -> bool:
+        """Tell whether the address is a group or the broadcast address of one of the interfaces."""
+        if ipv4.is_multicast(address):
+            return True
+        return any(address in interface.broadcasts for interface in self.interfaces.values())
+
+    # Out
+
+    def next_ident(self) -> int:
+        """Draw the next packet identification."""
+        self.ident = (self.ident + 1) & 0xFFFF
+        return self.ident
+
+    def any_address(self) -> bytes | None:
+        """Return the first address of the first interface that has one."""
+        return next((i.address for i in self.interfaces.values() if i.address is not None), None)
+
+    def source_for(self, destination: bytes) -> bytes | None:
+        """Choose the address to talk to *destination* from, or None if it cannot be reached."""
+        if self.is_local(destination):
+            return destination
+        hop = self.next_hop(destination)
+        return (hop[0].source_for(hop[1].address) or self.any_address()) if hop is not None else None
+
+    def resolve_next_hop(self, destination: bytes) -> tuple[Interface, Neighbor] | None:
+        """Find the interface and the neighbor that packets to *destination* are handed to, or None without a route.
+
+        May be kept until ``on_change`` is called: write ``neighbor.header + packet`` to the interface's port, or call
+        ``neighbor.send`` while the header is None.
+        """
+        return self.next_hop(destination)
+
+    def next_hop(self, destination: bytes, interface: Interface | None = None) -> tuple[Interface, Neighbor] | None:
+        """Do the same, for packets that must leave by *interface* if one is given."""
+        route = self.routes.lookup(destination, interface)
+        if route is not None and destination != LIMITED_BROADCAST:
+            hop = destination if route.gateway is None else route.gateway
+            return route.interface, route.interface.neighbor(hop)
+        if interface is None and self.is_group(destination):
+            interface = next(iter(self.interfaces.values()), None)
+        return (interface, interface.neighbor(destination)) if interface is not None else None
+
+    def send_ipv4(
+        self, destination: bytes, protocol: int, payload: bytes, *, source: bytes | None = None,
+        interface: Interface | None = None, ttl: int = ipv4.DEFAULT_TTL, tos: int = 0, dont_fragment: bool = False,
+    ) -> str | None:  # fmt: skip
+        """Send a packet, in fragments if it must be; return None, or why it could not be sent.
+
+        A packet that finds no neighbor is accepted here, and comes back through ``Transport.error`` after 3 s.
+        """
+        local = self.is_local(destination)
+        hop = None if local else self.next_hop(destination, interface)
+        if hop is None and not local:
+            return "no route"
+        if source is None:
+            source = destination if hop is None else hop[0].source_for(hop[1].address) or self.any_address()
+            if source is None:
+                return "no address"
+        if len(payload) > ipv4.MAX_PACKET - ipv4.HEADER_OCTETS:
+            return "message too long"
+        word = DONT_FRAGMENT if dont_fragment else 0
+        head = ipv4.build(
+            source, destination, protocol, len(payload), ttl=ttl, tos=tos, ident=self.next_ident(), fragment_word=word
+        )
+        if hop is None:
+            self.scheduler.soon(self._input.loop, head + payload)
+            return None
+        return self._hand_over(hop[0], hop[1], head + payload)
+
+    def _hand_over(self, interface: Interface, neighbor: Neighbor, packet: bytes) -> str | None:
+        if len(packet) <= interface.mtu:
+            neighbor.send(packet, NO_OFFLOAD)
+            return None
+        if packet[6] & 0x40:
+            return "fragmentation needed"
+        for part in ipv4.fragment(packet, interface.mtu):
+            neighbor.send(part, NO_OFFLOAD)
+        return None
+
+    def send_icmp_error(
+        self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False
+    ) -> None:
+        """Tell the sender of an IPv4 *packet* that came in by *interface* what became of it, if that may be told."""
+        self.icmp.send_error(interface, packet, kind, code, rest=rest, group=group)
+
+    def undeliverable(self, interface: Interface, packet: bytes) -> None:
+        """Deal with a packet whose next hop on *interface* does not answer: tell whoever sent it."""
+        self.drop("no-neighbor")
+        source = packet[12:16]
+        if source in self.local:
+            error = IcmpError(icmpv4.UNREACHABLE, icmpv4.HOST_UNREACHABLE, source, "host unreachable")
+            self.icmp.dispatch(packet, error)
+        else:
+            self.icmp.send_error(interface, packet, icmpv4.UNREACHABLE, icmpv4.HOST_UNREACHABLE)
+
+    # What programs ask for
+
+    def udp_bind(
+        self, port: int = 0, address: bytes | None = None, interface: Interface | None = None, *, on_datagram: OnDatagram
+    ) -> UdpSocket:
+        """Open a UDP socket; port 0 picks a free one. Bound to an *interface* without address it takes what comes to its
+        port whatever the destination. Raise UsageError if the port is taken."""
+        return self.udp.bind(port, address, interface, on_datagram)
+
+    def ping(
+        self, destination: bytes, *, on_result: OnResult, size: int = 56, ttl: int = ipv4.DEFAULT_TTL,
+        timeout: Duration = SECOND, source: bytes | None = None, dont_fragment: bool = False,
+    ) -> None:  # fmt: skip
+        """Send one echo request with *size* octets of data and tell *on_result* what became of it."""
+        self.icmp.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
+
+    def tcp_probe(self, destination: bytes, port: int, *, on_result: OnProbe, timeout: Duration = SECOND) -> None:
+        """Find out whether a TCP port is open, refused or silent."""
+        self.tcp.probe(destination, port, timeout, on_result)
