@@ -59,11 +59,12 @@ def resolve_nat(
         elif not isinstance(subnet, IPv4Network):
             draft.problems.error("bad-nat", place, f"{network!r} has no IPv4 subnet to translate; give it one")
         else:
-            if network in attached:
-                inside.append(network)
-            elif not any(subnet.subnet_of(r.destination) for r in routes if isinstance(r.destination, IPv4Network)):
+            way = network if network in attached else _way_to(subnet, interfaces, routes)
+            if way is None:
                 text = f"router {router!r} is not on {network!r} and has no route to {subnet}; add one to routes:"
                 draft.problems.error("bad-nat", place, text)
+            elif way not in inside:
+                inside.append(way)
             sources.append(subnet)
     forwards: list[ResolvedForward] = []
     for index, forward in numbered(model.forwards):
@@ -88,6 +89,14 @@ def resolve_nat(
         hairpin=model.hairpin,
         timeouts=_timeouts(draft, model, (*path, "timeouts")),
     )
+
+
+def _way_to(subnet: IPv4Network, interfaces: Sequence[ResolvedInterface], routes: Sequence[ResolvedRoute]) -> str | None:
+    """Find the interface by which a router reaches a subnet that it is not on."""
+    for route in sorted(routes, key=lambda route: -route.destination.prefixlen):
+        if isinstance(route.destination, IPv4Network) and subnet.subnet_of(route.destination):
+            return next((i.name for i in interfaces if any(route.via in a.network for a in i.addresses)), None)
+    return None
 
 
 def _attached(
@@ -158,9 +167,7 @@ def resolve_firewall(
     if model.firewall is None:
         return None
     path: Path = ("routers", router, "firewall", "allow")
-    rules = tuple(
-        _rule(draft, router, rule, (*path, index), interfaces) for index, rule in numbered(model.firewall.allow)
-    )
+    rules = tuple(_rule(draft, router, rule, (*path, index), interfaces) for index, rule in numbered(model.firewall.allow))
     if rules and model.firewall.policy == "accept":
         text = "everything passes with policy: accept, so the rules have no effect; did you mean policy: drop?"
         draft.problems.warning("idle-rules", ("routers", router, "firewall", "policy"), text)
@@ -177,9 +184,11 @@ def _rule(draft: Draft, router: str, rule: Rule, path: Path, interfaces: Sequenc
         return tuple(name for place, name in pairs if _attached(draft, router, name, place, attached, hint) is not None)
 
     def prefixes(value: str | list[str] | None, key: str) -> tuple[Network, ...]:
-        pairs = [((*path, key), value)] if isinstance(value, str) else [
-            ((*path, key, i), text) for i, text in numbered(list_of(value))
-        ]
+        pairs = (
+            [((*path, key), value)]
+            if isinstance(value, str)
+            else [((*path, key, i), text) for i, text in numbered(list_of(value))]
+        )
         return tuple(prefix for place, text in pairs for prefix in _prefixes(draft, text, place))
 
     if rule.port is not None and rule.protocol not in ("tcp", "udp"):

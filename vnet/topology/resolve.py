@@ -2,13 +2,14 @@
 
 The stages run in the order in which they need each other: VLANs and subnets; links; routers' interfaces; guests (which find
 their gateways among the routers); DHCP servers (which keep clear of everybody's addresses); NAT and firewalls (which may
-name guests). Nothing stops at a mistake: it is noted, the value is left out, and the next stage does what it can, so that one
-run reports everything. ``validate`` then looks at the whole.
+name guests). Nothing stops at a mistake: it is noted, the value is left out, and the next stage does what it can, so that
+one run reports everything. ``validate`` then looks at the whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, Literal
 
 from vnet.addresses import Mac
@@ -60,9 +61,7 @@ def resolve_data(data: object, problems: Problems) -> ResolvedTopology | None:
     check_names(model, problems)
     draft = _draft(model, problems)
     links = draft.wiring.links(model.links)
-    router_interfaces = {
-        name: _router_interfaces(draft, name, router) for name, router in model.routers.items()
-    }
+    router_interfaces = {name: _router_interfaces(draft, name, router) for name, router in model.routers.items()}
     guests = {name: _guest(draft, name, guest or Guest()) for name, guest in model.guests.items()}
     for name, network in model.networks.items():
         if network is not None and network.dhcp is not None:
@@ -82,21 +81,7 @@ def resolve_data(data: object, problems: Problems) -> ResolvedTopology | None:
     )
     validate(draft, resolved)
     warnings = tuple(str(problem) for problem in problems.all() if problem.severity == "warning")
-    return _with_warnings(resolved, warnings)
-
-
-def _with_warnings(resolved: ResolvedTopology, warnings: tuple[str, ...]) -> ResolvedTopology:
-    return ResolvedTopology(
-        name=resolved.name,
-        profile=resolved.profile,
-        source=resolved.source,
-        networks=resolved.networks,
-        switches=resolved.switches,
-        links=resolved.links,
-        guests=resolved.guests,
-        routers=resolved.routers,
-        warnings=warnings,
-    )
+    return replace(resolved, warnings=warnings)
 
 
 def _draft(model: Topology, problems: Problems) -> Draft:
@@ -300,18 +285,45 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
         interfaces.append(interface)
         draft.interfaces[name, interface.name] = interface
         draft.paths[name, interface.name] = nic_path
-    stated = None if model.gateway == "none" else draft.reader.address(model.gateway, (*path, "gateway"))
-    derived = next((interface.gateway for interface in interfaces if interface.gateway is not None), None)
+    gateway = _default_gateway(draft, name, model, interfaces)
     dns = tuple(a for i, text in enumerate(model.dns) if (a := draft.reader.address(text, (*path, "dns", i))) is not None)
     return ResolvedGuest(
         name=name,
         kind=model.kind,
-        interfaces=tuple(interfaces),
-        gateway=stated if model.gateway is not None else derived,
+        interfaces=_with_gateway(interfaces, gateway),
+        gateway=gateway,
         routes=_routes(draft, model.routes, path),
         dns=dns,
         namespace=(model.namespace or f"{draft.model.name}-{name}") if model.kind == "namespace" else None,
     )
+
+
+def _default_gateway(draft: Draft, name: str, model: Guest, interfaces: list[ResolvedInterface]) -> Address | None:
+    """Choose the one default gateway: the guest's own, else one that a NIC states, else the first that was derived."""
+    path: Path = ("guests", name)
+    stated = [
+        (index, nic.gateway)
+        for index, nic in numbered(model.nics)
+        if isinstance(nic, Nic) and nic.gateway is not None and nic.gateway != "none"
+    ]
+    if model.gateway is not None:
+        if stated:
+            text = f"guest {name!r} has a gateway of its own already; keep one of the two"
+            draft.problems.error("two-gateways", (*path, "nics", stated[0][0], "gateway"), text, key=True)
+        return None if model.gateway == "none" else draft.reader.address(model.gateway, (*path, "gateway"))
+    for index, _ in stated[1:]:
+        text = f"a NIC of guest {name!r} has the default gateway already; write the others as routes:"
+        draft.problems.error("two-gateways", (*path, "nics", index, "gateway"), text, key=True)
+    if stated:
+        place = (*path, "nics", stated[0][0])
+        return next((i.gateway for i in interfaces if draft.paths[name, i.name] == place), None)
+    return next((interface.gateway for interface in interfaces if interface.gateway is not None), None)
+
+
+def _with_gateway(interfaces: list[ResolvedInterface], gateway: Address | None) -> tuple[ResolvedInterface, ...]:
+    """Give the default gateway to the first interface that reaches it, and to no other."""
+    nearest = next((i for i in interfaces if gateway and any(gateway in a.network for a in i.addresses)), None)
+    return tuple(replace(i, gateway=gateway if i is nearest else None) for i in interfaces)
 
 
 def _nic(

@@ -13,8 +13,10 @@ from typing import Final, TypeAlias
 from vnet.addresses import Mac, format_mac
 from vnet.topology.addressing import host_bounds
 from vnet.topology.draft import Draft, Static
+from vnet.topology.model import Nic
 from vnet.topology.problems import Path
 from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedTopology
+from vnet.topology.shape import numbered
 from vnet.topology.validate_switching import SWITCHING_RULES
 
 Rule: TypeAlias = Callable[[Draft, ResolvedTopology], None]
@@ -197,20 +199,19 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
             if section == "routers":
                 hops.append((resolved.routers[name].default_gateway, (section, name, "default_gateway")))
             else:
-                hops += _guest_gateways(draft, resolved, name)
+                hops.append((resolved.guests[name].gateway, _gateway_place(draft, name)))
             for hop, place in hops:
                 if hop is not None:
                     _check_hop(draft, resolved, name, hop, links, on_dhcp, holders, place)
 
 
-def _guest_gateways(draft: Draft, resolved: ResolvedTopology, name: str) -> list[tuple[Address | None, Path]]:
-    guest = resolved.guests[name]
-    gateways: list[tuple[Address | None, Path]] = [
-        (i.gateway, (*draft.paths[name, i.name], "gateway")) for i in guest.interfaces if i.gateway is not None
-    ]
-    if guest.gateway is not None and guest.gateway not in [gateway for gateway, _ in gateways]:
-        gateways.append((guest.gateway, ("guests", name, "gateway")))
-    return gateways
+def _gateway_place(draft: Draft, name: str) -> Path:
+    """Find where a guest's default gateway stands: with the guest, with a NIC, or nowhere (then the NIC is blamed)."""
+    guest = draft.model.guests[name]
+    for index, nic in numbered(guest.nics) if guest is not None and guest.gateway is None else ():
+        if isinstance(nic, Nic) and nic.gateway is not None:
+            return ("guests", name, "nics", index, "gateway")
+    return ("guests", name, "gateway")
 
 
 def _check_hop(

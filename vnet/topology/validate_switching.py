@@ -64,9 +64,7 @@ def _closing_links(draft: Draft, resolved: ResolvedTopology) -> list[tuple[int, 
         for index, link in enumerate(resolved.links):
             if vid in members[index] and _join(groups, link.a.switch, link.b.switch):
                 closing.setdefault(index, set()).add(vid)
-    return [
-        (index, paths[index], None if len(vids) == 4094 else frozenset(vids)) for index, vids in sorted(closing.items())
-    ]
+    return [(index, paths[index], None if len(vids) == 4094 else frozenset(vids)) for index, vids in sorted(closing.items())]
 
 
 def networks_whole(draft: Draft, resolved: ResolvedTopology) -> None:
