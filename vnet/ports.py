@@ -50,6 +50,9 @@ class Scheduler(Protocol):
     def alarm(self, action: Callable[[], None]) -> Alarm:
         """Make a timer that calls *action*."""
 
+    def withdraw(self, action: Callable[..., None]) -> list[tuple[Instant, tuple[object, ...]]]:
+        """Take back every call of *action* that is still to come; return their instants and arguments, in order."""
+
 
 class Randomness(Protocol):
     """One node's random stream for one purpose."""
@@ -105,14 +108,14 @@ class Port:
         """Join the cable: what the node sends goes to *outlet*; *peer_changed* is called when ``receive`` is replaced."""
         self._outlet = outlet
         self._peer_changed = peer_changed
-        self._rewire()
+        self._rewire_send()
         self._set_carrier(True)
 
     def unplug(self) -> None:
         """Leave the cable; frames sent from now on are counted in ``unsent``."""
         self._outlet = self._discard
         self._peer_changed = None
-        self._rewire()
+        self._rewire_send()
         self._set_carrier(False)
 
     def set_carrier(self, up: bool) -> None:
@@ -122,14 +125,12 @@ class Port:
     def set_handler(self, handler: Handler) -> None:
         """Replace what the node does with frames that arrive; the far end takes it up at once."""
         self._handler = handler
-        self._rewire()
-        if self._peer_changed is not None:
-            self._peer_changed()
+        self._rewire_receive()
 
     def reroute(self, outlet: Handler) -> None:
         """Replace where sent frames go, because the far end changed its handler."""
         self._outlet = outlet
-        self._rewire()
+        self._rewire_send()
 
     def hook(self, rx: Callable[[Handler], Handler] | None = None, tx: Callable[[Handler], Handler] | None = None) -> None:
         """Wrap the two handlers while the hook is wanted; ``hook()`` takes it off again.
@@ -137,12 +138,15 @@ class Port:
         *rx* and *tx* get the plain handler and return the one to use in its place.
         """
         self._rx_hook, self._tx_hook = rx, tx
-        self._rewire()
+        self._rewire_receive()
+        self._rewire_send()
+
+    def _rewire_receive(self) -> None:
+        self.receive = self._rx_hook(self._handler) if self._rx_hook else self._handler
         if self._peer_changed is not None:
             self._peer_changed()
 
-    def _rewire(self) -> None:
-        self.receive = self._rx_hook(self._handler) if self._rx_hook else self._handler
+    def _rewire_send(self) -> None:
         self.send = self._tx_hook(self._outlet) if self._tx_hook else self._outlet
         if self.on_change is not None:
             self.on_change()

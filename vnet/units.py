@@ -71,8 +71,9 @@ def parse_rate(text: str) -> Rate:
     """Read "100mbit", "1 Gbit/s" or "1gbps" as bit/s."""
     number_unit = _split(text)
     if number_unit:
-        unit = number_unit[1].lower().removesuffix("/s").removesuffix("ps")
-        unit = unit + "it" if unit.endswith("b") else unit
+        unit = number_unit[1].lower()
+        # a "b" stands for bits only in "bps": MB/s are octets to whoever writes them
+        unit = unit.removesuffix("ps") + "it" if unit.endswith("bps") else unit.removesuffix("/s")
         if unit in _RATES and (rate := _scale(number_unit[0], _RATES[unit])) > 0:
             return rate
     raise ValueError(f"{text!r} is not a rate: write a number and a unit, such as 100mbit or 1gbit")
@@ -109,7 +110,8 @@ def format_duration(duration: Duration) -> str:
         return "".join(f"{count}{unit}" for count, unit in parts if count)
     for unit, name in ((SECOND, "s"), (MILLISECOND, "ms"), (MICROSECOND, "us")):
         if duration >= unit:
-            return f"{duration / unit:.10g}{name}"
+            whole, rest = divmod(duration, unit)
+            return f"{whole}.{rest:0{len(str(unit)) - 1}}".rstrip("0").rstrip(".") + name
     return f"{duration}ns"
 
 

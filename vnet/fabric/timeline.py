@@ -8,7 +8,7 @@ live it sleeps until then and sets ``now`` from the real clock.
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, final
 
 from vnet.errors import LabError
@@ -29,7 +29,7 @@ class Timeline:
     ``run_until`` return after it: somebody outside was woken and has the next word.
     """
 
-    __slots__ = ("_at_this_instant", "_heap", "_sequence", "interrupted", "now", "on_earlier")
+    __slots__ = ("_heap", "_sequence", "_standing", "_stood_at", "interrupted", "now", "on_earlier")
 
     def __init__(self, now: Instant = 0) -> None:
         self.now: Instant = now
@@ -37,7 +37,8 @@ class Timeline:
         self.interrupted = False
         self._heap: list[tuple[Instant, int, Action, tuple[object, ...]]] = []
         self._sequence = 0
-        self._at_this_instant = 0
+        self._stood_at: Instant = now
+        self._standing = 0
 
     def at(self, when: Instant, action: Action, *args: object) -> None:
         """Run ``action(*args)`` at *when*, or at once if that has passed."""
@@ -56,6 +57,18 @@ class Timeline:
         """Make a timer that can be set again and again."""
         return Alarm(self, action)
 
+    def withdraw(self, action: Action) -> list[tuple[Instant, tuple[object, ...]]]:
+        """Take back every call of *action* that is still to come; return their instants and arguments, in order.
+
+        It looks through all that is scheduled: for what happens rarely, such as a link that is cut.
+        """
+        heap = self._heap
+        taken = sorted(event[:2] + event[3:] for event in heap if event[2] == action)
+        if taken:
+            heap[:] = [event for event in heap if event[2] != action]  # in place: a running loop holds the list
+            heapify(heap)
+        return [(when, args) for when, _, args in taken]
+
     def next_instant(self) -> Instant | None:
         """Name the instant of the next event, or None if nothing is scheduled."""
         return self._heap[0][0] if self._heap else None
@@ -68,8 +81,8 @@ class Timeline:
         """
         heap = self._heap
         count = 0
-        standing = self._at_this_instant
         now = self.now
+        standing = self._standing if self._stood_at == now else 0
         self.interrupted = False
         while heap and heap[0][0] <= end and count < limit:
             when, _, action, args = heappop(heap)
@@ -79,7 +92,7 @@ class Timeline:
             else:
                 standing += 1
                 if standing > MAX_EVENTS_AT_ONE_INSTANT:
-                    self._at_this_instant = 0
+                    self._standing = 0
                     raise LabError(
                         f"{MAX_EVENTS_AT_ONE_INSTANT} events at {format_duration(now)} without time moving: frames circle "
                         "over links without latency; give the links a latency, or take the loop out"
@@ -88,7 +101,7 @@ class Timeline:
             count += 1
             if self.interrupted:
                 break
-        self._at_this_instant = standing
+        self._stood_at, self._standing = now, standing
         return count
 
     def run_due(self, limit: int) -> int:
@@ -110,8 +123,9 @@ class Timeline:
 class Alarm:
     """A timer with one deadline at a time; setting it again replaces the deadline.
 
-    It leaves at most a handful of stale events in the heap: moving the deadline back costs nothing until the old event
-    comes up, which then schedules itself anew.
+    Moving the deadline back costs nothing: the old event stays, and when it comes up it schedules what is then missing. An
+    event is added only for a deadline before all that are there, so they stand on a stack, the next one on top, and none
+    is ever there twice.
     """
 
     __slots__ = ("_action", "_scheduled", "_timeline", "deadline")
@@ -120,19 +134,17 @@ class Alarm:
         self._timeline = timeline
         self._action = action
         self.deadline: Instant | None = None
-        self._scheduled: Instant | None = None
+        self._scheduled: tuple[Instant, ...] = ()
 
     def set(self, deadline: Instant | None) -> None:
         """Go off at *deadline*; None disarms."""
         self.deadline = deadline
-        if deadline is not None and (self._scheduled is None or deadline < self._scheduled):
-            self._scheduled = deadline
-            self._timeline.at(deadline, self._due, deadline)
+        if deadline is not None and (not self._scheduled or deadline < self._scheduled[-1]):
+            self._scheduled = (*self._scheduled, deadline)
+            self._timeline.at(deadline, self._due)
 
-    def _due(self, scheduled: Instant) -> None:
-        if scheduled != self._scheduled:
-            return  # a stale event: an earlier one took its place
-        self._scheduled = None
+    def _due(self) -> None:
+        self._scheduled = self._scheduled[:-1]
         deadline = self.deadline
         if deadline is None:
             return

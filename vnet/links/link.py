@@ -5,17 +5,18 @@ Each direction is a FIFO that drains at *rate*, so a frame's departure is known 
 octets and takes 24 more for preamble, FCS and inter-frame gap (IEEE 802.3-2018, 3.1.1 and 4.4.2).
 
 Words and units: *rate* in bit/s (None: unlimited), *latency* is the one-way delay in ns (RFC 7679), *loss* a ratio (RFC
-7680), *queue* in octets, waiting and in transmission.
+7680), *queue* in octets on the wire, waiting and in transmission. All can change while frames pass: what waits leaves at the
+new rate, what has left arrives when it would have.
 """
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Final, cast, final
 
 from vnet.errors import UsageError, WireError
 from vnet.ports import NO_OFFLOAD, Handler, Port, Randomness, Report, Scheduler, no_report
-from vnet.units import SECOND, Duration, Rate, Size
-from vnet.wire.segmentation import complete, frame_count, wire_octets
+from vnet.units import SECOND, Duration, Instant, Rate, Size
+from vnet.wire.segmentation import complete, frame_count, largest_frame, wire_octets
 
 DEFAULT_QUEUE: Final = 256 * 1024
 """Octets that wait at most for a link with a rate: about 170 full frames."""
@@ -32,7 +33,7 @@ class Direction:
     """One way through a link."""
 
     __slots__ = (
-        "_busy_until", "_cuts", "_latency", "_loss", "_ns_per_queue", "_queue", "_random", "_rate", "_scheduler",
+        "_busy_until", "_latency", "_loss", "_ns_per_queue", "_queue", "_random", "_rate", "_scheduler",
         "_target", "_up", "delivered", "dropped_down", "dropped_loss", "dropped_malformed", "dropped_queue", "octets",
     )  # fmt: skip
 
@@ -47,7 +48,6 @@ class Direction:
         self._ns_per_queue = 0
         self._busy_until = 0
         self._up = True
-        self._cuts = 0
         self.delivered = 0
         self.octets = 0
         self.dropped_queue = 0
@@ -56,7 +56,9 @@ class Direction:
         self.dropped_malformed = 0
 
     def configure(self, rate: Rate | None, latency: Duration, loss: float, queue: Size) -> None:
-        """Set the model; frames already on their way keep their times."""
+        """Set the model; frames that wait get new times, those on the wire keep theirs."""
+        if self._busy_until > self._scheduler.now:
+            self._retime(rate, latency)
         self._rate, self._latency, self._loss, self._queue = rate, latency, loss, queue
         self._ns_per_queue = queue * _NS_PER_OCTET_AT_1_BPS // rate if rate else 0
 
@@ -84,13 +86,13 @@ class Direction:
         now = scheduler.now
         rate = self._rate
         if rate is None:
-            scheduler.at(now + self._latency, self._arrive, frame, offload, self._cuts)
+            scheduler.at(now + self._latency, self._arrive, frame, offload, now)
             return
-        size = len(frame)
         if offload == NO_OFFLOAD:
+            size = len(frame)
             size = (size if size > MIN_WIRE_FRAME else MIN_WIRE_FRAME) + WIRE_OVERHEAD
         else:
-            size = wire_octets(frame, offload) + WIRE_OVERHEAD * frame_count(frame, offload)
+            size = _size_on_wire(frame, offload)
         busy = self._busy_until
         if busy <= now:
             busy = now + size * _NS_PER_OCTET_AT_1_BPS // rate
@@ -100,13 +102,13 @@ class Direction:
                 self.dropped_queue += 1
                 return
         self._busy_until = busy
-        scheduler.at(busy + self._latency, self._arrive, frame, offload, self._cuts)
+        scheduler.at(busy + self._latency, self._arrive, frame, offload, busy)
 
     def set_up(self, up: bool) -> None:
         """Cut or mend: what is queued or on its way when the link is cut never arrives."""
         self._up = up
         if not up:
-            self._cuts += 1
+            self.dropped_down += len(self._scheduler.withdraw(self._arrive))
             self._busy_until = self._scheduler.now
 
     def retarget(self, target: Handler) -> None:
@@ -132,13 +134,44 @@ class Direction:
                 self.send(single, NO_OFFLOAD)
         self._loss = loss
 
-    def _arrive(self, frame: bytes, offload: bytes, cuts: int) -> None:
-        if cuts != self._cuts:
-            self.dropped_down += 1
-            return
+    def _retime(self, rate: Rate | None, latency: Duration) -> None:
+        """Let what waits leave at the new rate: its time until departure is in proportion to the octets before it."""
+        now = self._scheduler.now
+
+        def rescale(departs: Instant) -> Instant:
+            return now + (departs - now) * (self._rate or 0) // rate if rate else now
+
+        for arrives, args in self._scheduler.withdraw(self._arrive):
+            frame, offload, departs = cast("tuple[bytes, bytes, Instant]", args)
+            if departs > now:
+                departs = rescale(departs)
+                arrives = departs + latency
+            self._scheduler.at(arrives, self._arrive, frame, offload, departs)
+        self._busy_until = rescale(self._busy_until)
+
+    def _arrive(self, frame: bytes, offload: bytes, departed: Instant) -> None:
         self.delivered += 1
         self.octets += len(frame)
         self._target(frame, offload)
+
+
+def _size_on_wire(frame: bytes, offload: bytes) -> Size:
+    """Count what a super-frame takes on the wire once cut, as if each of its frames were sent by itself."""
+    count = frame_count(frame, offload)
+    octets = wire_octets(frame, offload)
+    last = octets - (count - 1) * largest_frame(frame, offload)
+    return octets + max(0, MIN_WIRE_FRAME - last) + count * WIRE_OVERHEAD
+
+
+def _check(rate: Rate | None, latency: Duration, loss: float, queue: Size) -> None:
+    if rate is not None and rate <= 0:
+        raise UsageError("a link's rate is more than 0 bit/s")
+    if latency < 0:
+        raise UsageError("a link's latency is not negative")
+    if not 0 <= loss <= 1:
+        raise UsageError("a link's loss is a ratio from 0 to 1, or a percentage")
+    if queue < 0:
+        raise UsageError("a link's queue is not negative")
 
 
 @final
@@ -175,8 +208,9 @@ class Link:
         self.a, self.b = a, b
         self._report = report
         self._up = True
-        self._rate, self._latency, self._loss = rate, latency, loss
-        self._queue = DEFAULT_QUEUE if queue is None else queue
+        queue = DEFAULT_QUEUE if queue is None else queue
+        _check(rate, latency, loss, queue)
+        self._rate, self._latency, self._loss, self._queue = rate, latency, loss, queue
         self._inline_to_a, self._inline_to_b = inline_to_a, inline_to_b
         self.forward = Direction(scheduler, randoms[0], b.receive)
         self.backward = Direction(scheduler, randoms[1], a.receive)
@@ -198,7 +232,9 @@ class Link:
         self.b.reroute(self.a.receive if ideal and self._inline_to_a else self.backward.send)
 
     def unplug(self) -> None:
-        """Take the link away from both ports."""
+        """Take the link away from both ports; what is on its way is lost."""
+        self.forward.set_up(False)
+        self.backward.set_up(False)
         self.a.unplug()
         self.b.unplug()
 
@@ -209,8 +245,7 @@ class Link:
 
     @rate.setter
     def rate(self, value: Rate | None) -> None:
-        if value is not None and value <= 0:
-            raise UsageError("a link's rate is more than 0 bit/s")
+        _check(value, self._latency, self._loss, self._queue)
         self._rate = value
         self._configure()
 
@@ -221,8 +256,7 @@ class Link:
 
     @latency.setter
     def latency(self, value: Duration) -> None:
-        if value < 0:
-            raise UsageError("a link's latency is not negative")
+        _check(self._rate, value, self._loss, self._queue)
         self._latency = value
         self._configure()
 
@@ -233,8 +267,7 @@ class Link:
 
     @loss.setter
     def loss(self, value: float) -> None:
-        if not 0 <= value <= 1:
-            raise UsageError("a link's loss is a ratio from 0 to 1, or a percentage")
+        _check(self._rate, self._latency, value, self._queue)
         self._loss = value
         self._configure()
 
@@ -245,8 +278,7 @@ class Link:
 
     @queue.setter
     def queue(self, value: Size) -> None:
-        if value < 0:
-            raise UsageError("a link's queue is not negative")
+        _check(self._rate, self._latency, self._loss, value)
         self._queue = value
         self._configure()
 

@@ -89,10 +89,12 @@ class Fdb:
         return Learned.NEW, self._insert(Entry(vid, mac, port, now))
 
     def add_static(self, vid: int, mac: bytes, port: int, now: Instant) -> Entry:
-        """Enter an address by hand: it neither ages nor moves, and replaces what was learned."""
+        """Enter an address by hand: it neither ages nor moves, replaces what was learned, and is never refused."""
         old = self.lookup(vid, mac)
         if old is not None:
             self._remove(old)
+        elif self.count >= self.size:
+            self._evict()
         return self._insert(Entry(vid, mac, port, now, static=True))
 
     def remove(self, vid: int, mac: bytes) -> bool:

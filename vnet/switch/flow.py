@@ -101,8 +101,11 @@ class Flow:
                 try:
                     moved = shift(offload, len(head) - self.cut)
                 except WireError:
-                    # Only a sender that lies about its offsets gets here; the ports of this form count a frame too many.
+                    # Only a sender that lies about its offsets gets here: take back what fold() will count for this form.
                     self._bad_offload += 1
+                    for port in form.ports:
+                        port.tx_frames -= 1
+                        port.tx_octets -= len(head) + len(rest)
                     continue
             changed = head + rest
             for send in form.handlers:

@@ -44,7 +44,7 @@ class SwitchPort:
         self.rx_octets = 0
         self.tx_frames = 0
         self.tx_octets = 0
-        self.port = Port(f"{switch}:{name}", _not_ready)
+        self.port = Port(f"{switch}:{name}", nowhere)
 
     @property
     def is_up(self) -> bool:
@@ -84,17 +84,17 @@ class SwitchPort:
         port = self
 
         def receive(frame: bytes, offload: bytes) -> None:
-            try:
-                flow = flows[frame[header]]
-            except KeyError:  # the rare case: costs nothing while it does not happen
-                key = frame[: TAGGED_KEY if is_tagged(frame) else UNTAGGED_KEY]
-                flow = flows.get(key) or decide(port, frame, key)
             octets = len(frame)
-            if octets > limit and not port.fits(frame, offload):
+            if octets > limit and not port.fits(frame, offload):  # first of all: nothing is learned from such a frame
                 port.rx_frames += 1
                 port.rx_octets += octets
                 port.count_drop("oversize")
                 return
+            try:
+                flow = flows[frame[header]]
+            except KeyError:  # the rare case: costs nothing while it does not happen
+                key = flow_key(frame)
+                flow = flows.get(key) or decide(port, frame, key)
             flow.frames += 1
             flow.octets += octets
             flow.source.seen = clock.now
@@ -103,5 +103,14 @@ class SwitchPort:
         return receive
 
 
-def _not_ready(frame: bytes, offload: bytes) -> None:
-    """Stand in until the switch has made the port's receiver."""
+def flow_key(frame: bytes) -> bytes:
+    """Cut off the octets that a decision rests on; all frames too short to have them share the empty key.
+
+    A frame that ends inside its tag must not have a key of its own: it would be that of an access port's longer frames.
+    """
+    octets = TAGGED_KEY if is_tagged(frame) else UNTAGGED_KEY
+    return frame[:octets] if len(frame) >= octets else b""
+
+
+def nowhere(frame: bytes, offload: bytes) -> None:
+    """Stand in for the receiver until the switch has made it, and after it took the port away."""

@@ -15,10 +15,13 @@ from vnet.ports import Report, Scheduler, no_report
 from vnet.switch import pipeline
 from vnet.switch.fdb import DEFAULT_AGEING, DEFAULT_SIZE, Entry, Fdb, Learned
 from vnet.switch.flow import Flow, Form
-from vnet.switch.port import MAX_FLOWS, TAGGED_KEY, UNTAGGED_KEY, SwitchPort
+from vnet.switch.port import MAX_FLOWS, TAGGED_KEY, UNTAGGED_KEY, SwitchPort, nowhere
 from vnet.switch.vlan import VlanConfig
 from vnet.units import Duration
 from vnet.wire.ethernet import ETHERTYPE_VLAN, MAX_FRAME
+
+MAX_FLOODED: Final = 4 * MAX_FLOWS
+"""Unknown destinations noted in cached decisions; when there are more, all decisions are forgotten and made anew."""
 
 _NOBODY: Final = Entry(0, b"", 0, 0)
 """Stands for the source of frames that nobody learns from."""
@@ -71,6 +74,7 @@ class Switch:
         port = self._port(number)
         port.forget_flows()
         port.port.on_carrier = port.port.on_change = None
+        port.port.set_handler(nowhere)
         del self.ports[number]
         for entry in [entry for entry in self.fdb if entry.port == number]:
             self.fdb.remove(entry.vid, entry.mac)
@@ -139,6 +143,8 @@ class Switch:
         else:
             entry = self.fdb.lookup(vid, destination)
             if entry is None:
+                if len(self._flooded) >= MAX_FLOODED:
+                    self.forget_flows()
                 self._flooded.add((vid, destination))
                 targets = tuple(member for member in members if member is not port)
             elif entry.port == port.number:

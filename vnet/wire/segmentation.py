@@ -13,13 +13,13 @@ from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD
 from vnet.wire.checksum import checksum, ones_sum
 from vnet.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SVLAN, ETHERTYPE_VLAN, HEADER_OCTETS
-from vnet.wire.virtio_net import GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HEADER, NEEDS_CSUM
+from vnet.wire.virtio_net import GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HEADER, NEEDS_CSUM, decode
 
 MAX_SEGMENTS: Final = 2048
 """More frames from one super-frame than any sender asks for: 64 KiB cut at 32 octets."""
 
+_MAX_IP: Final = 0xFFFF
 _UDP_CSUM_OFFSET: Final = 6
-_TCP_CSUM_OFFSET: Final = 16
 _TCP_FIN_PSH: Final = 0x09
 _TCP_CWR: Final = 0x80
 
@@ -31,7 +31,7 @@ def complete(frame: bytes, offload: bytes) -> list[bytes]:
     """
     if offload == NO_OFFLOAD:
         return [frame]
-    flags, gso_type, _, gso_size, start, offset = HEADER.unpack(offload)
+    flags, gso_type, _, gso_size, start, offset = decode(offload)
     kind = gso_type & 0x7F
     if kind == GSO_NONE:
         return [_fill_checksum(frame, start, offset)] if flags & NEEDS_CSUM else [frame]
@@ -46,8 +46,11 @@ def complete(frame: bytes, offload: bytes) -> list[bytes]:
 
 
 def header_octets(frame: bytes, offload: bytes) -> int:
-    """Count the octets of headers that each frame cut from this super-frame repeats; 0 for what is none."""
-    kind = offload[1] & 0x7F
+    """Count the octets of headers that each frame cut from this super-frame repeats; 0 for what is none.
+
+    This and the three below believe the header, which may lie: they never raise, and ``complete`` finds the lie.
+    """
+    kind = offload[1] & 0x7F if len(offload) == HEADER.size else GSO_NONE
     if kind == GSO_NONE:
         return 0
     start = offload[6] | offload[7] << 8
@@ -103,15 +106,24 @@ def _pseudo_sum(frame: bytes, network: int, protocol: int) -> int:
 
 def _ip_headers(frame: bytes, network: int, transport: int) -> tuple[bytes, bytes, int, bool]:
     """Split the IP header so that length, identification and checksum can be filled in; return its parts."""
+    if transport < network + 20:
+        raise WireError("the transport header lies inside the IP header")
     version = frame[network] >> 4
     if version == 4:
-        if transport != network + (frame[network] & 15) * 4 or transport < network + 20:
+        if transport != network + (frame[network] & 15) * 4:
             raise WireError("the transport header is not where the IPv4 header ends")
     elif version != 6 or transport < network + 40:
         raise WireError("the transport header lies inside the IP header")
     if frame[network - 2 : network] != (ETHERTYPE_IPV4 if version == 4 else ETHERTYPE_IPV6):
         raise WireError("EtherType and IP version differ")
     return frame[:network], frame[network:transport], version, version == 4
+
+
+def _check_sizes(frame: bytes, network: int, headers: int, gso_size: int) -> None:
+    """Refuse what no sender asks for: too many frames, or frames that an IP header cannot give the length of."""
+    payload = len(frame) - headers
+    if -(-payload // gso_size) > MAX_SEGMENTS or headers - network + min(gso_size, payload) > _MAX_IP:
+        raise WireError("a super-frame whose segment size is impossible")
 
 
 def _segment_ip(ip: bytes, length: int, index: int, is_v4: bool) -> bytes:
@@ -128,9 +140,10 @@ def _cut_tcp(frame: bytes, network: int, transport: int, gso_size: int) -> list[
     if len(frame) < transport + 20:
         raise WireError("a TCP super-frame without a TCP header")
     end = transport + (frame[transport + 12] >> 4) * 4
+    if not transport + 20 <= end <= len(frame):
+        raise WireError("a TCP super-frame whose data offset is impossible")
+    _check_sizes(frame, network, end, gso_size)
     payload = frame[end:]
-    if end < transport + 20 or end > len(frame) or -(-len(payload) // gso_size) > MAX_SEGMENTS:
-        raise WireError("a TCP super-frame whose header or segment size is impossible")
     link, ip, _, is_v4 = _ip_headers(frame, network, transport)
     tcp = frame[transport:end]
     pseudo = _pseudo_sum(frame, network, 6)
@@ -153,9 +166,10 @@ def _cut_tcp(frame: bytes, network: int, transport: int, gso_size: int) -> list[
 
 
 def _cut_udp(frame: bytes, network: int, transport: int, gso_size: int) -> list[bytes]:
+    if len(frame) < transport + 8:
+        raise WireError("a UDP super-frame without a UDP header")
+    _check_sizes(frame, network, transport + 8, gso_size)
     payload = frame[transport + 8 :]
-    if len(frame) < transport + 8 or -(-len(payload) // gso_size) > MAX_SEGMENTS:
-        raise WireError("a UDP super-frame whose header or segment size is impossible")
     link, ip, _, is_v4 = _ip_headers(frame, network, transport)
     ports = frame[transport : transport + 4]
     pseudo = _pseudo_sum(frame, network, 17)

@@ -62,7 +62,7 @@ def shift(header: bytes, octets: int) -> bytes:
 
     Offsets that do not fit afterwards are a lie of the sender's: raise WireError.
     """
-    flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = HEADER.unpack(header)
+    flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = decode(header)
     if flags & NEEDS_CSUM:
         csum_start += octets
     if hdr_len:
