@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from struct import Struct
 from typing import Final, NamedTuple, final
@@ -26,9 +26,17 @@ _ATTRIBUTE: Final = Struct("=HH")
 _U32: Final = Struct("=I")
 _ERRNO: Final = Struct("=i")
 
-_NLMSG_ERROR: Final = 2
-_RTM_NEWLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 16, 20, 21, 24, 25
-_REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTM_NEWLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = (
+    16,
+    20,
+    21,
+    22,
+    24,
+    25,
+    26,
+)
+_REQUEST, _ACK, _REPLACE, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x400, 0x300
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC = 1, 3, 4, 13, 26
 _IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _ADDR_GEN_MODE_NONE: Final = 1
@@ -147,17 +155,64 @@ class Netlink:
         if failure is not None:
             raise failure
 
+    def addresses(self) -> list[tuple[int, IPv4Interface]]:
+        """List (interface index, IPv4 address) of every address there is."""
+        found = []
+        for body in self._dump(_RTM_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
+            _, prefix_length, _, _, index = _ADDRESS.unpack_from(body)
+            attributes = _read_attributes(body[_ADDRESS.size :])
+            if local := attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS):
+                found.append((index, IPv4Interface((local, prefix_length))))
+        return found
+
+    def gateways(self) -> dict[int, IPv4Address]:
+        """Find the gateway of the default route on each interface, by its index."""
+        found: dict[int, IPv4Address] = {}
+        for body in self._dump(_RTM_GETROUTE, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
+            _, length, _, _, table, *_ = _ROUTE.unpack_from(body)
+            attributes = _read_attributes(body[_ROUTE.size :])
+            if length == 0 and table == _TABLE_MAIN and _RTA_GATEWAY in attributes and _RTA_OIF in attributes:
+                found.setdefault(_U32.unpack(attributes[_RTA_OIF])[0], IPv4Address(attributes[_RTA_GATEWAY]))
+        return found
+
     def close(self) -> None:
         """Give the socket up."""
         self.socket.close()
 
+    def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """Ask for everything of one kind; yield the body of each message of the answer."""
+        self._sequence += 1
+        self.socket.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, self._sequence, 0) + body)
+        while True:
+            for answer, _, octets in _messages(self.socket.recv(65536)):
+                if answer in (_NLMSG_DONE, _NLMSG_ERROR):
+                    return
+                yield octets
 
-def _answers(data: bytes) -> Iterable[tuple[int, int]]:
+
+def _answers(data: bytes) -> Iterator[tuple[int, int]]:
     """Read (sequence, errno) of each acknowledgement."""
-    while len(data) >= _HEADER.size + _ERRNO.size:
+    for kind, sequence, body in _messages(data):
+        if kind == _NLMSG_ERROR:
+            yield sequence, -_ERRNO.unpack_from(body)[0]
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Read (type, sequence, body) of each message."""
+    while len(data) >= _HEADER.size:
         length, kind, _, sequence, _ = _HEADER.unpack_from(data)
         if length < _HEADER.size:
             return
-        if kind == _NLMSG_ERROR:
-            yield sequence, -_ERRNO.unpack_from(data, _HEADER.size)[0]
+        yield kind, sequence, data[_HEADER.size : length]
         data = data[(length + 3) & ~3 :]
+
+
+def _read_attributes(data: bytes) -> dict[int, bytes]:
+    attributes: dict[int, bytes] = {}
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        if length < _ATTRIBUTE.size:
+            break
+        attributes[kind] = data[_ATTRIBUTE.size : length]
+        data = data[(length + 3) & ~3 :]
+    return attributes

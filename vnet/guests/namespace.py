@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Final, final
+
+import trio
 
 from vnet.adapters import _linux
 from vnet.adapters.base import Poller
 from vnet.adapters.netlink import Message, Netlink, address, link, quiet_ipv6, route
 from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
 from vnet.addresses import Mac
-from vnet.errors import HostError, UsageError
+from vnet.errors import HostError, NoAnswer, UsageError
 from vnet.guests import netns, probes
 from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target
+from vnet.guests.dhcp import NamespaceDhcp
 from vnet.guests.process import LabProcesses, Process
 from vnet.guests.resources import FileId, Ledger, NamespaceResource, NoLedger
-from vnet.ports import Port, Report, no_report
+from vnet.ports import Port, Randomness, Report, Scheduler, no_report
+from vnet.stack.dhcp_lease import Lease
 
 DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
 CLOSING_THREADS: Final = 32
@@ -54,7 +58,8 @@ class NamespaceGuest:
     """A network namespace called *namespace*, with *nics* as eth0, eth1, ...
 
     Made by ``create_all``, which raises HostError where it cannot be. Then ``ports`` are there to be plugged in, ``start``
-    begins to pass frames. ``processes`` starts programs inside; *directory* is where the guest's resolv.conf lies.
+    begins to pass frames. *processes* starts programs inside; *directory* is where the guest's resolv.conf lies; *scheduler*
+    and *streams* serve vnet's DHCP client.
     """
 
     kind: Final = "namespace"
@@ -69,6 +74,8 @@ class NamespaceGuest:
         ledger: Ledger | None = None,
         processes: LabProcesses | None = None,
         report: Report = no_report,
+        scheduler: Scheduler | None = None,
+        streams: Callable[[str], Randomness] | None = None,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -84,6 +91,11 @@ class NamespaceGuest:
         self._fd = -1
         self._netlink: Netlink | None = None
         self._resource: NamespaceResource | None = None
+        self._scheduler = scheduler
+        self._streams = streams
+        self._clients: dict[int, NamespaceDhcp] = {}
+        if any(nic.dhcp for nic in self.nics) and (scheduler is None or streams is None):
+            raise UsageError(f"{name} uses vnet's DHCP client, which needs a scheduler and random streams")
 
     # -- the network namespace: these run in a thread that may change its namespace
 
@@ -112,9 +124,10 @@ class NamespaceGuest:
             self._indexes.append(socket.if_nametoindex(device.name))
             self.adapters.append(TapPort(f"{self.name}:{device.name}", device, nic.mtu, self._report))
         self._netlink.run(self._configuration())
-        self._write_resolv_conf(
-            [server for nic in self.nics for server in nic.dns], next((nic.domain for nic in self.nics if nic.domain), "")
-        )
+        self._write_resolv_conf()
+        for number, nic in enumerate(self.nics):
+            if nic.dhcp:
+                self._clients[number] = self._make_client(number, nic)
 
     def _configuration(self) -> list[Message]:
         """List what makes the interfaces as the topology wants them: all links, all addresses, all routes, in this order."""
@@ -139,9 +152,14 @@ class NamespaceGuest:
         """Begin to pass frames."""
         for adapter in self.adapters:
             adapter.start(poller)
+        for client in self._clients.values():
+            client.start(poller)
 
     def stop(self) -> None:
         """Stop passing frames; everything else goes with ``remove_all``."""
+        for client in self._clients.values():
+            client.stop()
+        self._clients.clear()
         for adapter in self.adapters:
             adapter.stop()
 
@@ -172,18 +190,62 @@ class NamespaceGuest:
 
     @property
     def address(self) -> IPv4Address | None:
-        """The first address that the topology or DHCP gave."""
+        """The first address that an interface has, whoever gave it."""
         return next((interface.addresses[0].ip for interface in self.interfaces() if interface.addresses), None)
 
     def interfaces(self) -> tuple[InterfaceState, ...]:
-        """Describe the interfaces, as the topology has them."""
+        """Describe the interfaces as Linux has them now; what a program inside configured shows too."""
+        found: dict[int, list[IPv4Interface]] = {}
+        gateways: dict[int, IPv4Address] = {}
+        if self._netlink is not None:
+            for index, each in self._netlink.addresses():
+                found.setdefault(index, []).append(each)
+            gateways = self._netlink.gateways()
         return tuple(
-            InterfaceState(f"eth{number}", nic.mac, nic.addresses, nic.gateway) for number, nic in enumerate(self.nics)
+            InterfaceState(
+                f"eth{number}",
+                nic.mac,
+                tuple(found.get(index, ())),
+                gateways.get(index),
+                up=self.adapters[number].port.carrier,
+                dhcp=self._clients[number].state if number in self._clients else "",
+            )
+            for number, (index, nic) in enumerate(zip(self._indexes, self.nics, strict=False))
         )
 
     async def dhcp(self, timeout: float = 30.0) -> IPv4Address:
-        """Wait until every interface that uses DHCP has an address."""
-        raise UsageError(f"{self.name} does not use vnet's DHCP client")
+        """Wait until every interface that uses vnet's DHCP client has an address."""
+        if not self._clients:
+            raise UsageError(f"{self.name} does not use vnet's DHCP client: give it `dhcp: vnet`, or run a client in it")
+        with trio.move_on_after(timeout):
+            for client in list(self._clients.values()):
+                await client.bound.wait()
+            lease = next(iter(self._clients.values())).lease
+            assert lease is not None, "a bound client has a lease"
+            return lease.address.ip
+        raise NoAnswer(f"{self.name} got no address by DHCP within {timeout:g} s")
+
+    def _make_client(self, number: int, nic: Nic) -> NamespaceDhcp:
+        assert self._scheduler is not None and self._streams is not None, "checked when the guest was made"
+        index = self._indexes[number]
+        client = NamespaceDhcp(
+            self.name, f"eth{number}", nic.mac, nic.mtu, self._scheduler, self._streams,
+            lambda lease: self._use(index, lease), lambda lease: self._use(index, lease, remove=True), self._report,
+        )  # fmt: skip
+        self.adapters[number].on_carrier = client.set_carrier
+        return client
+
+    def _use(self, index: int, lease: Lease, *, remove: bool = False) -> None:
+        """Give Linux the address, the default route and the DNS servers of a lease, or take them away."""
+        messages = [address(index, lease.address, remove=remove)]
+        if lease.gateway is not None and not remove:  # the route goes with the address
+            messages.append(route(DEFAULT_ROUTE, lease.gateway, index))
+        try:
+            if self._netlink is not None:
+                self._netlink.run(messages)
+            self._write_resolv_conf()
+        except OSError as error:
+            self._report("dhcp-not-configured", error=str(error))
 
     async def ping(self, target: Target, count: int = 1, timeout: float = 1.0, size: int = 56) -> PingReply:
         """Send ICMP echo requests from the namespace."""
@@ -212,11 +274,16 @@ class NamespaceGuest:
         """Run a program to its end and return its exit status and output."""
         return await self._processes.run(self.exec_argv(command), input=input, check=check)
 
-    def _write_resolv_conf(self, servers: Sequence[IPv4Address], domain: str) -> None:
+    def _write_resolv_conf(self) -> None:
+        """Write what the topology and the leases say; in place, because programs that run have the file mounted."""
         if self._directory is None:
             return
-        lines = [f"search {domain}"] if domain else []
-        lines += [f"nameserver {server}" for server in servers]
+        leases = [client.lease for client in self._clients.values() if client.lease is not None]
+        domains = [nic.domain for nic in self.nics] + [lease.domain for lease in leases]
+        servers = [server for nic in self.nics for server in nic.dns]
+        servers += [server for lease in leases for server in lease.dns]
+        lines = [f"search {domain}" for domain in domains if domain][:1]
+        lines += [f"nameserver {server}" for server in dict.fromkeys(servers)]
         with open(self.resolv_conf, "w", encoding="ascii") as file:
             file.write("".join(line + "\n" for line in lines))
 
