@@ -86,6 +86,11 @@ class ClosedTcp:
             host.drop("tcp-port")
         self._refuse(segment, source, destination)
 
+    def expects(self, packet: bytes, octets: int) -> bool:
+        """Tell whether a probe waits for the segment in *packet*, whose IPv4 header has *octets*."""
+        ports = int.from_bytes(packet[octets : octets + 4], "big")
+        return (packet[12:16], ports >> 16, ports & 0xFFFF) in self._probes
+
     def _answered(self, key: _Key, probe: _Probe, segment: Tcp) -> None:
         """Tell the prober (RFC 9293, 3.10.7.3); an open port is then reset by the ordinary answer of a closed one."""
         if segment.flags & RST:

@@ -203,6 +203,10 @@ class UdpTable:
         port = _from_bytes(packet[octets + 2 : octets + 4], "big")
         return any(other.interface is interface and other.address is None for other in self._sockets.get(port, ()))
 
+    def expects(self, packet: bytes, octets: int) -> bool:
+        """Tell whether a socket is bound to the destination port of *packet*, whose IPv4 header has *octets*."""
+        return _from_bytes(packet[octets + 2 : octets + 4], "big") in self._sockets
+
     def receive(self, interface: Interface, packet: bytes, octets: int, *, trusted: bool, group: bool) -> None:
         """Hand a datagram to the socket that fits best, or to all that fit if it was sent to a group."""
         host = self._host

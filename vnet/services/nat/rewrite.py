@@ -14,8 +14,8 @@ from vnet.wire import icmpv4
 from vnet.wire.checksum import checksum, delta, is_valid, update, update_partial
 from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 
-QUERY_TYPES: Final = {icmpv4.ECHO_REQUEST: True, icmpv4.ECHO_REPLY: False}
-"""ICMP types that are tracked by their identifier, and whether they ask."""
+QUERY_TYPES: Final = {icmpv4.ECHO_REQUEST: True, icmpv4.ECHO_REPLY: False, 13: True, 14: False}
+"""ICMP types that are tracked by their identifier (echo and timestamp), and whether they ask."""
 TRANSLATED_ERRORS: Final = frozenset({icmpv4.UNREACHABLE, icmpv4.TIME_EXCEEDED, icmpv4.PARAMETER_PROBLEM})
 """Errors that concern a connection's end hosts (RFC 5508 REQ-3 to REQ-5); redirects and source quench end at a router."""
 
