@@ -10,6 +10,7 @@ Addresses on this level are packed octets. Callbacks run within the event that c
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
@@ -24,13 +25,25 @@ from vnet.stack.udp import OnDatagram, UdpSocket, UdpTable
 from vnet.units import SECOND, Duration
 from vnet.wire import icmpv4, ipv4
 from vnet.wire.ethernet import DEFAULT_MTU
-from vnet.wire.ipv4 import DONT_FRAGMENT, LIMITED_BROADCAST, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
+from vnet.wire.ipv4 import (
+    DONT_FRAGMENT,
+    LIMITED_BROADCAST,
+    MORE_FRAGMENTS,
+    OFFSET_MASK,
+    PROTOCOL_ICMP,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+)
 
 if TYPE_CHECKING:
     from vnet.stack.neighbor import Neighbor
 
-_WHOLE: Final = (b"\x00\x00", b"\x40\x00")
-"""Fragment words of a packet that is no fragment."""
+_FRAGMENT: Final = MORE_FRAGMENTS | OFFSET_MASK
+_UDP_PAYLOAD: Final = 42
+"""Where the payload of a datagram starts in a frame without IPv4 options."""
+_peek: Final = Struct("!BxHxxHxB14xH").unpack_from
+"""Reads version and IHL, total length, fragment word, protocol, UDP length."""
 _from_bytes: Final = int.from_bytes
 
 
@@ -41,7 +54,7 @@ class Host:
     ``local`` maps the host's own addresses to their interfaces. ``drops`` counts by reason what was not taken, ``delivered``
     what was. ``on_ipv4(interface, frame, offload)`` gets every IPv4 frame for an interface's MAC address or a group.
     ``on_unresolved(interface, packet)`` gets each packet whose next hop did not answer. ``on_change`` is called after
-    addresses or routes changed.
+    addresses, routes or a carrier changed.
     """
 
     __slots__ = (
@@ -86,7 +99,7 @@ class Host:
         return interface
 
     def changed(self) -> None:
-        """Forget what was cached, because addresses or routes changed."""
+        """Forget what was cached, because addresses, routes or a carrier changed."""
         self.udp.forget_paths()
         if self.on_change is not None:
             self.on_change()
@@ -108,21 +121,23 @@ class Host:
 
     def deliver_ipv4(self, interface: Interface, frame: bytes, offload: bytes) -> None:
         """Take an IPv4 frame that is meant for this host; datagrams of a known UDP flow go the short way."""
-        known = self.udp.flows.get(frame[26:38])  # a frame cut off before the ports has no such key
-        if known is not None and frame[14] == 0x45 and frame[23] == PROTOCOL_UDP and frame[20:22] in _WHOLE:
-            size = len(frame)
+        known = self.udp.flows.get(frame[26:38])
+        size = len(frame)
+        if known is not None and size >= _UDP_PAYLOAD and offload == NO_OFFLOAD:
+            first, total, word, protocol, length = _peek(frame, ETHERNET_OCTETS)
             segment = frame[26:] if not size & 1 else frame[26:] + b"\x00"  # addresses and datagram: what UDP sums
             if (
-                size >= 42
-                and frame[16] << 8 | frame[17] == size - 14
-                and frame[38] << 8 | frame[39] == size - 34
-                and offload == NO_OFFLOAD
+                first == 0x45
+                and protocol == PROTOCOL_UDP
+                and not word & _FRAGMENT
+                and total == size - ETHERNET_OCTETS
+                and length == total - ipv4.HEADER_OCTETS
                 and not _from_bytes(frame[14:34], "big") % 0xFFFF
-                and not (_from_bytes(segment, "big") + PROTOCOL_UDP + size - 34) % 0xFFFF
+                and not (_from_bytes(segment, "big") + PROTOCOL_UDP + length) % 0xFFFF
             ):
                 self.delivered += 1
                 socket, source = known
-                socket.on_datagram(frame[42:], source)
+                socket.on_datagram(frame[_UDP_PAYLOAD:], source)
                 return
         self._input.receive(interface, frame, offload)
 

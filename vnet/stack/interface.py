@@ -33,7 +33,7 @@ class Interface:
     """
 
     __slots__ = (
-        "_conflicts", "_groups", "address", "addresses", "broadcasts", "host", "ignored", "mac", "mtu", "name",
+        "_conflicts", "_groups", "_was_up", "address", "addresses", "broadcasts", "host", "ignored", "mac", "mtu", "name",
         "neighbors", "on_conflict", "on_link", "port", "watched",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class Interface:
         self.on_conflict: Callable[[bytes, bytes], None] | None = None
         self.on_link: Callable[[bool], None] | None = None
         self.ignored = 0
+        self._was_up = False
         self._groups: tuple[bytes, ...] = (ALL_HOSTS,)
         self._conflicts: ConflictDetector | None = None
         self.port = Port(f"{host.name}:{name}", self.receive)
@@ -257,6 +258,9 @@ class Interface:
     def _carrier(self, up: bool) -> None:
         if not up:
             self.neighbors.flush()
-        self.host.report("link", interface=self.name, up=up)
+        if self._was_up:  # the first cable is no news: a lab that starts plugs in a thousand of them
+            self.host.report("link", interface=self.name, up=up)
+        self._was_up = True
+        self.host.changed()
         if self.on_link is not None:
             self.on_link(up)

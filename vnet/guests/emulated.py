@@ -1,0 +1,321 @@
+"""An emulated guest: the async face of a ``stack.Host`` for user code, in both kinds of time.
+
+The host's callbacks run inside the task that drives the lab and only set a trio event, so that whoever awaits here goes on
+at the very instant of the answer. Timeouts are events on the lab clock as well, not trio's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Generic, Protocol, TypeAlias, TypeVar, final
+
+import trio
+
+from vnet.errors import NoAnswer, UsageError
+from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, Verdict
+from vnet.guests.sockets import EmulatedUdpSocket
+from vnet.ports import Port, Scheduler
+from vnet.stack.dhcp_client import DhcpClient
+from vnet.stack.dhcp_lease import Lease
+from vnet.stack.host import Host
+from vnet.stack.icmp import PingResult
+from vnet.stack.interface import Interface
+from vnet.stack.tcp import ProbeResult
+from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
+from vnet.stack.transport import IcmpError, TransportAddress
+from vnet.units import Duration, nanoseconds
+from vnet.wire import icmpv4
+
+T = TypeVar("T")
+Resolver: TypeAlias = Callable[[str], IPv4Address | None]
+
+
+class HasAddress(Protocol):
+    """Whatever can be talked to: another guest, a router."""
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """Its first address, if it has one now."""
+
+
+@final
+class EmulatedGuest:
+    """A guest that runs on vnet's own IP stack.
+
+    *resolver* turns the name of a guest into its address, where a target is given by name.
+    """
+
+    __slots__ = ("_clients", "_resolver", "_waiters", "host")
+
+    def __init__(self, host: Host, resolver: Resolver | None = None) -> None:
+        self.host = host
+        self._resolver = resolver
+        self._clients: dict[str, DhcpClient] | None = None
+        self._waiters: list[trio.Event] | None = None
+
+    def __repr__(self) -> str:
+        return f"<EmulatedGuest {self.name}>"
+
+    # -- what there is
+
+    @property
+    def name(self) -> str:
+        """The guest's name in the topology."""
+        return self.host.name
+
+    @property
+    def kind(self) -> str:
+        """Name the kind as the topology does."""
+        return "emulated"
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """The guest's ends of its cables, in the order of its NICs."""
+        return tuple(interface.port for interface in self.host.interfaces.values())
+
+    @property
+    def addresses(self) -> tuple[IPv4Interface, ...]:
+        """All addresses that the guest has now."""
+        return tuple(address for interface in self.host.interfaces.values() for address in interface.addresses)
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """The first address that the guest has now."""
+        packed = self.host.any_address()
+        return None if packed is None else IPv4Address(packed)
+
+    def interfaces(self) -> tuple[InterfaceState, ...]:
+        """Describe the interfaces as they are now."""
+        gateways = {route.interface.name: route.gateway for route in self.host.routes if route.network.prefixlen == 0}
+        clients = self._clients or {}
+        return tuple(
+            InterfaceState(
+                name,
+                interface.mac,
+                interface.addresses,
+                IPv4Address(gateway) if (gateway := gateways.get(name)) is not None else None,
+                up=interface.up,
+                dhcp=clients[name].state.name.lower() if name in clients else "",
+            )
+            for name, interface in self.host.interfaces.items()
+        )
+
+    # -- DHCP and start-up
+
+    def start_dhcp(self, interface: Interface) -> DhcpClient:
+        """Have *interface* configured by DHCP from now on."""
+        if self._clients is None:
+            self._clients = {}
+        client = self._clients.get(interface.name)
+        if client is None:
+            client = self._clients[interface.name] = DhcpClient(interface)
+        client.start()
+        return client
+
+    def lease(self, interface: str | None = None) -> Lease | None:
+        """Return the DHCP lease of an interface (without a name: the first one found), or None."""
+        clients = self._clients or {}
+        found = clients.values() if interface is None else [clients[interface]] if interface in clients else []
+        return next((client.lease for client in found if client.lease is not None), None)
+
+    async def dhcp(self, timeout: float = 30.0) -> IPv4Address:
+        """Wait until every interface that uses DHCP has an address; return the first.
+
+        If none does yet, those without an address begin to. Raise NoAnswer after *timeout* s, UsageError if there is no
+        interface to configure.
+        """
+        if not self._clients:
+            for interface in self.host.interfaces.values():
+                if interface.address is None:
+                    self.start_dhcp(interface)
+        clients = list((self._clients or {}).values())
+        if not clients:
+            raise UsageError(f"{self.name} has no interface that could use DHCP: all have addresses")
+        if not await self._until(lambda: all(client.lease is not None for client in clients), timeout):
+            raise NoAnswer(f"{self.name} got no address by DHCP within {timeout:g} s")
+        lease = clients[0].lease
+        assert lease is not None, "all have one"
+        return lease.address.ip
+
+    async def wait_up(self, timeout: float = 30.0) -> None:
+        """Wait until every interface has a carrier and an address; raise NoAnswer after *timeout* s."""
+        interfaces = self.host.interfaces.values()
+        if not await self._until(lambda: all(each.up and each.address is not None for each in interfaces), timeout):
+            raise NoAnswer(f"{self.name} is not up after {timeout:g} s")
+
+    async def _until(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until *done*, which is asked after each change of addresses, routes or carriers; tell whether it is."""
+        await trio.lowlevel.checkpoint()
+        scheduler = self.host.scheduler
+        end = scheduler.now + nanoseconds(timeout)
+        if self._waiters is None:
+            self._waiters = []
+            self.host.on_change = self._changed
+        while not done():
+            if scheduler.now >= end:
+                return False
+            event = trio.Event()
+            self._waiters.append(event)
+            scheduler.at(end, event.set)
+            try:
+                await event.wait()
+            finally:
+                self._waiters = [other for other in self._waiters if other is not event]
+        return True
+
+    def _changed(self) -> None:
+        for event in self._waiters or ():
+            event.set()
+
+    # -- probes
+
+    async def ping(
+        self, target: Target | HasAddress, count: int = 1, timeout: float = 1.0, size: int = 56, ttl: int = 64
+    ) -> PingReply:
+        """Send *count* echo requests of *size* octets of data, one after the other; *timeout* in seconds for each."""
+        destination = self._resolve(target)
+        results = []
+        for _ in range(count):
+            answer = _Answer[PingResult]()
+            self.host.ping(destination, size=size, ttl=ttl, timeout=nanoseconds(timeout), on_result=answer)
+            results.append(await answer.wait())
+        good = [result for result in results if result.ok]
+        if not good:
+            last = results[-1] if results else PingResult(False, error="nothing sent")
+            error = _with_reporter(last.error or "no answer", last.source, self.host)
+            return PingReply(False, error=error, sent=count, responder=_address(last.source))
+        best = min(good, key=lambda result: result.rtt or 0)
+        return PingReply(True, rtt=best.rtt, sent=count, received=len(good), responder=_address(best.source))
+
+    async def traceroute(
+        self, target: Target | HasAddress, method: str = "udp", max_hops: int = MAX_HOPS, timeout: float = 1.0
+    ) -> list[Hop]:
+        """List the routers on the way, the destination last if it was reached; *method* is "udp" or "icmp".
+
+        A hop that did not answer has ``source`` None.
+        """
+        try:
+            chosen = Method[method.upper()]
+        except KeyError:
+            raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
+        answer = _Answer[list[Hop]]()
+        run = Traceroute(
+            self.host, self._resolve(target), lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
+            timeout=nanoseconds(timeout),
+        )  # fmt: skip
+        run.start()
+        return await answer.wait()
+
+    async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
+        """Find out whether a TCP port accepts connections, by one SYN."""
+        answer = _Answer[ProbeResult]()
+        self.host.tcp_probe(self._resolve(target), port, timeout=nanoseconds(timeout), on_result=answer)
+        result = await answer.wait()
+        if result.ok:
+            return ProbeReply(Verdict.OPEN, result.rtt)
+        verdict = {"refused": Verdict.CLOSED, "no answer": Verdict.SILENT}.get(result.state, Verdict.UNREACHABLE)
+        error = result.state if verdict is Verdict.CLOSED else _with_reporter(result.state, result.source, self.host)
+        return ProbeReply(verdict, result.rtt if verdict is Verdict.CLOSED else None, error)
+
+    async def udp_probe(
+        self, target: Target | HasAddress, port: int, payload: bytes = b"vnet", timeout: float = 1.0
+    ) -> ProbeReply:
+        """Send one datagram and wait for an answer."""
+        probe = _UdpProbe(self.host, (self._resolve(target), port))
+        try:
+            return await probe.run(payload, nanoseconds(timeout))
+        finally:
+            probe.close()
+
+    async def open_udp_socket(
+        self, port: int = 0, address: IPv4Address | None = None, *, errors: bool = False
+    ) -> EmulatedUdpSocket:
+        """Open a UDP socket; port 0 picks a free one. With *errors* ``receive`` raises Unreachable for ICMP errors."""
+        await trio.lowlevel.checkpoint()
+        return EmulatedUdpSocket(self.host, port, address, errors=errors)
+
+    def _resolve(self, target: Target | HasAddress) -> bytes:
+        """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
+        if isinstance(target, IPv4Address):
+            return target.packed
+        if isinstance(target, str):
+            try:
+                return IPv4Address(target).packed
+            except ValueError:
+                found = self._resolver(target) if self._resolver is not None else None
+                if found is None:
+                    raise UsageError(f"{target!r} is neither an IPv4 address nor a guest that has one") from None
+                return found.packed
+        address = target.address
+        if address is None:
+            raise NoAnswer("the target has no address yet")
+        return address.packed
+
+
+@final
+class _Answer(Generic[T]):
+    """What a callback will be given: call it with the value, await it for the value."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._values: list[T] = []
+
+    def __call__(self, value: T) -> None:
+        """Take the value; only the first counts."""
+        self._values.append(value)
+        self._event.set()
+
+    async def wait(self) -> T:
+        """Wait for the value."""
+        await self._event.wait()
+        return self._values[0]
+
+
+@final
+class _UdpProbe:
+    """One datagram, and whatever comes back for it."""
+
+    def __init__(self, host: Host, peer: TransportAddress) -> None:
+        self._scheduler: Scheduler = host.scheduler
+        self._host = host
+        self._peer = peer
+        self._socket = host.udp_bind(on_datagram=self._arrived)
+        self._socket.on_error = self._failed
+        self._sent = host.scheduler.now
+        self._answer = _Answer[ProbeReply]()
+
+    async def run(self, payload: bytes, timeout: Duration) -> ProbeReply:
+        """Send and wait."""
+        self._sent = self._scheduler.now
+        problem = self._socket.send_to(payload, self._peer)
+        if problem is not None:
+            await trio.lowlevel.checkpoint()
+            return ProbeReply(Verdict.UNREACHABLE, error=problem)
+        self._scheduler.at(self._sent + timeout, self._answer, ProbeReply(Verdict.SILENT, error="no answer"))
+        return await self._answer.wait()
+
+    def close(self) -> None:
+        """Free the port."""
+        self._socket.close()
+
+    def _arrived(self, payload: bytes, source: TransportAddress) -> None:
+        if source == self._peer:
+            self._answer(ProbeReply(Verdict.OPEN, self._scheduler.now - self._sent))
+
+    def _failed(self, destination: TransportAddress, error: IcmpError) -> None:
+        if error.kind == icmpv4.UNREACHABLE and error.code == icmpv4.PORT_UNREACHABLE:
+            self._answer(ProbeReply(Verdict.CLOSED, self._scheduler.now - self._sent, error.text))
+        else:
+            self._answer(ProbeReply(Verdict.UNREACHABLE, error=_with_reporter(error.text, error.reporter, self._host)))
+
+
+def _address(packed: bytes | None) -> IPv4Address | None:
+    return None if packed is None else IPv4Address(packed)
+
+
+def _with_reporter(text: str, reporter: bytes | None, host: Host) -> str:
+    """Say who reported an error, unless it was the host itself."""
+    if reporter is None or host.is_local(reporter):
+        return text
+    return f"{text} from {IPv4Address(reporter)}"

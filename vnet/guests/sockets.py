@@ -1,0 +1,95 @@
+"""The async face of an emulated host's sockets."""
+
+from __future__ import annotations
+
+from collections import deque
+from ipaddress import IPv4Address
+from types import TracebackType
+from typing import Final, TypeAlias, final
+
+import trio
+
+from vnet.errors import Unreachable, UsageError
+from vnet.stack.host import Host
+from vnet.stack.transport import IcmpError, TransportAddress
+
+QUEUE: Final = 1024
+"""Datagrams that wait to be received; what comes when that many wait is dropped, as by a full socket buffer."""
+
+Peer: TypeAlias = tuple[IPv4Address, int]
+"""Address and port, as user code sees them."""
+
+
+@final
+class EmulatedUdpSocket:
+    """A UDP socket of an emulated guest.
+
+    With *errors* an ICMP error about a datagram sent from here makes the next ``receive`` raise Unreachable; without, as
+    usual for an unconnected socket, nobody hears of it.
+    """
+
+    def __init__(self, host: Host, port: int = 0, address: IPv4Address | None = None, *, errors: bool = False) -> None:
+        self._host = host
+        self._socket = host.udp_bind(port, None if address is None else address.packed, on_datagram=self._arrived)
+        if errors:
+            self._socket.on_error = self._failed
+        self._waiting: deque[tuple[bytes, TransportAddress] | IcmpError] = deque()
+        self._readers = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    @property
+    def port(self) -> int:
+        """The port that it is bound to."""
+        return self._socket.port
+
+    async def send_to(self, payload: bytes, peer: tuple[IPv4Address | str, int]) -> None:
+        """Send a datagram; raise Unreachable if there is no route or it is too long."""
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        problem = self._socket.send_to(payload, (IPv4Address(peer[0]).packed, peer[1]))
+        if problem is not None:
+            raise Unreachable(f"{self._host.name} cannot send to {peer[0]}: {problem}")
+
+    async def receive(self) -> tuple[bytes, Peer]:
+        """Wait for a datagram; return its payload and where it came from."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        while not self._waiting:
+            await self._readers.park()
+            self._check_open()
+        found = self._waiting.popleft()
+        if isinstance(found, IcmpError):
+            raise Unreachable(f"{found.text} from {IPv4Address(found.reporter)}")
+        payload, (address, port) = found
+        return payload, (IPv4Address(address), port)
+
+    def close(self) -> None:
+        """Free the port; whoever waits gets UsageError."""
+        self._closed = True
+        self._socket.close()
+        self._readers.unpark_all()
+
+    async def __aenter__(self) -> EmulatedUdpSocket:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the socket is closed")
+
+    def _arrived(self, payload: bytes, source: TransportAddress) -> None:
+        self._put((payload, source))
+
+    def _failed(self, destination: TransportAddress, error: IcmpError) -> None:
+        self._put(error)
+
+    def _put(self, item: tuple[bytes, TransportAddress] | IcmpError) -> None:
+        if len(self._waiting) >= QUEUE:
+            self._host.drop("udp-queue-full")
+            return
+        self._waiting.append(item)
+        self._readers.unpark()
