@@ -22,11 +22,14 @@ def about(text: str) -> Meta:
 ProfileName: TypeAlias = Literal["vnet", "virtual-server-2005r2", "virtual-pc", "vmware", "esx", "xen"]
 
 DurationText: TypeAlias = Annotated[
-    str, Meta(description="A duration with its unit, such as 20ms, 300s or 36h.", pattern=r"^(0|([0-9.]+ *[a-zµ]+ *)+)$")
+    str, Meta(description="A duration with its unit, such as 20ms, 300s or 36h.", pattern=r"^(0|([0-9.]+ *[A-Za-zµ]+ *)+)$")
 ]
 RateText: TypeAlias = Annotated[
     str,
-    Meta(description="A rate with its unit, such as 100mbit or 1gbit.", pattern=r"(?i)^[0-9.]+ *[kmg]?b(it)?(/s|ps)?$"),
+    Meta(
+        description="A rate with its unit, such as 100mbit or 1gbit.",
+        pattern=r"^[0-9.]+ *[KMGkmg]?[Bb]([Ii][Tt])?(/[Ss]|[Pp][Ss])?$",
+    ),
 ]
 SizeText: TypeAlias = Annotated[int | str, about("A number of octets, with a unit if you like: 1500, 64KiB.")]
 RatioText: TypeAlias = Annotated[float | str, about("A percentage such as 0.1%, or a number from 0 to 1.")]
@@ -188,11 +191,11 @@ class Rule(Strict, frozen=True, kw_only=True):
         int | str | list[int | str] | None,
         about("Destination ports, for tcp and udp: 80, 8000-8010, or a list of such."),
     ] = None
-    source: Annotated[PrefixText | list[PrefixText] | None, about("Source addresses or prefixes, or names of guests.")] = (
-        None
-    )
+    source: Annotated[
+        PrefixText | list[PrefixText] | None, about("Source addresses or prefixes, or names of guests or networks.")
+    ] = None
     destination: Annotated[
-        PrefixText | list[PrefixText] | None, about("Destination addresses or prefixes, or names of guests.")
+        PrefixText | list[PrefixText] | None, about("Destination addresses or prefixes, or names of guests or networks.")
     ] = None
 
 
