@@ -21,7 +21,7 @@ from typing import Final, final
 import trio
 
 from vnet.errors import LabError
-from vnet.guests.resources import Ledger, NoLedger, ProcessResource, end_processes, processes_with_token
+from vnet.guests.resources import Ledger, NoLedger, ProcessResource, end_all_with_token
 
 ENTER: Final = str(Path(__file__).with_name("_enter.py"))
 
@@ -93,7 +93,7 @@ class LabProcesses:
 
     def stop(self) -> bool:
         """End every process that carries the token; blocks until they are gone; tell whether there were any."""
-        return end_processes(processes_with_token(self.token))
+        return bool(end_all_with_token(self.token))
 
 
 async def _kill_session(process: trio.Process) -> None:

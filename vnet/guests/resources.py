@@ -21,6 +21,8 @@ LAB_TOKEN: Final = "VNET_LAB_TOKEN"
 """Environment variable of every process that a lab starts: a random text that names this run of the lab."""
 TERMINATION_GRACE: Final = 1.0
 """Seconds between SIGTERM and SIGKILL for processes that are left over."""
+TERMINATION_ROUNDS: Final = 5
+"""A process that starts others faster than that is beyond us."""
 
 
 @final
@@ -135,17 +137,35 @@ def start_time(pid: int) -> int | None:
 
 
 def processes_with_token(token: str) -> list[ProcessResource]:
-    """Find the processes that carry a lab's token in their environment, whatever they have become since."""
-    wanted = f"{LAB_TOKEN}={token}".encode()
+    """Find the processes that carry a lab's token in their environment, whatever they have become since.
+
+    The launcher of such a process has the token among its arguments until it becomes what it launches.
+    """
+    in_environment, in_arguments = f"{LAB_TOKEN}={token}".encode(), token.encode()
     found = []
     for entry in os.listdir("/proc"):
-        if entry.isdigit():
+        if entry.isdigit() and int(entry) != os.getpid():
             with contextlib.suppress(OSError):
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    octets = file.read()
-                if wanted in octets.split(b"\0") and int(entry) != os.getpid():
+                if in_environment in _texts(f"/proc/{entry}/environ") or in_arguments in _texts(f"/proc/{entry}/cmdline"):
                     found.append(ProcessResource.of(int(entry)))
     return found
+
+
+def end_all_with_token(token: str) -> list[ProcessResource]:
+    """End them, and those that they started meanwhile; return which."""
+    ended: list[ProcessResource] = []
+    for _ in range(TERMINATION_ROUNDS):
+        found = processes_with_token(token)
+        if not found:
+            break
+        end_processes(found)
+        ended += [process for process in found if process not in ended]
+    return ended
+
+
+def _texts(path: str) -> list[bytes]:
+    with open(path, "rb") as file:
+        return file.read().split(b"\0")
 
 
 def end_processes(processes: list[ProcessResource], grace: float = TERMINATION_GRACE) -> bool:

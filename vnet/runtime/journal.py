@@ -24,8 +24,7 @@ from vnet.guests.resources import (
     NamespaceResource,
     ProcessResource,
     Resource,
-    end_processes,
-    processes_with_token,
+    end_all_with_token,
 )
 from vnet.runtime.places import LabLock, LabPlace, all_labs
 
@@ -135,13 +134,9 @@ def sweep(lock: LabLock) -> list[str]:
     left = read_journal(lock.place.journal)
     swept = []
     # Processes first: they hold the namespaces, and what they would still do there is of no use to anybody.
-    processes = [resource for resource in left.resources if isinstance(resource, ProcessResource)]
-    if left.token:
-        known = set(processes)
-        processes += [process for process in processes_with_token(left.token) if process not in known]
-    for process in processes:
-        if end_processes([process]):
-            swept.append(f"process {process.pid}")
+    ended = end_all_with_token(left.token) if left.token else []
+    ended += [resource for resource in left.resources if isinstance(resource, ProcessResource) and resource.remove()]
+    swept += [f"process {process.pid}" for process in ended]
     for resource in reversed(left.resources):
         if not isinstance(resource, ProcessResource) and resource.remove():
             kind = "namespace" if isinstance(resource, NamespaceResource) else "file"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, final
 
 import trio
 
 from vnet.errors import HostError
+from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
@@ -60,6 +62,7 @@ class LiveHost:
             for text in swept:
                 progress(f"removed what an earlier run left: {text}")
             processes = LabProcesses(journal, token)
+            streams = RandomStreams(secrets.randbits(64))  # not the lab's seed: transaction ids must differ from run to run
             guests = [
                 NamespaceGuest(
                     guest.name,
@@ -69,6 +72,8 @@ class LiveHost:
                     ledger=journal,
                     processes=processes,
                     report=events.reporter(guest.name),
+                    scheduler=timeline,
+                    streams=partial(streams.stream, guest.name),
                 )
                 for guest in ([] if emulate else namespace_guests(topology))
             ]
