@@ -82,6 +82,18 @@ class _Canvas:
         self.width, self.height = max(self.width, x), max(self.height, y)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """A line that waits to be drawn: from a router's underside, down by *depth*, and along the left margin to a band."""
+
+    network: str
+    label: str
+    x: float
+    bottom: float
+    depth: float
+
+
 def _fit(text: str, room: float, each: float) -> str:
     most = max(4, int(room / each))
     return text if len(text) <= most else text[: most - 1] + "…"
@@ -120,6 +132,9 @@ class _Drawing:
         """Top and bottom of each network's band."""
         self.boxes: dict[str, tuple[float, float]] = {}
         """Right edge and middle of each guest's box."""
+        self.labels: dict[str, list[str]] = {}
+        """For each band the routers that reach it by a lane, with their addresses."""
+        self.right = self.left + self.band_width
 
     def _homes(self) -> dict[str | None, list[ResolvedGuest]]:
         """Put each guest in the band of its first network; None is for trunks and for guests without NICs."""
@@ -145,15 +160,18 @@ class _Drawing:
         canvas.text(_MARGIN, 34, resolved.name, "title")
         y = 52.0
         lane = [0]
-        pending: list[tuple[str, str, float, float]] = []
+        pending: list[_Lane] = []
         for index, name in enumerate(self.order):
             y = self._band(name, y)
             routers = [router for router in resolved.routers if self._place(router) == index]
             y = self._routers(routers, index, y, pending) if routers else y + _GAP
         if self.homes.get(None):
             y = self._band(None, y) + _GAP
-        for network, label, x, middle in pending:
-            self._left_lane(network, label, x, middle, lane)
+        for waiting in pending:
+            self._left_lane(waiting, lane)
+        for name, labels in self.labels.items():
+            edge = self.left + self.band_width - _GAP
+            canvas.text(edge, self.bands[name][0] + 20, ",  ".join(labels), "small", anchor="end")
         self._right_lanes()
         y = self._switches(y + 24)
         width, height = canvas.width + _MARGIN, max(y, canvas.height) + _MARGIN
@@ -207,13 +225,15 @@ class _Drawing:
             return address_text(self.resolved, interface)
         return vlans_text(self.resolved, self.resolved.switch_port(interface.port))
 
-    def _routers(self, names: list[str], index: int, top: float, pending: list[tuple[str, str, float, float]]) -> float:
+    def _routers(self, names: list[str], index: int, top: float, pending: list[_Lane]) -> float:
         """Draw the routers that stand under a band; return where the next band begins."""
         y = top + _BETWEEN
         for column, name in enumerate(names):
             router = self.resolved.routers[name]
             x = self.left + _GAP + column * (_ROUTER_WIDTH + 40)
             middle = x + _ROUTER_WIDTH / 2
+            far = 0
+            self.right = max(self.right, x + _ROUTER_WIDTH)
             for interface in router.interfaces:
                 place = self.order.index(interface.name)
                 address = ", ".join(str(a) for a in interface.addresses)
@@ -225,25 +245,30 @@ class _Drawing:
                     self.canvas.path([(middle, y + _ROUTER_HEIGHT), (middle, y + _ROUTER_HEIGHT + _BETWEEN)], way)
                     self.canvas.text(middle + 7, y + _ROUTER_HEIGHT + 17, address, "small")
                 else:
-                    pending.append((interface.name, f"{name} {address}", x, y + 10 + 9 * (len(pending) % 4)))
+                    bottom, label = y + _ROUTER_HEIGHT, f"{name} {address}"
+                    step = far % 6  # lanes of one router keep apart
+                    pending.append(_Lane(interface.name, label, x + 24 + 12 * step, bottom, 8 + 3 * step))
+                    far += 1
             self.canvas.rect(x, y, _ROUTER_WIDTH, _ROUTER_HEIGHT, 'class="router"', 20)
             self.canvas.text(middle, y + 19, name, "name", _ROUTER_WIDTH - 30, "middle")
             self.canvas.text(middle, y + 35, policy_text(router) or "router", "small", _ROUTER_WIDTH - 14, "middle")
         return y + _ROUTER_HEIGHT + _BETWEEN
 
-    def _left_lane(self, network: str, label: str, x: float, y: float, lane: list[int]) -> None:
-        """Draw a line from a router to a band that is not next to it."""
+    def _left_lane(self, waiting: _Lane, lane: list[int]) -> None:
+        """Draw a line from a router's underside to a band that is not next to it."""
         lane[0] += 1
+        network = waiting.network
         rail = self.left - lane[0] * _LANE
         top, bottom = self.bands[network]
         target = (top + min(bottom, top + _HEAD)) / 2
         way = f'stroke="{self.colours[network][0]}" stroke-width="2.5" fill="none" stroke-linejoin="round"'
-        self.canvas.path([(x, y), (rail, y), (rail, target), (self.left, target)], way)
-        self.canvas.text(self.left + self.band_width - _GAP, top + 20, label, "small", anchor="end")
+        x, depth = waiting.x, waiting.bottom + waiting.depth
+        self.canvas.path([(x, waiting.bottom), (x, depth), (rail, depth), (rail, target), (self.left, target)], way)
+        self.labels.setdefault(network, []).append(waiting.label)
 
     def _right_lanes(self) -> None:
         """Draw lines from guests on several networks to the other bands."""
-        right = self.left + self.band_width
+        edge = self.left + self.band_width
         lane = 0
         for guest in self.resolved.guests.values():
             home = next((i.network for i in guest.interfaces if i.network is not None), None)
@@ -254,8 +279,8 @@ class _Drawing:
                 top, _ = self.bands[network]
                 start, target = y + 5 * index, top + _HEAD / 2
                 way = f'stroke="{self.colours[network][0]}" stroke-width="2" fill="none" stroke-dasharray="5 3"'
-                rail = right + lane * _LANE
-                self.canvas.path([(x, start), (rail, start), (rail, target), (right, target)], way)
+                rail = self.right + lane * _LANE
+                self.canvas.path([(x, start), (rail, start), (rail, target), (edge, target)], way)
 
     def _switches(self, top: float) -> float:
         """Draw the switches in layers of their tree, and their links."""
