@@ -94,8 +94,9 @@ class InterfaceState:
 class Guest(Protocol):
     """A box with its own code that is plugged into the fabric."""
 
-    name: str
-    """As the topology names it, without the lab's name."""
+    @property
+    def name(self) -> str:
+        """As the topology names it, without the lab's name."""
 
     @property
     def kind(self) -> str:

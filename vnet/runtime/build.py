@@ -6,10 +6,11 @@ order is that of the topology file, so that ports, random streams and events com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import final
+from typing import Final, final
 
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.trace import EventLog
@@ -24,7 +25,10 @@ from vnet.services.firewall.conntrack import Timeouts
 from vnet.services.firewall.rules import AllowRule, FirewallConfig
 from vnet.services.nat.translator import NatConfig, PortForward
 from vnet.services.router.router import Router
+from vnet.stack.dhcp_lease import Lease
 from vnet.stack.host import Host
+from vnet.stack.interface import Interface
+from vnet.stack.routes import RouteTable
 from vnet.switch.switch import Switch
 from vnet.switch.vlan import Admit, VlanConfig
 from vnet.topology.resolved import (
@@ -36,13 +40,14 @@ from vnet.topology.resolved import (
     ResolvedGuest,
     ResolvedInterface,
     ResolvedNat,
+    ResolvedRoute,
     ResolvedRouter,
     ResolvedSwitchPort,
     ResolvedTopology,
 )
 from vnet.wire.ethernet import HEADER_OCTETS
 
-DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
+DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
 
 StoreFor = Callable[[str], BindingStore]
 """Gives the store of a network's DHCP bindings."""
@@ -176,9 +181,7 @@ class Builder:
         for interface in router.interfaces:
             made = node.add_interface(interface.name, interface.mac, _ipv4(interface), interface.mtu)
             self._plug(made.port, interface.port, interface.cable)
-        for route in router.routes:
-            if isinstance(route.destination, IPv4Network) and isinstance(route.via, IPv4Address):
-                node.routes.add(route.destination, route.via)
+        _add_routes(node.routes, router.routes)
         if isinstance(router.default_gateway, IPv4Address):
             node.routes.add(DEFAULT_ROUTE, router.default_gateway.packed)
         if router.nat is not None:
@@ -196,20 +199,35 @@ class Builder:
                 self._plug(port, interface.port, interface.cable, emulated=False)
             return
         host = Host(guest.name, self._scheduler, self._streams_of(guest.name), self._events.reporter(guest.name))
-        emulated = EmulatedGuest(host)
+        emulated = EmulatedGuest(host, self._address_of)
         self.parts.guests[guest.name] = emulated
         for nic in guest.interfaces:
             made = host.add_interface(nic.name, nic.mac, nic.mtu)
             for address in _ipv4(nic):
                 made.add_address(address)
-            self._plug(made.port, nic.port, nic.cable)
             if isinstance(nic.gateway, IPv4Address):
-                host.routes.add(DEFAULT_ROUTE, nic.gateway.packed)
+                host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, made)
+            routes = [route for route in guest.routes if self._is_beside(route.via, nic)]
+            _add_routes(host.routes, routes, made)
+            self._plug(made.port, nic.port, nic.cable)
             if self._wants_dhcp(guest, nic):
-                emulated.start_dhcp(made)
-        for route in guest.routes:
-            if isinstance(route.destination, IPv4Network) and isinstance(route.via, IPv4Address):
-                host.routes.add(route.destination, route.via.packed)
+                client = emulated.start_dhcp(made)
+                if routes:  # they go with the address, and must come back with the next one
+                    client.on_bound.append(partial(_add_routes_again, host.routes, routes, made))
+
+    def _address_of(self, name: str) -> IPv4Address | None:
+        """Resolve the name of a guest or router for programs on guests."""
+        if name in self.parts.guests:
+            return self.parts.guests[name].address
+        if name in self.parts.routers:
+            return router_address(self.parts.routers[name])
+        return None
+
+    def _is_beside(self, address: object, nic: ResolvedInterface) -> bool:
+        """Tell whether *address* is on the subnet that the NIC is plugged into."""
+        network = self._topology.networks.get(nic.network or "")
+        subnets = [each.network for each in nic.addresses] + ([network.subnet] if network and network.subnet else [])
+        return any(address in subnet for subnet in subnets)
 
     def _wants_dhcp(self, guest: ResolvedGuest, nic: ResolvedInterface) -> bool:
         """Tell whether the guest's stand-in asks for an address: where vnet would, and where the user's own client would."""
@@ -222,6 +240,21 @@ class Builder:
 def namespace_guests(topology: ResolvedTopology) -> Iterator[ResolvedGuest]:
     """Yield the guests that a live lab makes as Linux namespaces."""
     return (guest for guest in topology.guests.values() if guest.kind == "namespace")
+
+
+def router_address(router: Router) -> IPv4Address | None:
+    """Name the address by which a router is called: its first."""
+    return next((address.ip for interface in router.interfaces.values() for address in interface.addresses), None)
+
+
+def _add_routes(table: RouteTable, routes: Iterable[ResolvedRoute], interface: Interface | None = None) -> None:
+    for route in routes:
+        if isinstance(route.destination, IPv4Network) and isinstance(route.via, IPv4Address):
+            table.add(route.destination, route.via.packed, interface)
+
+
+def _add_routes_again(table: RouteTable, routes: Iterable[ResolvedRoute], interface: Interface, lease: Lease) -> None:
+    _add_routes(table, routes, interface)
 
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:

@@ -24,7 +24,7 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest, PingReply
 from vnet.links.link import Link
 from vnet.ports import Port
-from vnet.runtime.build import Builder, Parts
+from vnet.runtime.build import Builder, Parts, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.clock import current_simulation
 from vnet.runtime.live import LiveHost
@@ -151,8 +151,8 @@ class Lab:
             if address is None:
                 raise NoAnswer(f"{target} has no address")
             return address
-        if target in self.routers:
-            return next(address.ip for each in self.routers[target].interfaces.values() for address in each.addresses)
+        if target in self.routers and (address := router_address(self.routers[target])) is not None:
+            return address
         try:
             return IPv4Address(target)
         except ValueError:
@@ -209,7 +209,8 @@ async def open_lab(
     """Build and run a lab for the length of the block; nothing of it is left afterwards.
 
     *seed* defaults to that of the simulation, or 0. *state* is a directory where DHCP bindings outlive the lab. With
-    *emulate* a live lab needs no root: every guest is emulated, as in a simulation. Raise TopologyError, or HostError when the machine lacks what a live lab needs.
+    *emulate* a live lab needs no root: every guest is emulated, as in a simulation. Raise TopologyError, or HostError when
+    the machine lacks what a live lab needs.
     """
     topology = source if isinstance(source, ResolvedTopology) else load_topology(source)
     simulation = current_simulation()
