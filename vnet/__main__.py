@@ -1,0 +1,5 @@
+"""``python -m vnet`` is ``vnet``."""
+
+from vnet.cli.main import main
+
+main()

@@ -1,0 +1,175 @@
+"""``vnet doctor``: what this machine can do for a lab, what each thing is good for, and how to get what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, final
+
+import click
+
+from vnet.cli.output import print_json
+from vnet.runtime.places import run_root
+
+_PROBE: Final = str(Path(__file__).with_name("_probe.py"))
+_PROBE_TIMEOUT: Final = 20.0
+_CAP_NET_ADMIN: Final = 12
+_CAP_SYS_ADMIN: Final = 21
+_FILES_WANTED: Final = 4096
+_KERNEL_WANTED: Final = (5, 14)
+"""The first with SO_NETNS_COOKIE, by which a lab recognises its own namespaces after a crash."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: whether it is there, what it is good for, and how to get it."""
+
+    name: str
+    ok: bool
+    found: str
+    enables: str
+    how: str
+
+
+def capabilities() -> int:
+    """Read the effective capabilities of this process as a bit set; 0 where there is no /proc."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def probe(way: str) -> dict[str, str]:
+    """Run the probe in a child; a child that fails altogether counts as a refused namespace."""
+    command = [sys.executable, "-IS", _PROBE, way]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT, check=True)
+        answer = json.loads(result.stdout)
+        return {str(name): str(text) for name, text in answer.items()}
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return {"namespace": f"the probe failed: {type(error).__name__}"}
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything, one after the other."""
+    held = capabilities()
+    missing = [name for bit, name in ((_CAP_NET_ADMIN, "NET_ADMIN"), (_CAP_SYS_ADMIN, "SYS_ADMIN")) if not held >> bit & 1]
+    yield Finding(
+        "privileges", not missing,
+        "CAP_NET_ADMIN and CAP_SYS_ADMIN" if not missing else f"without CAP_{' and CAP_'.join(missing)}",
+        "live labs with namespace guests", "run vnet as root (sudo), or the lab with --simulate, which needs no privilege",
+    )  # fmt: skip
+    yield _kernel()
+    yield _device("/dev/net/tun", "TAP devices", "modprobe tun; in a container: --device /dev/net/tun --cap-add NET_ADMIN")
+    yield from _namespaces(probe("root"))
+    yield from _user_namespaces(probe("user"))
+    yield _open_files()
+    yield _run_directory()
+    yield _program("iproute2", ("ip",), "a look into namespace guests from outside: ip netns exec", "iproute2")
+    yield _program(
+        "DHCP client", ("udhcpc", "dhclient", "dhcpcd"), "namespace guests that ask for their address themselves "
+        "(otherwise: dhcp: vnet)", "isc-dhcp-client",
+    )  # fmt: skip
+    yield _program("tshark", ("tshark", "wireshark"), "a look into captures: vnet capture LAB | tshark -i -", "tshark")
+    yield _program("QEMU", ("qemu-system-x86_64",), "guests of kind qemu (not built yet)", "qemu-system-x86")
+    yield _device("/dev/kvm", "QEMU guests at full speed", "turn virtualisation on in the firmware, join the group kvm")
+
+
+def _kernel() -> Finding:
+    release = platform.release()
+    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    return Finding(
+        "kernel", platform.system() == "Linux" and numbers >= _KERNEL_WANTED, f"{platform.system()} {release}",
+        "live labs that clean up after a crash", "Linux 5.14 or newer",
+    )  # fmt: skip
+
+
+def _device(path: str, enables: str, how: str) -> Finding:
+    if not os.path.exists(path):
+        return Finding(path, False, "not there", enables, how)
+    usable = os.access(path, os.R_OK | os.W_OK)
+    return Finding(path, usable, "usable" if usable else "there, but not for this user", enables, how)
+
+
+def _namespaces(answers: dict[str, str]) -> Iterator[Finding]:
+    def finding(key: str, name: str, enables: str, how: str) -> Finding:
+        refused = answers.get(key, "not tried")
+        return Finding(name, not refused, refused or "works", enables, how)
+
+    root = "run vnet as root; in a container: --cap-add SYS_ADMIN --cap-add NET_ADMIN"
+    yield finding("namespace", "network namespaces", "guests of kind namespace", root)
+    yield finding("tap", "TAP", "guests of kind namespace", root + " --device /dev/net/tun")
+    yield finding("csum", "checksum offload", "fast TAP devices", "a kernel with IFF_VNET_HDR")
+    yield finding("tso", "TCP offload (TSO)", "TCP several times as fast", "a kernel with TUN_F_TSO4 and TUN_F_TSO6")
+    yield finding("uso", "UDP offload (USO)", "fast UDP for programs that use UDP_SEGMENT", "Linux 6.2 or newer")
+
+
+def _user_namespaces(answers: dict[str, str]) -> Iterator[Finding]:
+    refused = answers.get("namespace", "not tried") or answers.get("tap", "not tried")
+    how = "sysctl user.max_user_namespaces=15000 kernel.apparmor_restrict_unprivileged_userns=0"
+    yield Finding("user namespaces", not refused, refused or "works", "namespaces and TAP devices without root", how)
+    refused = answers.get("nested", "not tried")
+    yield Finding("nested user namespaces", not refused, refused or "works", "sandboxes and containers inside a guest", how)
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shown = ["unlimited" if limit == resource.RLIM_INFINITY else str(limit) for limit in (soft, hard)]
+    return Finding(
+        "open files", soft == resource.RLIM_INFINITY or soft >= _FILES_WANTED, f"{shown[0]}, at most {shown[1]}",
+        "live labs with hundreds of namespace guests", f"ulimit -n {_FILES_WANTED}",
+    )  # fmt: skip
+
+
+def _run_directory() -> Finding:
+    root = run_root()
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    usable = os.access(existing, os.W_OK | os.X_OK)
+    return Finding(
+        "run directory", usable, f"{root}" + ("" if usable else " cannot be written"),
+        "running labs (their lock and control socket)", "set VNET_RUN_DIR to a directory of yours",
+    )  # fmt: skip
+
+
+def _program(name: str, programs: tuple[str, ...], enables: str, package: str) -> Finding:
+    found = [path for program in programs if (path := shutil.which(program))]
+    return Finding(name, bool(found), ", ".join(found) or "not found", enables, f"install {package}")
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Say what this machine can do, what each thing enables, and how to get what is missing.
+
+    Simulated labs need nothing of it: vnet up FILE --simulate runs anywhere. The exit status is always 0.
+    """
+    findings = list(examine())
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+        return
+    width = max(len(finding.name) for finding in findings)
+    echo: Callable[[str], None] = click.echo
+    for finding in findings:
+        mark = click.style("yes", fg="green") if finding.ok else click.style("no ", fg="yellow")
+        echo(f"{mark}  {finding.name.ljust(width)}  {finding.found}")
+        echo(f"     {' ' * width}  for {finding.enables}")
+        if not finding.ok:
+            echo(f"     {' ' * width}  how: {finding.how}")
+    lacking = [finding.name for finding in findings[:5] if not finding.ok]
+    echo("")
+    echo("simulated labs: yes")
+    echo("live labs with namespace guests: " + ("yes" if not lacking else f"no, for lack of {', '.join(lacking)}"))

@@ -1,0 +1,137 @@
+"""``vnet set``: change a link or a switch port while the lab runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from vnet.errors import UsageError
+from vnet.links.link import Link
+from vnet.switch.port import SwitchPort
+from vnet.switch.switch import Switch
+from vnet.units import SECOND, parse_duration, parse_rate, parse_ratio, parse_size
+
+if TYPE_CHECKING:
+    from vnet.runtime.lab import Lab
+
+LINK_KEYS: Final = ("state", "rate", "latency", "loss", "queue")
+PORT_KEYS: Final = ("state",)
+_STATES: Final = {
+    "up": True,
+    "on": True,
+    "yes": True,
+    "true": True,
+    "down": False,
+    "off": False,
+    "no": False,
+    "false": False,
+}
+
+
+def change(lab: Lab, target: str, settings: Sequence[str]) -> dict[str, object]:
+    """Apply settings such as ``loss=5%`` or ``down`` to a link or port, all or none; return how it stands now.
+
+    *target* is a link by name (``core-edge``, ``web:eth0``), by its ends (``core,edge``) or by a guest with one NIC
+    (``web``), or a switch port (``core:3``, ``core:web:eth0``). Raise UsageError for what cannot be.
+    """
+    if not settings:
+        raise UsageError(f"what is to change? for example: vnet set {lab.name} {target} down, or loss=5% latency=20ms")
+    pairs = [_pair(setting) for setting in settings]
+    link = _find_link(lab, target)
+    if link is not None:
+        return _change_link(link, pairs)
+    found = _find_port(lab, target)
+    if found is None:
+        names = [*lab.links, *(port.port.name for switch in lab.switches.values() for port in switch.ports.values())]
+        near = difflib.get_close_matches(target, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"links are: {', '.join(list(lab.links)[:12])}"
+        raise UsageError(f"there is no link or port {target!r}; {hint}")
+    return _change_port(*found, pairs)
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    if setting.lower() in _STATES:
+        return "state", setting.lower()
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise UsageError(f"{setting!r} is no setting: write KEY=VALUE such as loss=5%, or up, or down")
+    return key.strip().lower(), value.strip()
+
+
+def _find_link(lab: Lab, target: str) -> Link | None:
+    if target in lab.links:
+        return lab.links[target]
+    ends = {part.strip() for part in target.split(",")}
+    node_of = {name: {port.name.split(":", 1)[0] for port in (link.a, link.b)} for name, link in lab.links.items()}
+    if len(ends) == 2:
+        between = [name for name, nodes in node_of.items() if nodes == ends]
+    else:
+        between = [
+            name
+            for name, link in lab.links.items()
+            if link.a.name.split(":", 1)[0] == target and name.startswith(f"{target}:")
+        ]
+    if len(between) > 1:
+        raise UsageError(f"{target!r} has several links: {', '.join(between)}; name one of them")
+    return lab.links[between[0]] if between else None
+
+
+def _find_port(lab: Lab, target: str) -> tuple[Switch, SwitchPort] | None:
+    switch_name, _, name = target.partition(":")
+    switch = lab.switches.get(switch_name)
+    if switch is None:
+        return None
+    for port in switch.ports.values():
+        if name in (str(port.number), port.name):
+            return switch, port
+    return None
+
+
+def _change_link(link: Link, pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
+    changes: list[tuple[str, object]] = []
+    for key, value in pairs:
+        try:
+            if key == "state":
+                changes.append(("up", _state(value)))
+            elif key == "rate":
+                changes.append(("rate", None if value in ("", "none", "unlimited") else parse_rate(value)))
+            elif key == "latency":
+                changes.append(("latency", parse_duration(value)))
+            elif key == "loss":
+                changes.append(("loss", parse_ratio(value)))
+            elif key == "queue":
+                changes.append(("queue", parse_size(value)))
+            else:
+                raise _unknown_key(key, LINK_KEYS)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    for attribute, new in changes:
+        setattr(link, attribute, new)
+    return {
+        "link": link.name, "state": "up" if link.up else "down", "rate_bps": link.rate, "latency_s": link.latency / SECOND,
+        "loss": link.loss, "queue": link.queue,
+    }  # fmt: skip
+
+
+def _change_port(switch: Switch, port: SwitchPort, pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
+    for key, value in pairs:
+        if key != "state":
+            raise _unknown_key(key, PORT_KEYS)
+        _state(value)
+    for _, value in pairs:
+        switch.set_enabled(port.number, _state(value))
+    state = "up" if port.is_up else "down" if port.enabled else "disabled"
+    return {"port": f"{switch.name}:{port.number}", "name": port.port.name, "state": state}
+
+
+def _state(value: str) -> bool:
+    if value.lower() not in _STATES:
+        raise UsageError(f"{value!r} is no state: write up or down")
+    return _STATES[value.lower()]
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> UsageError:
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return UsageError(f"there is no setting {key!r} here; {hint}")

@@ -1,0 +1,161 @@
+"""The other end of the control socket: how the command line speaks with a running lab. Plain blocking calls."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from vnet.errors import HostError, LabError, NetworkError, UsageError, VnetError
+from vnet.runtime.journal import read_journal, sweep
+from vnet.runtime.places import LabPlace, all_labs, place_of
+
+MAX_LINE: Final = 256 * 2**20
+"""A longer answer is taken for a fault of the lab."""
+CONNECT_TIMEOUT: Final = 10.0
+GRACE: Final = 30.0
+"""Seconds that a lab has to end by itself before it is told by signal."""
+_POLL: Final = 0.02
+
+_ERRORS: Final[Mapping[str, type[VnetError]]] = {"usage": UsageError, "host": HostError, "network": NetworkError}
+
+
+def running_labs(root: Path | None = None) -> list[str]:
+    """Name the labs that run."""
+    return [place.name for place in all_labs(root) if place.is_running()]
+
+
+def find_lab(name: str, root: Path | None = None) -> LabPlace:
+    """Find a running lab; raise UsageError with the nearest name, or all there are."""
+    running = running_labs(root)
+    if name in running:
+        return place_of(name, root)
+    near = difflib.get_close_matches(name, running, 1)
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif running:
+        hint = f"running are: {', '.join(running)}"
+    else:
+        hint = "none is running; vnet up FILE starts one"
+    raise UsageError(f"no lab {name!r} is running; {hint}")
+
+
+@contextmanager
+def _connected(place: LabPlace) -> Iterator[socket.socket]:
+    """Connect to a lab; raise LabError if it does not listen."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(CONNECT_TIMEOUT)
+        try:
+            connection.connect(os.fspath(place.control))
+        except OSError as error:
+            raise LabError(
+                f"lab {place.name} does not answer ({error.strerror or error}): it is starting or ending; try again"
+            ) from error
+        connection.settimeout(None)
+        yield connection
+
+
+def _request(connection: socket.socket, command: str, arguments: Mapping[str, object]) -> None:
+    connection.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
+
+
+def call(
+    place: LabPlace,
+    command: str,
+    arguments: Mapping[str, object] | None = None,
+    on_progress: Callable[[object], None] = lambda data: None,
+) -> object:
+    """Have a lab carry out a command and return its data; raise what the lab says went wrong."""
+    with _connected(place) as connection:
+        _request(connection, command, arguments or {})
+        with connection.makefile("rb") as lines:
+            while True:
+                try:
+                    line = lines.readline(MAX_LINE)
+                except ConnectionError:
+                    line = b""
+                message = _decode(place, line)
+                if "progress" in message:
+                    on_progress(message["progress"])
+                    continue
+                return _data(message)
+
+
+@contextmanager
+def open_capture(place: LabPlace, arguments: Mapping[str, object]) -> Iterator[tuple[list[str], Iterator[bytes]]]:
+    """Begin a capture; yield the names of its ports and the octets of the file as they come."""
+    with _connected(place) as connection:
+        _request(connection, "capture", arguments)
+        with connection.makefile("rb") as stream:
+            data = _data(_decode(place, stream.readline(MAX_LINE)))
+            ports = data.get("ports") if isinstance(data, dict) else None
+
+            def pieces() -> Iterator[bytes]:
+                with contextlib.suppress(ConnectionError):
+                    while piece := stream.read1(1 << 16):
+                        yield piece
+
+            yield [str(port) for port in ports] if isinstance(ports, list) else [], pieces()
+
+
+def _decode(place: LabPlace, line: bytes) -> dict[str, object]:
+    if not line.endswith(b"\n"):
+        raise LabError(f"lab {place.name} ended before it answered")
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise LabError(f"lab {place.name} answered what is no answer")
+    return message
+
+
+def _data(message: Mapping[str, object]) -> object:
+    if message.get("ok") is True:
+        return message.get("data")
+    raise _ERRORS.get(str(message.get("kind")), LabError)(str(message.get("error")))
+
+
+def end_lab(place: LabPlace, grace: float = GRACE) -> None:
+    """End a running lab and wait until it is gone; raise LabError if it does not go.
+
+    A lab that does not listen gets SIGTERM; its process is known from its lock's directory.
+    """
+    try:
+        call(place, "down")
+    except LabError:
+        _terminate(place)
+    deadline = time.monotonic() + grace
+    while place.is_running():
+        if time.monotonic() > deadline:
+            raise LabError(f"lab {place.name} (process {place.read_pid()}) does not end; kill -9 it, then vnet down again")
+        time.sleep(_POLL)
+
+
+def _terminate(place: LabPlace) -> None:
+    pid = place.read_pid()
+    if pid is not None and place.is_running():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def sweep_dead(place: LabPlace) -> list[str]:
+    """Remove what a lab that was killed left behind; return what that was, in words."""
+    lock = place.acquire()
+    try:
+        swept = sweep(lock)
+    except BaseException:
+        lock.release(keep=True)
+        raise
+    lock.release()
+    return swept
+
+
+def left_behind(place: LabPlace) -> int:
+    """Count what a dead lab's journal says may still be there."""
+    return len(read_journal(place.journal).resources)

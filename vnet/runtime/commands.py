@@ -1,0 +1,204 @@
+"""What can be asked of a running lab from outside, each command a method over the ``Lab`` object.
+
+Arguments come from a socket, so nothing about them is taken for granted; what is wrong with them raises UsageError. Answers
+are plain data, fit for JSON.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+import trio
+
+from vnet.errors import UsageError
+from vnet.guests.namespace import NamespaceGuest
+from vnet.runtime.capture import Capture
+from vnet.runtime.change import change
+from vnet.runtime.filter import compile_filter
+from vnet.runtime.matrix import measure
+from vnet.runtime.sinks import Sink
+from vnet.runtime.views import show
+from vnet.units import SECOND
+
+if TYPE_CHECKING:
+    from vnet.runtime.lab import Lab
+
+Progress: TypeAlias = Callable[[object], Awaitable[None]]
+Command: TypeAlias = "Callable[[Commands, Arguments, Progress], Awaitable[object]]"
+
+MAX_COUNT: Final = 1_000_000
+MAX_PORTS: Final = 4096
+
+
+@final
+class Arguments:
+    """The arguments of a request; each reader checks the type and names what is wrong."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """Read a text that must be there unless there is a *default*."""
+        value = self._values.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise UsageError(f"the argument {name!r} must be a text")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        """Read a text that may be missing."""
+        return None if self._values.get(name) is None else self.text(name)
+
+    def texts(self, name: str) -> list[str]:
+        """Read a list of texts; nothing is an empty list."""
+        value = self._values.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or len(value) > MAX_PORTS or not all(isinstance(item, str) for item in value):
+            raise UsageError(f"the argument {name!r} must be a list of texts")
+        return value
+
+    def number(self, name: str, low: int, high: int, default: int | None = None) -> int | None:
+        """Read a whole number from *low* to *high*."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise UsageError(f"the argument {name!r} must be a whole number from {low} to {high}")
+        return value
+
+    def seconds(self, name: str, default: float) -> float:
+        """Read a time-out or interval in seconds, up to an hour."""
+        value = self._values.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
+            raise UsageError(f"the argument {name!r} must be a number of seconds from 0 to 3600")
+        return float(value)
+
+
+@final
+class Commands:
+    """The commands of one lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    async def run(self, name: str, values: Mapping[str, object], progress: Progress) -> object:
+        """Carry a command out; raise UsageError for an unknown one."""
+        command = _COMMANDS.get(name)
+        if command is None:
+            raise UsageError(f"this lab knows no command {name!r}; there are: {', '.join(_COMMANDS)}, capture")
+        return await command(self, Arguments(values), progress)
+
+    def start_capture(self, values: Mapping[str, object], sink: Sink) -> Capture:
+        """Begin a capture: ``ports`` (names and globs), ``filter``, ``count``."""
+        arguments = Arguments(values)
+        wanted = arguments.optional_text("filter")
+        return self._lab.captures.start(
+            sink,
+            arguments.texts("ports"),
+            compile_filter(wanted) if wanted else None,
+            arguments.number("count", 1, MAX_COUNT),
+        )
+
+    async def info(self, arguments: Arguments, progress: Progress) -> object:
+        """Say who the lab is."""
+        lab = self._lab
+        return {
+            "name": lab.name,
+            "pid": os.getpid(),
+            "live": lab.live,
+            "seed": lab.seed,
+            "time_s": round(lab.now, 3),
+            "source": lab.topology.source,
+            "guests": len(lab.guests),
+            "networks": len(lab.topology.networks),
+        }
+
+    async def show(self, arguments: Arguments, progress: Progress) -> object:
+        """Make a view; ``last`` keeps only its last rows."""
+        rows = show(self._lab, arguments.text("what"))
+        last = arguments.number("last", 1, MAX_COUNT)
+        return rows if last is None else rows[-last:]
+
+    async def set(self, arguments: Arguments, progress: Progress) -> object:
+        """Change a link or a port."""
+        return change(self._lab, arguments.text("target"), arguments.texts("settings"))
+
+    async def flush(self, arguments: Arguments, progress: Progress) -> object:
+        """Empty a table, everywhere or of one switch, network or router; say how many entries went."""
+        table, name = arguments.text("table"), arguments.optional_text("name")
+        lab = self._lab
+        if table == "fdb":
+            return {each: lab.switches[each].flush() for each in _chosen(name, lab.switches, "switch")}
+        if table == "leases":
+            return {each: lab.dhcp[each].flush() for each in _chosen(name, lab.dhcp, "network with DHCP")}
+        if table == "nat":
+            return {each: lab.routers[each].flush() for each in _chosen(name, lab.routers, "router")}
+        raise UsageError(f"there is no table {table!r} to empty; there are: fdb, leases, nat")
+
+    async def ping(self, arguments: Arguments, progress: Progress) -> object:
+        """Ping ``target`` from ``guest``: each reply as progress, then the sum."""
+        guest, target = arguments.text("guest"), arguments.text("target")
+        count = arguments.number("count", 1, MAX_COUNT, 1) or 1
+        interval, timeout = arguments.seconds("interval", 1.0), arguments.seconds("timeout", 2.0)
+        trips: list[float] = []
+        address = None
+        for sequence in range(1, count + 1):
+            started = trio.current_time()
+            reply = await self._lab.ping(guest, target, 1, timeout)
+            trip = reply.rtt / SECOND if reply.ok and reply.rtt is not None else None
+            if trip is not None:
+                trips.append(trip)
+            address = str(reply.responder) if reply.responder is not None else address
+            await progress({
+                "seq": sequence, "ok": reply.ok, "rtt_s": trip, "error": reply.error,
+                "from": str(reply.responder) if reply.responder is not None else None,
+            })  # fmt: skip
+            if sequence < count:
+                await trio.sleep(max(0.0, started + interval - trio.current_time()))
+        return {
+            "guest": guest, "target": target, "sent": count, "received": len(trips),
+            "rtt_min_s": min(trips, default=None), "rtt_max_s": max(trips, default=None),
+            "rtt_avg_s": sum(trips) / len(trips) if trips else None,
+        }  # fmt: skip
+
+    async def pingall(self, arguments: Arguments, progress: Progress) -> object:
+        """Measure who reaches whom, beside what the rules say."""
+        port = arguments.number("port", 1, 65535)
+        return await measure(self._lab, arguments.text("protocol", "icmp"), port, arguments.seconds("timeout", 2.0))
+
+    async def exec(self, arguments: Arguments, progress: Progress) -> object:
+        """Give the command line that runs ``command`` inside a namespace guest; the caller runs it on its own terminal."""
+        name, command = arguments.text("guest"), arguments.texts("command")
+        guest = self._lab.guests[name]
+        if not isinstance(guest, NamespaceGuest):
+            others = [each.name for each in self._lab.guests.values() if isinstance(each, NamespaceGuest)]
+            raise UsageError(
+                f"{name} is an {guest.kind} guest and runs no programs; "
+                + (f"guests of kind namespace are: {', '.join(others)}" if others else "this lab has no namespace guests")
+            )
+        if not command:
+            raise UsageError("which command? write it behind --, such as: vnet exec LAB GUEST -- ip addr")
+        return {"argv": guest.exec_argv(command)}
+
+    async def down(self, arguments: Arguments, progress: Progress) -> object:
+        """End the lab; the answer goes out before it does."""
+        self._lab.stop()
+        return {"pid": os.getpid()}
+
+
+def _chosen(name: str | None, known: Mapping[str, object], what: str) -> list[str]:
+    if name is None:
+        return list(known)
+    if name not in known:
+        raise UsageError(f"there is no {what} {name!r}; there are: {', '.join(known) or 'none'}")
+    return [name]
+
+
+_COMMANDS: Final[Mapping[str, Command]] = {
+    "info": Commands.info, "show": Commands.show, "set": Commands.set, "flush": Commands.flush, "ping": Commands.ping,
+    "pingall": Commands.pingall, "exec": Commands.exec, "down": Commands.down,
+}  # fmt: skip

@@ -1,0 +1,173 @@
+"""The control socket of a running lab: one JSON line asks, JSON lines answer.
+
+::
+
+    --> {"command": "ping", "arguments": {"guest": "web", "target": "mail"}}
+    <-- {"progress": {...}}                 none, one or many
+    <-- {"ok": true, "data": {...}}         or {"ok": false, "kind": "usage", "error": "..."}
+
+A connection carries one request. The answer to ``capture`` is followed by the octets of a pcapng file until either side
+closes. Who closes the connection takes the request back. The socket lies in a directory that only its user may enter; still,
+whatever arrives is answered with an error and never with a crash, and everything a client can make grow has a bound.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+import trio
+
+from vnet.errors import HostError, LabError, NetworkError, TopologyError, UsageError, VnetError
+from vnet.runtime.sinks import QueueSink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vnet.runtime.commands import Commands
+
+MAX_REQUEST: Final = 64 * 1024
+MAX_CONNECTIONS: Final = 64
+REQUEST_TIMEOUT: Final = 10.0
+"""Seconds in which a request must have arrived whole."""
+SEND_TIMEOUT: Final = 30.0
+"""Seconds a client may take to read a line of the answer."""
+
+Progress: TypeAlias = Callable[[object], Awaitable[None]]
+"""Sends something to the client while its command still runs."""
+
+_KINDS: Final[tuple[tuple[type[VnetError], str], ...]] = (
+    (UsageError, "usage"), (TopologyError, "topology"), (HostError, "host"), (NetworkError, "network"), (LabError, "lab"),
+)  # fmt: skip
+
+
+def error_reply(error: Exception) -> dict[str, object]:
+    """Say what went wrong; what vnet did not raise on purpose is "internal"."""
+    if not isinstance(error, VnetError):
+        return {"ok": False, "kind": "internal", "error": f"internal error: {type(error).__name__}: {str(error)[:200]}"}
+    kind = next((name for each, name in _KINDS if isinstance(error, each)), "lab")
+    return {"ok": False, "kind": kind, "error": str(error)}
+
+
+def decode_request(line: bytes) -> tuple[str, Mapping[str, object]]:
+    """Read a request; raise UsageError for anything that is none."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise UsageError("the request is not a line of JSON") from None
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise UsageError('a request is an object such as {"command": "show", "arguments": {"what": "ports"}}')
+    arguments = request.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise UsageError("the arguments of a request are an object")
+    return request["command"], arguments
+
+
+@final
+class ControlServer:
+    """Serves the commands of one lab on a Unix socket."""
+
+    def __init__(self, commands: Commands, path: Path) -> None:
+        self._commands = commands
+        self._path = path
+        self._connections = 0
+
+    def listen(self) -> trio.SocketListener:
+        """Make the socket, readable and writable by its owner only, in place of one that a dead lab left."""
+        self._path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            listening.bind(os.fspath(self._path))
+        except OSError as error:
+            listening.close()
+            raise HostError(f"cannot make the control socket {self._path}: {error.strerror}") from error
+        finally:
+            os.umask(mask)
+        listening.listen(16)
+        listening.setblocking(False)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+
+    async def run(self, listener: trio.SocketListener) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await trio.serve_listeners(self._serve, [listener], handler_nursery=nursery)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        self._connections += 1
+        try:
+            async with stream:
+                if self._connections > MAX_CONNECTIONS:
+                    await _send(stream, error_reply(UsageError("too many commands at once")))
+                    return
+                await self._answer(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            pass  # the client has gone, or does not read
+        finally:
+            self._connections -= 1
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        try:
+            line = await _read_line(stream)
+            if line is None:
+                return
+            command, arguments = decode_request(line)
+            if command == "capture":
+                await self._capture(stream, arguments)
+                return
+        except UsageError as error:
+            await _send(stream, error_reply(error))
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_closed, stream, nursery.cancel_scope)
+            try:
+                data = await self._commands.run(command, arguments, lambda data: _send(stream, {"progress": data}))
+                reply: dict[str, object] = {"ok": True, "data": data}
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                raise
+            except Exception as error:
+                reply = error_reply(error)
+            await _send(stream, reply)
+            nursery.cancel_scope.cancel()
+
+    async def _capture(self, stream: trio.SocketStream, arguments: Mapping[str, object]) -> None:
+        sink = QueueSink()
+        capture = self._commands.start_capture(arguments, sink)
+        try:
+            await _send(stream, {"ok": True, "data": {"ports": [port.name for port in capture.ports]}})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when_closed, stream, nursery.cancel_scope)
+                while data := await sink.wait_data():
+                    await stream.send_all(data)
+                nursery.cancel_scope.cancel()
+        finally:
+            capture.finish()
+
+
+async def _cancel_when_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """Take the request back when the client closes the connection; what it sends besides is thrown away."""
+    while await stream.receive_some(4096):
+        pass
+    scope.cancel()
+
+
+async def _read_line(stream: trio.SocketStream) -> bytes | None:
+    """Read a request; None if the client closed or said nothing; raise UsageError for one without end."""
+    buffer = bytearray()
+    with trio.move_on_after(REQUEST_TIMEOUT):
+        while data := await stream.receive_some(MAX_REQUEST):
+            buffer += data
+            end = buffer.find(b"\n")
+            if end >= 0:
+                return bytes(buffer[:end])
+            if len(buffer) > MAX_REQUEST:
+                raise UsageError(f"a request has at most {MAX_REQUEST} octets")
+    return None
+
+
+async def _send(stream: trio.SocketStream, message: Mapping[str, object]) -> None:
+    with trio.fail_after(SEND_TIMEOUT):
+        await stream.send_all(json.dumps(message).encode() + b"\n")
