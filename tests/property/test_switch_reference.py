@@ -86,12 +86,9 @@ class Bridge:
                 targets = [number for number in targets if number == at]
         if not targets:
             return "no-egress"
-        control_out = (pcp << 13 | dei << 12 | vid).to_bytes(2, "big")
+        tag = b"\x81\x00" + (pcp << 13 | dei << 12 | vid).to_bytes(2, "big")
         return {
-            number: destination
-            + source
-            + (b"" if vid in self.configs[number].untagged else b"\x81\x00" + control_out)
-            + rest
+            number: destination + source + (b"" if vid in self.configs[number].untagged else tag) + rest
             for number in targets
         }
 
@@ -157,7 +154,7 @@ changes = st.one_of(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(configs(), min_size=4, max_size=4), st.lists(changes, max_size=40))
 def test_the_switch_does_what_the_standard_says(vlans: list[VlanConfig], steps: list[tuple]) -> None:
     bed = Bed(*vlans, ageing=AGEING, max_frame=MAX_FRAME)
