@@ -28,10 +28,11 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "ns3/core-module.h": ("libns3-dev",),
     "kea-dhcp4": ("kea-dhcp4-server",),
     "mn": ("mininet",),
+    "brctl": ("bridge-utils",),
 }
 """What is looked for (a program, or a header if it ends in .h) and the packages that bring it."""
 
-PROGRAMS: Final = ("usr/bin", "usr/sbin", "usr/lib/openvswitch-switch")
+PROGRAMS: Final = ("usr/bin", "usr/sbin", "sbin", "usr/lib/openvswitch-switch")
 LIBRARIES: Final = ("usr/lib/x86_64-linux-gnu", "usr/lib", "lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu")
 
 
