@@ -82,7 +82,7 @@ async def _await_answer(icmp: trio.socket.SocketType, identifier: int, sequence:
 def read_answer(packet: bytes, identifier: int, sequence: int) -> tuple[IPv4Address, str] | None:
     """Read an ICMP packet, IP header first: who sent it and what it says about our request; None if it is about another."""
     message = packet[(packet[0] & 15) * 4 :] if packet else b""
-    if len(message) < _ECHO.size:
+    if len(packet) < 20 or len(message) < _ECHO.size:
         return None
     source = IPv4Address(packet[12:16])
     kind, code, _, *numbers = _ECHO.unpack_from(message)
