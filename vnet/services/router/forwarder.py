@@ -108,7 +108,7 @@ class Forwarder:
         """Find the connection of a packet, or of the first fragment of one, and forward or deliver it."""
         protocol = packet[9]
         if len(packet) - octets < _SHORTEST.get(protocol, 0):
-            self.drops.count("transport-cut-off")
+            self.drops.count("fragment-tiny" if packet[6] & 0x20 else "transport-cut-off")
             return Fate.DROPPED
         arrives = tuple_of(packet, octets)
         if arrives is None:
@@ -365,7 +365,8 @@ class Forwarder:
         if arrives is not None:
             direction = self.sessions.connections.find(self._host.scheduler.now, packet[9], turned(arrives))
         if direction is None or egress.address is None or direction.arrives == direction.leaves:
-            self._host.undeliverable(egress, packet)
+            back = None if packet[12:16] in self._host.local else self._host.next_hop(packet[12:16])
+            self._host.undeliverable(egress if back is None else back[0], packet)
             return
         self._host.drop("no-neighbor")
         message = icmpv4.build(icmpv4.UNREACHABLE, icmpv4.HOST_UNREACHABLE, 0, packet[: icmpv4.MAX_QUOTE])
