@@ -143,7 +143,7 @@ class Icmp:
             host.drop("icmp-rate-limit")
             return
         self._theoretical = max(self._theoretical, now) + ERROR_INTERVAL
-        own = destination if destination in host.local else interface.address
+        own = destination if destination in host.local else None  # else that of the way back (RFC 1812, 4.3.2.4)
         message = icmpv4.build(kind, code, rest, packet[: icmpv4.MAX_QUOTE])
         host.send_ipv4(source, PROTOCOL_ICMP, message, source=own)
 

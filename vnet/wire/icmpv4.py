@@ -68,7 +68,10 @@ def build(kind: int, code: int, rest: int, body: bytes) -> bytes:
     """Write a message, checksum included."""
     tail = rest.to_bytes(4, "big") + body
     head = bytes((kind, code))
-    return head + checksum(head + b"\x00\x00" + tail).to_bytes(2, "big") + tail
+    field = checksum(head + b"\x00\x00" + tail)
+    if field == 0 and not any(head + tail):
+        field = 0xFFFF  # the sum of nothing but zeros is +0, and its complement -0 (RFC 1071, section 2): an echo reply
+    return head + field.to_bytes(2, "big") + tail
 
 
 def decode(message: bytes, *, verify: bool = True) -> Icmp:
