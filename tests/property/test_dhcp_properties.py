@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vnet.errors import WireError
 from vnet.fabric.rng import RandomStreams
 from vnet.ports import NO_OFFLOAD
-from vnet.services.dhcp.binding import LIVE, BindingState
+from vnet.services.dhcp.binding import BindingState
 from vnet.services.dhcp.replies import Reply
 from vnet.services.dhcp.server import RECEIVED, REFUSED, DhcpServer, Save
 from vnet.stack.dhcp_machine import DhcpMachine
@@ -149,8 +149,8 @@ def check(server, now, stored):
         if each.client:
             assert table.of_client(each.client) == each
         assert (each.address in table.offers) == (each.state is BindingState.OFFERED)
-        assert (each.address in table.free_again) == (each.state not in LIVE)
-        if each.state in LIVE and each.expires_at > now:
+        assert (each.address in table.free_again) == (not each.state.live)
+        if each.state.live and each.expires_at > now:
             assert server.next_deadline() is not None and server.next_deadline() <= each.expires_at
         if each.state is BindingState.BOUND:
             assert stored[each.address] == each, "every binding was saved"

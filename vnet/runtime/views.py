@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from vnet.addresses import format_mac
 from vnet.errors import UsageError
-from vnet.services.dhcp.binding import LIVE, Binding, BindingState
+from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
 from vnet.units import SECOND, Instant
 
@@ -160,7 +160,7 @@ def leases(lab: Lab) -> list[Row]:
             "owner": known.get(binding.mac),
             "hostname": binding.hostname,
             "state": binding.state.name.lower(),
-            "expires_in_s": _seconds(binding.expires_at - now) if binding.state in LIVE else None,
+            "expires_in_s": _seconds(binding.expires_at - now) if binding.state.live else None,
         }
         for network, node in lab.dhcp.items()
         for binding in node.bindings()

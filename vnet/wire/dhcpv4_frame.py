@@ -73,8 +73,8 @@ def dhcp_payload(frame: bytes, offload: bytes) -> bytes | None:
     end = 34 + udp_octets
     if udp_octets < 8 or end > len(frame) or (frame[16] << 8 | frame[17]) != udp_octets + 20:
         return None
-    if frame[40:42] != b"\0\0" and not offload[0] & _NEEDS_CSUM:
-        pseudo = checksum.pseudo_header_sum(frame[26:30], frame[30:34], _UDP, udp_octets)
-        if not checksum.is_valid(frame[34:end], pseudo):
-            return None
+    # both addresses stand right before the datagram: one sum goes over all of it but the protocol and a length
+    unchecked = frame[40:42] == b"\0\0" or offload[0] & _NEEDS_CSUM
+    if not unchecked and not checksum.is_valid(frame[26:end], _UDP + udp_octets):
+        return None
     return frame[PAYLOAD_OFFSET:end]

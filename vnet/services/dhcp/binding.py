@@ -18,23 +18,31 @@ from vnet.units import Instant
 
 @final
 class BindingState(Enum):
-    """What the server knows of an address. The values stand in state files."""
+    """What the server knows of an address. The values stand in state files.
 
-    OFFERED = 1
+    ``live`` states end at ``expires_at``; in the others the address is free.
+    """
+
+    live: bool
+
+    def __new__(cls, value: int, live: bool) -> BindingState:
+        """Keep *live* beside the value: an attribute is found faster than a member in a set."""
+        state = object.__new__(cls)
+        state._value_ = value
+        state.live = live
+        return state
+
+    OFFERED = 1, True
     """Kept for a client for a short time; never stored."""
-    BOUND = 2
-    RELEASED = 3
+    BOUND = 2, True
+    RELEASED = 3, False
     """The client gave it back; it may have it again."""
-    EXPIRED = 4
+    EXPIRED = 4, False
     """The lease ended; the client may have it again."""
-    DECLINED = 5
+    DECLINED = 5, True
     """Somebody else uses the address: nobody gets it until the quarantine ends."""
-    FREE = 6
+    FREE = 6, False
     """No binding: tells a store to forget the address."""
-
-
-LIVE = frozenset({BindingState.OFFERED, BindingState.BOUND, BindingState.DECLINED})
-"""The states that end at ``expires_at``; in the others the address is free."""
 
 
 class Binding(NamedTuple):
@@ -163,10 +171,10 @@ class BindingTable:
                 self._by_client[client] = address
             if state is BindingState.OFFERED:
                 self.offers[address] = None
-            elif state not in LIVE:
+            elif not state.live:
                 self.free_again[address] = None
         self._by_address[address] = binding
-        if state in LIVE:
+        if state.live:
             self.expiries.set(address, binding.expires_at)
 
     def remove(self, binding: Binding) -> None:
@@ -190,5 +198,5 @@ class BindingTable:
             del self._by_client[binding.client]
         if binding.state is BindingState.OFFERED:
             del self.offers[address]
-        elif binding.state not in LIVE:
+        elif not binding.state.live:
             del self.free_again[address]

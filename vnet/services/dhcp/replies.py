@@ -51,11 +51,11 @@ def write_nak(message: Message, server: bytes, text: str) -> Reply:
 
 def _encode(message: Message, kind: int, yiaddr: bytes, ciaddr: bytes, flags: int, options: bytes) -> bytes:
     """Answer *message* with the options given, and those that the sender must get back as it sent them."""
-    echo = b""
-    for code in (opt.CLIENT_ID, opt.RELAY_INFORMATION):  # RFC 6842, section 3; RFC 3046, section 2.2
-        value = message.options.get(code)
-        if value is not None:
-            echo += opt.encode_option(code, value)
+    client = message.options.get(opt.CLIENT_ID)  # RFC 6842, section 3
+    relay = message.options.get(opt.RELAY_INFORMATION)  # RFC 3046, section 2.2
+    echo = b"" if client is None else opt.encode_option(opt.CLIENT_ID, client)
+    if relay is not None:
+        echo += opt.encode_option(opt.RELAY_INFORMATION, relay)
     header = wire.HEADER.pack(
         wire.BOOTREPLY, message.htype, len(message.chaddr), 0, message.xid, 0, flags, ciaddr, yiaddr, NO_ADDRESS,
         message.giaddr, message.chaddr, b"", b"", wire.COOKIE,

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias, final
 
 from vnet.addresses import format_mac
 from vnet.ports import Report, no_report
-from vnet.services.dhcp.binding import LIVE, Binding, BindingState, BindingTable
+from vnet.services.dhcp.binding import Binding, BindingState, BindingTable
 from vnet.services.dhcp.policy import DhcpConfig, OptionTails
 from vnet.services.dhcp.pool import AddressPool
 from vnet.services.dhcp.replies import Reply, write_nak, write_reply
@@ -137,7 +137,7 @@ class DhcpServer:
         table = self.table
         for address in table.expiries.due(now):
             binding = table.of_address(address)
-            if binding is None or binding.state not in LIVE:
+            if binding is None or not binding.state.live:
                 continue
             if binding.expires_at > now:
                 table.expiries.set(address, binding.expires_at)
@@ -195,7 +195,7 @@ class DhcpServer:
             if len(table.offers) >= self._config.max_offers:
                 self._withdraw(next(iter(table.offers)))
             until = now + self._config.offer_time
-            table.put(Binding(address, client, message.chaddr, OFFERED, until, since, _hostname(message)))
+            table.put(Binding(address, client, message.chaddr, OFFERED, until, since))
             if known is None and self._config.probe:
                 effects.append(Probe(address))
         self.counters["offer"] += 1
@@ -241,7 +241,7 @@ class DhcpServer:
             return self._refuse("other-server")
         address = message.options.get(opt.REQUESTED_ADDRESS) if declined else message.ciaddr
         binding = self.table.of_client(client)
-        if binding is None or binding.address != address or binding.state not in LIVE:
+        if binding is None or binding.address != address or not binding.state.live:
             return self._refuse("not-held")
         if declined:
             self._note("dhcp-declined", binding)
@@ -265,7 +265,7 @@ class DhcpServer:
         wanted = message.options.get(opt.REQUESTED_ADDRESS)
         if wanted is not None and len(wanted) == 4 and wanted in pool:
             known = table.of_address(wanted)
-            if known is None or known.state not in LIVE:
+            if known is None or not known.state.live:
                 return wanted
         return pool.choose()
 
@@ -282,7 +282,7 @@ class DhcpServer:
             return None
         if selecting:
             # an offer that was withdrawn, or made before a restart, stands while nobody else took the address
-            is_free = known is None or known.state not in LIVE
+            is_free = known is None or not known.state.live
             return None if in_pool and is_free else "the address is not the client's"
         # about a client it does not know a server is silent, for another may know it; but its own pool is nobody else's
         is_ours = in_pool or address in self._reserved_addresses
@@ -291,7 +291,7 @@ class DhcpServer:
     def _is_open(self, reserved: bytes, mac: bytes) -> bool:
         """Tell whether the station *mac* may use its reserved address now: nobody else got it before it was reserved."""
         holder = self.table.of_address(reserved)
-        return holder is None or holder.state not in LIVE or (holder.mac == mac and holder.state is not DECLINED)
+        return holder is None or not holder.state.live or (holder.mac == mac and holder.state is not DECLINED)
 
     def _on_subnet(self, address: bytes) -> bool:
         network, mask = self._network
