@@ -1,0 +1,85 @@
+"""``vnet capture``: frames of a running lab as pcapng for other programs, or as lines for people."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from vnet.cli.completion import LabName
+from vnet.errors import UsageError
+from vnet.runtime.client import find_lab, open_capture
+from vnet.runtime.filter import compile_filter
+from vnet.units import SECOND
+from vnet.wire.describe import describe
+from vnet.wire.pcapng import Direction, Packet, Reader
+
+_ARROWS = {Direction.INBOUND: "in ", Direction.OUTBOUND: "out", Direction.UNKNOWN: "   "}
+
+
+@click.command("capture")
+@click.argument("lab", type=LabName())
+@click.argument("ports", nargs=-1, metavar="[PORT...]")
+@click.option("--write", "-w", "target", metavar="FILE|-", help="Write pcapng to FILE, or to standard output (-).")
+@click.option("--filter", "-f", "expression", default="", metavar="EXPR", help="Only these frames, as with tcpdump.")
+@click.option("--count", "-c", type=click.IntRange(1, 1_000_000), help="End after so many frames.")
+@click.option("--text", "as_text", is_flag=True, help="Print a line per frame, even into a pipe.")
+def capture_command(
+    lab: str, ports: tuple[str, ...], target: str | None, expression: str, count: int | None, as_text: bool
+) -> None:
+    """Capture frames of LAB at its PORTs: web:eth0, core:3, all of a node (web) or a pattern (web:*).
+
+    Without PORT, one end of every cable. Without -w, a terminal gets a line per frame, a pipe gets pcapng. Filters know
+    host, net, port, ether, vlan, len, arp, ip, ip6, icmp, tcp, udp, dhcp, stp, lldp, broadcast, multicast, and, or, not.
+
+    \b
+    vnet capture office web
+    vnet capture office web mail | tshark -i -
+    vnet capture office | wireshark -k -i -
+    vnet capture office 'core:*' -w core.pcapng --filter 'vlan 20 and not arp' --count 100
+    """
+    compile_filter(expression)
+    if as_text and target is not None:
+        raise click.UsageError("--text and --write exclude each other")
+    as_text = as_text or (target is None and sys.stdout.isatty())
+    place = find_lab(lab)
+    # the target is opened first: a file that cannot be written must not start a capture
+    with _target(target) as out, open_capture(
+        place, {"ports": list(ports), "filter": expression, "count": count}
+    ) as (names, pieces):  # fmt: skip
+        click.echo(f"capturing {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}; Ctrl-C ends it", err=True)
+        reader, frames = Reader(), 0
+        with contextlib.suppress(KeyboardInterrupt):
+            for piece in pieces:
+                packets = reader.feed(piece)
+                frames += len(packets)
+                if as_text:
+                    click.echo("".join(line_of(packet) + "\n" for packet in packets), nl=False)
+                else:
+                    out.write(piece)
+                    out.flush()
+        click.echo(f"{frames} frames", err=True)
+
+
+@contextlib.contextmanager
+def _target(target: str | None) -> Iterator[BinaryIO]:
+    if target is None or target == "-":
+        yield sys.stdout.buffer
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(target).open("wb"))
+        except OSError as error:
+            raise UsageError(f"cannot write {target}: {error.strerror}") from error
+        yield file
+
+
+def line_of(packet: Packet) -> str:
+    """Write a frame on one line: time of day, port, direction, what it is."""
+    seconds = packet.instant // SECOND % 86400
+    time_of_day = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{packet.instant % SECOND // 1000:06}"
+    return f"{time_of_day} {packet.interface.name} {_ARROWS[packet.direction]} {describe(packet.frame)}"

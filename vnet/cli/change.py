@@ -1,0 +1,57 @@
+"""``vnet set`` and ``vnet flush``: change a lab while it runs."""
+
+from __future__ import annotations
+
+import click
+
+from vnet.cli.completion import LabName
+from vnet.cli.output import cell_text, print_json
+from vnet.runtime.client import call, find_lab
+
+TABLES = ("fdb", "leases", "nat")
+
+
+@click.command("set")
+@click.argument("lab", type=LabName())
+@click.argument("target")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
+@click.option("--json", "as_json", is_flag=True, help="Print how the target stands now as JSON.")
+def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Change a link or a switch port of LAB.
+
+    TARGET is a link (core-edge, web:eth0, or core,edge), a guest with one NIC (web), or a switch port (core:3). Links take
+    state, rate, latency, loss and queue, ports take state; up and down are short for state=up and state=down.
+
+    \b
+    vnet set office core-edge down
+    vnet set office core-edge loss=5% latency=20ms rate=10mbit
+    vnet set office core-edge rate=none
+    vnet set office core:3 down
+    """
+    data = call(find_lab(lab), "set", {"target": target, "settings": list(settings)})
+    if as_json:
+        print_json(data)
+    elif isinstance(data, dict):
+        click.echo(", ".join(f"{key} {cell_text(value)}" for key, value in data.items() if value is not None))
+
+
+@click.command("flush")
+@click.argument("lab", type=LabName())
+@click.argument("table", type=click.Choice(TABLES))
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def flush_command(lab: str, table: str, name: str | None, as_json: bool) -> None:
+    """Empty a TABLE of LAB: what switches learned, DHCP leases, or NAT mappings with their connections.
+
+    NAME is one switch, network or router; without it, all are emptied.
+
+    \b
+    vnet flush office fdb core
+    vnet flush office leases
+    """
+    data = call(find_lab(lab), "flush", {"table": table, "name": name})
+    if as_json:
+        print_json(data)
+    elif isinstance(data, dict):
+        for each, count in data.items():
+            click.echo(f"{each}: {count} entr{'y' if count == 1 else 'ies'} removed")

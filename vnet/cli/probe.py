@@ -1,0 +1,112 @@
+"""``vnet ping`` and ``vnet pingall``: who reaches whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias, cast
+
+import click
+
+from vnet.cli.completion import LabName
+from vnet.cli.output import print_json, print_table
+from vnet.errors import LabError
+from vnet.runtime.client import call, find_lab
+
+Row: TypeAlias = Mapping[str, object]
+
+_MARKS: Final = {
+    (True, True): "yes", (False, False): "-", (True, False): "YES!", (False, True): "no!",
+    (True, None): "yes", (False, None): "-",
+}  # fmt: skip
+"""By (reached, expected)."""
+
+
+def _milliseconds(value: object) -> str:
+    return f"{value * 1000:.3f} ms" if isinstance(value, int | float) else ""
+
+
+@click.command("ping")
+@click.argument("lab", type=LabName())
+@click.argument("guest")
+@click.argument("target")
+@click.option("--count", "-c", "-n", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Echo requests.")
+@click.option("--interval", "-i", type=click.FloatRange(0, 3600), default=1.0, show_default=True, help="Seconds between.")
+@click.option("--timeout", "-W", type=click.FloatRange(0.001, 3600), default=2.0, show_default=True, help="Seconds to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print the replies and the sum as JSON.")
+def ping_command(lab: str, guest: str, target: str, count: int, interval: float, timeout: float, as_json: bool) -> int:
+    """Ping TARGET, a guest, router or address, from GUEST. The exit status is 1 if nothing came back.
+
+    \b
+    vnet ping office pc1 mail
+    vnet ping office web 203.0.113.1 -c 5 --json
+    """
+    replies: list[Row] = []
+
+    def show(data: object) -> None:
+        if not isinstance(data, dict):
+            return
+        replies.append(data)
+        if as_json:
+            return
+        if data["ok"]:
+            click.echo(f"reply from {data['from']}: seq {data['seq']}, {_milliseconds(data['rtt_s'])}")
+        else:
+            click.echo(f"seq {data['seq']}: {data['error'] or 'no answer'}")
+
+    arguments = {"guest": guest, "target": target, "count": count, "interval": interval, "timeout": timeout}
+    total = call(find_lab(lab), "ping", arguments, show)
+    if not isinstance(total, dict):
+        raise LabError("the lab answered what is no sum of pings")
+    if as_json:
+        print_json({**total, "replies": replies})
+    else:
+        lost = 100 * (count - int(total["received"])) // count
+        trips = "/".join(_milliseconds(total[f"rtt_{each}_s"]).removesuffix(" ms") for each in ("min", "avg", "max"))
+        times = f", rtt min/avg/max {trips} ms" if total["received"] else ""
+        click.echo(f"{guest} to {target}: {count} sent, {total['received']} received, {lost}% lost{times}")
+    return 0 if total["received"] else 1
+
+
+@click.command("pingall")
+@click.argument("lab", type=LabName())
+@click.option("--protocol", "-p", type=click.Choice(["icmp", "tcp", "udp"]), default="icmp", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port for tcp and udp; a closed port counts as reached.")
+@click.option("--timeout", "-W", type=click.FloatRange(0.001, 3600), default=2.0, show_default=True, help="Seconds to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print the matrix as JSON.")
+def pingall_command(lab: str, protocol: str, port: int | None, timeout: float, as_json: bool) -> int:
+    """Probe every guest of LAB from every other, and print the matrix beside what the rules say.
+
+    The exit status is 1 if what was measured and what the rules say differ.
+
+    \b
+    vnet pingall office
+    vnet pingall office --protocol tcp --port 80
+    """
+    if (protocol == "icmp") != (port is None):
+        raise click.UsageError("icmp has no ports" if protocol == "icmp" else f"{protocol} needs a port: --port N")
+    data = call(find_lab(lab), "pingall", {"protocol": protocol, "port": port, "timeout": timeout})
+    if not isinstance(data, dict):
+        raise LabError("the lab answered what is no matrix")
+    if as_json:
+        print_json(data)
+    else:
+        print_matrix(data)
+    return 1 if data["differences"] else 0
+
+
+def print_matrix(data: Row) -> None:
+    """Print the matrix: sources down, targets across; then each pair that differs from the rules, in words."""
+    guests = cast("list[str]", data["guests"])
+    rows = cast("list[Row]", data["matrix"])
+    cell = {(row["from"], row["to"]): _MARKS[bool(row["reached"]), cast("bool | None", row["expected"])] for row in rows}
+    what = str(data["protocol"]) + (f" port {data['port']}" if data["port"] else "")
+    print_table(["from \\ to", *guests], [[each, *(cell.get((each, to), "") for to in guests)] for each in guests])
+    judged = sum(row["expected"] is not None for row in rows)
+    reached = sum(bool(row["reached"]) for row in rows)
+    agreed = judged - cast("int", data["differences"])
+    click.echo(f"{what}: {reached} of {len(rows)} pairs reached; the rules agree on {agreed} of {judged}")
+    for row in rows:
+        if row["agrees"] is False:
+            verdict = "should be reached, is not" if row["expected"] else "should not be reached, is"
+            detail = f" ({row['detail']})" if row["detail"] else ""
+            click.echo(f"{row['from']} > {row['to']}: {verdict}{detail}")

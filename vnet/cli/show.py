@@ -1,0 +1,157 @@
+"""``vnet show``: the state of a running lab as tables or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias, cast
+
+import click
+
+from vnet.cli.completion import LabName
+from vnet.cli.output import cell_text, print_json, print_table
+from vnet.errors import LabError
+from vnet.runtime.client import call, find_lab
+from vnet.units import SECOND, format_duration, format_rate, nanoseconds
+
+Row: TypeAlias = Mapping[str, object]
+Column: TypeAlias = "tuple[str, str | Callable[[Row], object]]"
+
+WHAT: Final = (
+    "networks", "ports", "links", "fdb", "leases", "nat", "flows", "guests", "routers", "stp", "events",
+)  # fmt: skip
+OVERVIEW: Final = ("networks", "guests", "leases")
+EVENTS_SHOWN: Final = 40
+
+
+def _duration(key: str) -> Callable[[Row], object]:
+    def text(row: Row) -> object:
+        value = row[key]
+        if not isinstance(value, int | float):
+            return ""
+        duration = nanoseconds(value)
+        return format_duration(duration if duration < SECOND else duration // SECOND * SECOND)
+
+    return text
+
+
+def _dhcp(row: Row) -> object:
+    dhcp = row["dhcp"]
+    return (
+        f"{dhcp['range']} by {dhcp['server']}, {dhcp['leases']} of {dhcp['pool']} leased" if isinstance(dhcp, dict) else ""
+    )
+
+
+def _counted(key: str) -> Callable[[Row], object]:
+    def text(row: Row) -> object:
+        counts = row[key]
+        return ", ".join(f"{name} {count}" for name, count in counts.items() if count) if isinstance(counts, dict) else ""
+
+    return text
+
+
+def _rate(row: Row) -> object:
+    rate = row["rate_bps"]
+    return format_rate(rate) if isinstance(rate, int) else ""
+
+
+def _loss(row: Row) -> object:
+    loss = row["loss"]
+    return f"{loss:.4g}" if isinstance(loss, float) and loss else ""
+
+
+def _link_drops(row: Row) -> object:
+    ways = cast("list[dict[str, int]]", row["drops"])
+    return (
+        " / ".join(", ".join(f"{name} {count}" for name, count in way.items()) or "0" for way in ways) if any(ways) else ""
+    )
+
+
+_TABLES: Final[Mapping[str, Sequence[Column]]] = {
+    "networks": (
+        ("network", "name"), ("vlan", "vlan"), ("subnet", "subnet"),
+        ("adapter", lambda row: "" if row["adapter"] == "none" else row["adapter"]), ("dhcp", _dhcp),
+        ("members", "members"),
+    ),
+    "ports": (
+        ("port", lambda row: f"{row['switch']}:{row['port']}"), ("peer", "peer"), ("state", "state"), ("mode", "mode"),
+        ("pvid", "pvid"), ("tagged", "tagged"), ("rx frames", "rx_frames"), ("rx octets", "rx_octets"),
+        ("tx frames", "tx_frames"), ("tx octets", "tx_octets"), ("drops", _counted("drops")),
+    ),
+    "links": (
+        ("link", "name"), ("between", "between"), ("state", "state"), ("rate", _rate), ("latency", _duration("latency_s")),
+        ("loss", _loss), ("drops", _link_drops),
+    ),
+    "fdb": (
+        ("switch", "switch"), ("vlan", "vlan"), ("mac", "mac"), ("port", "port"), ("peer", "peer"), ("owner", "owner"),
+        ("type", "type"), ("age", _duration("age_s")),
+    ),
+    "leases": (
+        ("network", "network"), ("address", "address"), ("mac", "mac"), ("owner", "owner"), ("hostname", "hostname"),
+        ("state", "state"), ("expires in", _duration("expires_in_s")),
+    ),
+    "nat": (
+        ("router", "router"), ("protocol", "protocol"), ("inside", "inside"), ("outside", "outside"),
+        ("connections", "connections"), ("forward", "forward"),
+    ),
+    "flows": (
+        ("router", "router"), ("protocol", "protocol"), ("state", "state"), ("from", "from"), ("to", "to"),
+        ("source", "source"), ("destination", "destination"), ("translated", "translated"),
+        ("expires in", _duration("expires_in_s")),
+    ),
+    "guests": (
+        ("guest", "guest"), ("kind", "kind"), ("interface", "name"), ("network", "network"), ("address", "addresses"),
+        ("mac", "mac"), ("gateway", "gateway"), ("state", "state"), ("dhcp", "dhcp"),
+    ),
+    "routers": (
+        ("router", "name"), ("interfaces", "interfaces"), ("forwarded", "forwarded"), ("drops", _counted("drops")),
+        ("rules", _counted("rules")),
+    ),
+    "stp": (("switch", "switch"), ("protocol", "protocol"), ("configured", "configured"), ("priority", "priority")),
+    "events": (
+        ("time", lambda row: f"{row['time_s']:.6f}"), ("node", "node"), ("event", "event"),
+        ("what", lambda row: " ".join(f"{name}={cell_text(value)}" for name, value in cast("Row", row["fields"]).items())),
+    ),
+}  # fmt: skip
+
+
+def rows_of(data: object) -> list[Row]:
+    """Take a view as it came over the socket; raise LabError if it is none."""
+    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+        raise LabError("the lab answered what is no table")
+    return data
+
+
+def print_view(what: str, rows: Sequence[Row], title: str = "") -> None:
+    """Print a view as a table; for guests, one line for each interface."""
+    if what == "guests":
+        nics = cast("list[tuple[Row, list[Row]]]", [(row, row["interfaces"]) for row in rows])
+        rows = [{**nic, "guest": row["name"], "kind": row["kind"]} for row, interfaces in nics for nic in interfaces]
+    columns = _TABLES[what]
+    cells = [[key(row) if callable(key) else row.get(key) for _, key in columns] for row in rows]
+    print_table([title_ for title_, _ in columns], cells, title)
+
+
+@click.command("show")
+@click.argument("lab", type=LabName())
+@click.argument("what", type=click.Choice(WHAT), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--last", type=click.IntRange(1), help=f"Events: how many (default {EVENTS_SHOWN}; with --json all).")
+def show_command(lab: str, what: str | None, as_json: bool, last: int | None) -> None:
+    """Show the state of LAB; without WHAT, its networks, guests and leases.
+
+    \b
+    vnet show office leases
+    vnet show office ports --json | jq '.[] | select(.drops != {})'
+    """
+    place = find_lab(lab)
+    wanted = OVERVIEW if what is None else (what,)
+    if what == "events" and last is None and not as_json:
+        last = EVENTS_SHOWN
+    views = {each: rows_of(call(place, "show", {"what": each, "last": last})) for each in wanted}
+    if as_json:
+        print_json(views if what is None else views[what])
+        return
+    for number, (name, rows) in enumerate(views.items()):
+        if number:
+            click.echo()
+        print_view(name, rows, name if what is None else "")

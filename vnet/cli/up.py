@@ -1,0 +1,298 @@
+"""``vnet up``: run a lab in the foreground, detached, or in virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+import click
+import trio
+
+from vnet.cli.output import print_json, print_progress
+from vnet.cli.show import print_view, rows_of
+from vnet.errors import UsageError
+from vnet.units import SECOND, Duration, format_duration, parse_duration
+
+if TYPE_CHECKING:
+    from vnet.fabric.trace import Event
+    from vnet.runtime.lab import Lab
+
+READY: Final = "ready"
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Summary: TypeAlias = "dict[str, object]"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What ``vnet up`` was asked to do."""
+
+    file: Path
+    seed: int
+    state: Path | None
+    capture: Path | None
+    events: Path | None
+    timeout: float
+    as_json: bool
+
+
+@click.command("up")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--detach", "-d", is_flag=True, help="Return when the lab is ready, and leave it running.")
+@click.option(
+    "--simulate", "-s", is_flag=False, flag_value="", default=None, metavar="[DURATION]",
+    help="Run in virtual time: no privileges, the same result for the same seed. Ends after DURATION (24h) of lab time, "
+    "or when everything is up.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Where DHCP leases outlive the lab.")
+@click.option("--capture", type=click.Path(path_type=Path), metavar="PCAPNG", help="Capture one end of every cable.")
+@click.option("--events", type=click.Path(path_type=Path), metavar="FILE", help="Write the event log, a line of JSON each.")
+@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait for addresses.")
+@click.option("--json", "as_json", is_flag=True, help="Print the networks and guests as JSON.")
+@click.option("--ready-fd", type=int, hidden=True, help="Where a detached lab tells its starter that it is ready.")
+def up_command(
+    file: Path | None,
+    detach: bool,
+    simulate: str | None,
+    seed: int,
+    state: Path | None,
+    capture: Path | None,
+    events: Path | None,
+    timeout: float,
+    as_json: bool,
+    ready_fd: int | None,
+) -> int:
+    """Run the lab in FILE: print its networks and guests, then "ready" when every guest has its address.
+
+    Ctrl-C, SIGTERM or vnet down end it and leave nothing behind.
+
+    \b
+    vnet up lab.yaml
+    vnet up lab.yaml --detach && vnet exec lab pc1 -- ip addr; vnet down lab
+    vnet up lab.yaml --simulate 24h --seed 7 --capture day.pcapng
+    """
+    if file is None and simulate and not _is_duration(simulate):
+        file, simulate = Path(simulate), ""  # vnet up --simulate FILE
+    if file is None:
+        raise click.UsageError("which topology file is to run? vnet up FILE")
+    if detach and simulate is not None:
+        raise click.UsageError("a simulated lab runs at once and ends: --detach and --simulate exclude each other")
+    if detach:
+        return _detach(file, seed, state, capture, events, timeout, as_json)
+    options = Options(file, seed, state, capture, events, timeout, as_json)
+    if simulate is not None:
+        return _simulate(options, parse_simulated(simulate) if simulate else None)
+    return trio.run(_run_live, options, ready_fd, strict_exception_groups=True)
+
+
+def parse_simulated(text: str) -> Duration:
+    """Read the length of a simulation; raise UsageError."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--simulate: {error}") from error
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        parse_duration(text)
+    except ValueError:
+        return False
+    return True
+
+
+# -- what all kinds share
+
+
+@contextlib.contextmanager
+def _recording(lab: Lab, options: Options) -> Iterator[None]:
+    """Record the capture and the event log that were asked for."""
+    from vnet.runtime.sinks import FileSink
+
+    if options.capture is not None:
+        lab.captures.start(FileSink(options.capture))
+    if options.events is None:
+        yield
+        return
+    try:
+        log = options.events.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {options.events}: {error.strerror}") from error
+    with log:
+        log.writelines(event.to_json() + "\n" for event in lab.events)
+
+        def note(event: Event) -> None:
+            log.write(event.to_json() + "\n")
+
+        lab.events.listeners.append(note)
+        try:
+            yield
+        finally:
+            lab.events.listeners.remove(note)
+
+
+def _summary(lab: Lab) -> Summary:
+    from vnet.runtime.views import show
+
+    views = {what: show(lab, what) for what in ("networks", "guests")}
+    return {"name": lab.name, "pid": os.getpid(), "live": lab.live, "seed": lab.seed, "time_s": round(lab.now, 3), **views}
+
+
+def _print_ready(summary: Mapping[str, object], as_json: bool) -> None:
+    if as_json:
+        print_json({**summary, "ready": True})
+        return
+    for what in ("networks", "guests"):
+        print_view(what, rows_of(summary[what]), what)
+        click.echo()
+    click.echo(READY)
+
+
+# -- live
+
+
+async def _run_live(options: Options, ready_fd: int | None) -> int:
+    """Run a lab until a signal or ``vnet down`` ends it."""
+    is_ready = False
+    async with _ended_by_signal(), _served_lab(options) as lab:
+        await _wait_up(lab, options.timeout)
+        is_ready = True
+        if ready_fd is None:
+            _print_ready(_summary(lab), options.as_json)
+        elif not lab.stopping.is_set():
+            _go_into_background(lab, ready_fd)
+        await lab.stopping.wait()
+    return 0 if is_ready else 130
+
+
+@asynccontextmanager
+async def _ended_by_signal() -> AsyncIterator[None]:
+    """Cancel the block at the first signal; more of them change nothing, because what is left is cleaning up."""
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _served_lab(options: Options) -> AsyncIterator[Lab]:
+    """Open a live lab that answers on its control socket."""
+    from vnet.runtime.commands import Commands
+    from vnet.runtime.control import ControlServer
+    from vnet.runtime.lab import open_lab
+    from vnet.runtime.places import place_of
+
+    print_progress(f"reading {options.file}")
+    async with open_lab(options.file, seed=options.seed, state=options.state, progress=print_progress) as lab:
+        with _recording(lab, options):
+            server = ControlServer(Commands(lab), place_of(lab.name).control)
+            listener = server.listen()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.run, listener)
+                yield lab
+                nursery.cancel_scope.cancel()
+
+
+async def _wait_up(lab: Lab, timeout: float) -> None:
+    """Wait for every guest's address, or for the end of the lab."""
+    waiting = [guest.name for guest in lab.guests.values() if any(each.dhcp for each in guest.interfaces())]
+    if waiting:
+        print_progress(f"waiting for the addresses of {', '.join(waiting[:8])}{', ...' if len(waiting) > 8 else ''}")
+    async with trio.open_nursery() as nursery:
+
+        async def stop() -> None:
+            await lab.stopping.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(stop)
+        await lab.wait_up(timeout)
+        nursery.cancel_scope.cancel()
+
+
+# -- detached
+
+
+def _go_into_background(lab: Lab, ready_fd: int) -> None:
+    """Tell the starter what it is to print, and write to the lab's log from now on."""
+    from vnet.runtime.places import place_of
+
+    with place_of(lab.name).log.open("ab") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    with os.fdopen(ready_fd, "w") as starter, contextlib.suppress(OSError):
+        json.dump(_summary(lab), starter)
+
+
+def _detach(
+    file: Path,
+    seed: int,
+    state: Path | None,
+    capture: Path | None,
+    events: Path | None,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Start a process of its own session that runs the lab; return when that is ready or has failed."""
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-m", "vnet", "up", str(file), f"--seed={seed}", f"--timeout={timeout}"]
+    command += [f"--{name}={path}" for name, path in (("state", state), ("capture", capture), ("events", events)) if path]
+    command += [f"--ready-fd={write_end}"]
+    with os.fdopen(read_end) as told:
+        try:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[write_end], start_new_session=True
+            )
+        finally:
+            os.close(write_end)
+        try:
+            text = told.read()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            raise
+    if not text:
+        return child.wait() or 1  # it has said why on our standard error
+    summary = json.loads(text)
+    _print_ready(summary, as_json)
+    return 0
+
+
+# -- simulated
+
+
+def _simulate(options: Options, duration: Duration | None) -> int:
+    """Run a lab in virtual time for *duration*, or until all are up, and print how it stands then."""
+    from vnet.runtime.clock import simulate
+    from vnet.runtime.lab import open_lab
+
+    async def run() -> Summary:
+        async with open_lab(options.file, state=options.state) as lab:
+            with _recording(lab, options):
+                if duration is None:
+                    await lab.wait_up(options.timeout)
+                else:
+                    await trio.sleep_until(duration / SECOND)
+                return _summary(lab)
+
+    length = format_duration(duration) if duration is not None else "until all are up"
+    print_progress(f"simulating {options.file}, seed {options.seed}, {length}")
+    summary = simulate(run, seed=options.seed)
+    _print_ready(summary, options.as_json)
+    return 0
