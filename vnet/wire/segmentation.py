@@ -68,8 +68,10 @@ def largest_frame(frame: bytes, offload: bytes) -> int:
 def frame_count(frame: bytes, offload: bytes) -> int:
     """Tell how many frames this one becomes on a wire."""
     headers = header_octets(frame, offload)
+    if not headers:
+        return 1
     size = offload[4] | offload[5] << 8
-    return max(1, -(-(len(frame) - headers) // size)) if headers and size else 1
+    return max(1, -(-(len(frame) - headers) // size)) if size else 1
 
 
 def wire_octets(frame: bytes, offload: bytes) -> int:
