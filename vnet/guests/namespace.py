@@ -104,7 +104,7 @@ class NamespaceGuest:
         _linux.unshare(_linux.CLONE_NEWNET)
         self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._netlink = Netlink()
-        cookie = netns.cookie_by(self._netlink.socket)
+        cookie = netns.cookie()
 
         def write_down(status: os.stat_result) -> None:
             self._resource = NamespaceResource(self.path, cookie, FileId.of(status))
@@ -171,7 +171,8 @@ class NamespaceGuest:
             self._netlink = None
         if self._resource is not None:
             self._resource.remove()
-            self._ledger.done(self._resource)
+            if not self._resource.exists():  # or else the next run tries again
+                self._ledger.done(self._resource)
             self._resource = None
         if self._fd >= 0:
             os.close(self._fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -53,14 +54,16 @@ def inside(fd: int, function: Callable[[], _T]) -> _T:
 
 
 def cookie() -> int:
-    """Read the cookie of the calling thread's network namespace: it is never given to another one."""
+    """Read the cookie of the calling thread's network namespace: it is never given to another one.
+
+    Kernels before 5.14 have none; there it is the inode number, which is unique among the namespaces of one instant.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
-        return cookie_by(any_socket)
-
-
-def cookie_by(any_socket: socket.socket) -> int:
-    """Read the cookie of the namespace that a socket belongs to."""
-    return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _linux.SO_NETNS_COOKIE, 8), "little")
+        try:
+            octets = any_socket.getsockopt(socket.SOL_SOCKET, _linux.SO_NETNS_COOKIE, 8)
+        except OSError:
+            return os.stat("/proc/thread-self/ns/net").st_ino
+    return int.from_bytes(octets, sys.byteorder)
 
 
 def cookie_of(path: str) -> int | None:

@@ -49,6 +49,10 @@ class NamespaceResource:
     cookie: int
     file: FileId
 
+    def exists(self) -> bool:
+        """Tell whether the namespace, or only its file, is still there."""
+        return cookie_of(self.path) == self.cookie or FileResource(self.path, self.file).exists()
+
     def remove(self) -> bool:
         """Unmount the namespace and remove its file; tell whether anything was there."""
         removed = False
@@ -68,16 +72,20 @@ class FileResource:
     path: str
     file: FileId
 
-    def remove(self) -> bool:
-        """Remove it; tell whether it was there."""
+    def exists(self) -> bool:
+        """Tell whether this very file is still there."""
         try:
-            status = os.lstat(self.path)
-            if FileId.of(status) != self.file:
-                return False
-            os.unlink(self.path)
+            return FileId.of(os.lstat(self.path)) == self.file
         except OSError:
             return False
-        return True
+
+    def remove(self) -> bool:
+        """Remove it; tell whether it was there."""
+        with contextlib.suppress(OSError):
+            if self.exists():
+                os.unlink(self.path)
+                return True
+        return False
 
 
 @final
@@ -95,6 +103,10 @@ class ProcessResource:
         if started is None:
             raise ProcessLookupError(f"there is no process {pid}")
         return cls(pid, started)
+
+    def exists(self) -> bool:
+        """Tell whether this very process still runs."""
+        return start_time(self.pid) == self.started
 
     def remove(self) -> bool:
         """End the process: SIGTERM, then SIGKILL; tell whether it ran."""
@@ -178,7 +190,7 @@ def end_processes(processes: list[ProcessResource], grace: float = TERMINATION_G
     for process in processes:
         with contextlib.suppress(OSError):
             fd = os.pidfd_open(process.pid)
-            if start_time(process.pid) == process.started:
+            if process.exists():
                 handles.append((fd, process))
             else:
                 os.close(fd)
@@ -187,7 +199,7 @@ def end_processes(processes: list[ProcessResource], grace: float = TERMINATION_G
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(fd, number)
         deadline = time.monotonic() + seconds
-        while any(start_time(process.pid) == process.started for _, process in handles) and time.monotonic() < deadline:
+        while any(process.exists() for _, process in handles) and time.monotonic() < deadline:
             time.sleep(0.01)
     for fd, _ in handles:
         os.close(fd)

@@ -136,11 +136,10 @@ def sweep(lock: LabLock) -> list[str]:
     # Processes first: they hold the namespaces, and what they would still do there is of no use to anybody.
     ended = end_all_with_token(left.token) if left.token else []
     ended += [resource for resource in left.resources if isinstance(resource, ProcessResource) and resource.remove()]
-    swept += [f"process {process.pid}" for process in ended]
+    swept += [_describe(process) for process in ended]
     for resource in reversed(left.resources):
         if not isinstance(resource, ProcessResource) and resource.remove():
-            kind = "namespace" if isinstance(resource, NamespaceResource) else "file"
-            swept.append(f"{kind} {resource.path}")
+            swept.append(_describe(resource))
     with contextlib.suppress(OSError):
         lock.place.control.unlink()
     return swept
@@ -150,6 +149,23 @@ def begin(lock: LabLock, token: str) -> tuple[Journal, list[str]]:
     """Sweep after an earlier run, then start the journal of this one; return it and what was swept."""
     swept = sweep(lock)
     return Journal(lock.place.journal, token), swept
+
+
+def finish(lock: LabLock, journal: Journal) -> list[str]:
+    """End a run: remove the lab's files and let go, but leave the journal if something else could not be removed.
+
+    Return in words what is left, for the next run to sweep.
+    """
+    journal.close()
+    left = [resource for resource in read_journal(journal.path).resources if resource.exists()]
+    lock.release(keep=bool(left))
+    return [_describe(resource) for resource in left]
+
+
+def _describe(resource: Resource) -> str:
+    if isinstance(resource, ProcessResource):
+        return f"process {resource.pid}"
+    return f"{_KINDS[type(resource)]} {resource.path}"
 
 
 def dead_labs(root: Path | None = None) -> list[LabPlace]:

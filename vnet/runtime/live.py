@@ -23,7 +23,7 @@ from vnet.guests.base import Guest
 from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
 from vnet.runtime.build import namespace_guests
-from vnet.runtime.journal import begin
+from vnet.runtime.journal import begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
 from vnet.topology.resolved import ResolvedGuest, ResolvedInterface, ResolvedTopology
@@ -88,7 +88,8 @@ class LiveHost:
                     await trio.to_thread.run_sync(processes.stop)
                     await trio.to_thread.run_sync(remove_all, guests)
                 shell.close()
-                journal.close()
+                for text in finish(lock, journal):
+                    progress(f"could not be removed, the next run tries again: {text}")
         finally:
             lock.release()
 

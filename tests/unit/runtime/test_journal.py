@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vnet.guests.resources import FileId, FileResource, NamespaceResource, ProcessResource, Resource
 from vnet.runtime import journal as journal_module
-from vnet.runtime.journal import Journal, begin, dead_labs, read_journal, sweep
+from vnet.runtime.journal import Journal, begin, dead_labs, finish, read_journal, sweep
 from vnet.runtime.places import LabLock, place_of
 
 FILE = FileResource("/nowhere/control.sock", FileId(1, 2, 3))
@@ -142,3 +142,20 @@ def test_dead_labs_are_those_with_a_journal_and_no_lock(tmp_path: Path) -> None:
     empty.acquire().release(keep=True)
     assert dead_labs(tmp_path) == [dead]
     lock.release()
+
+
+def test_a_run_that_ends_well_leaves_no_directory(lock: LabLock) -> None:
+    journal = write(lock.place.journal, FILE, NAMESPACE, PROCESS)  # all of them gone, though not struck off
+    assert finish(lock, journal) == []
+    assert not lock.place.directory.exists()
+
+
+def test_what_could_not_be_removed_is_left_to_the_next_run(lock: LabLock, tmp_path: Path) -> None:
+    stays = tmp_path / "stays"
+    stays.touch()
+    resource = FileResource(str(stays), FileId.of(stays.stat()))
+    assert finish(lock, write(lock.place.journal, FILE, resource)) == [f"file {stays}"]
+    assert dead_labs(tmp_path) == [lock.place]
+    again = lock.place.acquire()
+    assert sweep(again) == [f"file {stays}"]
+    again.release()
