@@ -96,7 +96,9 @@ class Icmp:
     def _receive_error(self, packet: bytes, message: icmpv4.Icmp) -> None:
         mtu = message.rest & 0xFFFF if message.code == icmpv4.FRAGMENTATION_NEEDED else 0
         error = IcmpError(message.kind, message.code, packet[12:16], icmpv4.describe(message.kind, message.code), mtu)
-        if not self.dispatch(message.body, error):
+        if self.dispatch(message.body, error):
+            self._host.delivered += 1
+        else:
             self._host.drop("icmp-unmatched")
 
     def dispatch(self, quoted: bytes, error: IcmpError) -> bool:
