@@ -101,19 +101,24 @@ class Bed:
         space.run("ip", "link", "set", "lo", "up")
         return space
 
-    def start(self, *command: str, space: Space | None = None, log: str = "log") -> subprocess.Popen[bytes]:
-        """Start a process that ends with the bed, or with the benchmark; its output goes to *log* in the bed's folder."""
+    def start(
+        self, *command: str, space: Space | None = None, log: str = "log", death: str = "KILL", patience: float = 3.0
+    ) -> subprocess.Popen[bytes]:
+        """Start a process that ends with the bed; its output goes to *log* in the bed's folder.
+
+        It has *patience* seconds to end when asked to, and gets the signal *death* should the benchmark be killed.
+        """
         inside = space.command(*command) if space else list(command)
         with (self.folder / log).open("ab") as output:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *inside],
+                ["setpriv", "--pdeathsig", death, *inside],
                 stdin=subprocess.PIPE,  # never written to: some programs end when it is closed
                 stdout=output,
                 stderr=output,
                 env=environment(),
                 start_new_session=True,
             )
-        self._stack.callback(end, process)
+        self._stack.callback(end, process, patience)
         return process
 
     def on_close(self, action: Callable[..., object], *args: object) -> None:
@@ -135,7 +140,7 @@ def configure(space: Space, device: str, address: str, mtu: int = 1500) -> None:
     space.run("ip", "link", "set", "eth0", "up")
 
 
-def end(process: subprocess.Popen[bytes], patience: float = 3.0) -> None:
+def end(process: subprocess.Popen[bytes], patience: float) -> None:
     """Ask a process to end, insist if it does not."""
     if process.poll() is None:
         process.terminate()
@@ -144,6 +149,8 @@ def end(process: subprocess.Popen[bytes], patience: float = 3.0) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def settle(pair: Pair) -> None:

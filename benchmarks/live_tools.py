@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Final, final
+from typing import Final
 
-from benchmarks.bed import Bed, Pair, Space, run, settle, wait_until
+from benchmarks.bed import Pair, Space, run
 from benchmarks.setup_peers import environment, root
 
 SOURCE: Final = Path(__file__).parent / "tools" / "traffic.c"
@@ -53,18 +54,59 @@ def _server(space: Space, *command: str, cpu: int | None = None) -> Iterator[sub
         process.stdout.close()
 
 
-def tcp(client: Space, server: Space, address: str, seconds: float = 3, flows: int = 1, octets: int = 0) -> float:
-    """Measure the bits per second that arrive, over *seconds* or until *octets* have."""
+def tcp(client: Space, server: Space, address: str, seconds: float = 3, flows: int = 1) -> float:
+    """Measure the bits per second that arrive in *seconds*."""
+    return float(_iperf(client, server, address, flows, "--time", f"{seconds:g}")["bits_per_second"])
+
+
+def cpu_per_gigabyte(pair: Pair, seconds: float = 3) -> float:
+    """Measure the CPU seconds it takes the whole machine to move a gigabyte (10^9 octets) by TCP.
+
+    Counted are the two iperf3 processes, whoever carries the frames, and the kernel's softirq threads; interrupts count for
+    the process they interrupt. What unrelated processes do meanwhile does not count.
+    """
+    background = [*pair.carriers, *_softirq_threads()]
+    before = _cpu_of(background) + _cpu_of_ended_children()
+    octets = float(_iperf(pair.a, pair.b, pair.address_b, 1, "--time", f"{seconds:g}")["bytes"])
+    return (_cpu_of(background) + _cpu_of_ended_children() - before) / octets * 1e9
+
+
+def _iperf(client: Space, server: Space, address: str, flows: int, *words: str) -> dict[str, float]:
+    """Run one transfer and return the receiver's sum."""
     with _server(server, "iperf3", "--server", "--one-off", "--port", IPERF_PORT, "--forceflush") as process:
-        length = ["--bytes", str(octets)] if octets else ["--time", f"{seconds:g}"]
-        answer = client.run(
-            "iperf3", "--client", address, "--port", IPERF_PORT, "--parallel", str(flows), "--json", *length, check=False, timeout=300
-        )  # fmt: skip
-        report = json.loads(answer)
+        command = ("iperf3", "--client", address, "--port", IPERF_PORT, "--parallel", str(flows), "--json", *words)
+        report = json.loads(client.run(*command, check=False, timeout=300))
         if "error" in report:
             raise RuntimeError(f"iperf3: {report['error']}")
         process.wait(10)
-    return float(report["end"]["sum_received"]["bits_per_second"])
+    received: dict[str, float] = report["end"]["sum_received"]
+    return received
+
+
+def _softirq_threads() -> list[int]:
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _read(entry / "comm").startswith("ksoftirqd/")
+    ]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _cpu_of(pids: Iterable[int]) -> float:
+    """Sum what all threads of running processes have used, in seconds, from the scheduler's own account (proc(5))."""
+    used = (_read(Path(f"/proc/{thread}/schedstat")).split() for thread in threads(pids))
+    return sum(int(words[0]) for words in used if words) / 1e9
+
+
+def _cpu_of_ended_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def saturated(pair: Pair, seconds: float = 2.0) -> float:

@@ -1,6 +1,8 @@
-"""Open vSwitch with its user-space (netdev) datapath and TAP ports; its own database, sockets and logs in the bed's folder."""
+"""Open vSwitch, user-space (netdev) datapath, TAP ports; its database, sockets and logs are in the bed's folder."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from benchmarks.bed import Bed, Pair, run, wait_until
 from benchmarks.setup_peers import find, root
@@ -13,7 +15,7 @@ def pair(bed: Bed) -> Pair:
     outside = bed.space("outside")
     folder = bed.folder
     database, control = folder / "conf.db", f"unix:{folder}/db.sock"
-    schema = next(path for path in (root() / SCHEMA, root().__class__("/") / SCHEMA) if path.exists())
+    schema = next(path for path in (root() / SCHEMA, Path("/") / SCHEMA) if path.exists())
     run("ovsdb-tool", "create", str(database), str(schema))
     bed.start(
         "env", f"OVS_RUNDIR={folder}", f"OVS_LOGDIR={folder}", "ovsdb-server", str(database), f"--remote=p{control}",
