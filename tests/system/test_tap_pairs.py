@@ -211,3 +211,38 @@ def test_resolv_conf_is_the_guests_own_and_the_hosts_stays(tmp_path: Path) -> No
     with running(guests) as (guest,):
         assert run(guest, "cat", "/etc/resolv.conf") == "search lab.example\nnameserver 10.77.0.53\n"
         assert Path("/etc/resolv.conf").read_bytes() == host
+
+
+@needs("ip", "iperf3")
+def test_tagged_super_frames_cross_whole(tmp_path: Path) -> None:
+    """What a guest on a trunk sends: the tag is in the frame, and the header's offsets count it."""
+    with pair(tmp_path) as (left, right):
+        for guest, address in ((left, "10.78.0.1/24"), (right, "10.78.0.2/24")):
+            added = subprocess.run(
+                guest.exec_argv(["ip", "link", "add", "link", "eth0", "name", "eth0.16", "type", "vlan", "id", "16"]),
+                capture_output=True, text=True,
+            )  # fmt: skip
+            if added.returncode:
+                pytest.skip(f"this kernel has no VLAN interfaces: {added.stderr.strip()}")
+            run(guest, "ip", "address", "add", address, "dev", "eth0.16")
+            run(guest, "ip", "link", "set", "eth0.16", "up")
+        with program(right, "iperf3", "-s", "-1", "--forceflush") as server:
+            assert server.stdout is not None
+            while b"listening" not in (line := server.stdout.readline()):
+                assert line
+            frames: list[tuple[bytes, bytes]] = []
+
+            def tx(outlet: Handler) -> Handler:
+                def note(frame: bytes, offload: bytes) -> None:
+                    frames.append((frame[:18], offload))
+                    outlet(frame, offload)
+
+                return note
+
+            left.ports[0].hook(tx=tx)
+            run(left, "iperf3", "-c", "10.78.0.2", "-n", "20M")
+            left.ports[0].hook()
+        tagged = [(head, virtio_net.decode(offload)) for head, offload in frames if head[12:14] == b"\x81\x00"]
+        assert tagged and all(head[14:16] == b"\x00\x10" for head, _ in tagged)
+        supers = [offload for _, offload in tagged if offload.gso_type & 0x7F == virtio_net.GSO_TCPV4]
+        assert supers and all(offload.csum_start == 38 for offload in supers)
