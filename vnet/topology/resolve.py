@@ -342,6 +342,8 @@ def _nic(
     elif nic.gateway is None and addresses and network is not None:
         routers = draft.routers_on(network, addresses[0].version)
         gateway = next(iter(routers.values())) if len(routers) == 1 else None
+        if any(gateway == own.ip for own in addresses):
+            gateway = None  # the address is wrong, and that is said elsewhere
     if vlans is None:
         return None
     return ResolvedInterface(

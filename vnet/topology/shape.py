@@ -105,7 +105,7 @@ def _shape(data: object, kind: inspect.Type, path: Path, problems: Problems) -> 
                 return _dict(data, alternative, path, problems)
             case _:
                 pass
-    _mismatch(data, kinds, path, problems)
+    _mismatch(data, kinds, path, problems, _wanted(kind))
     return _BAD
 
 
@@ -173,7 +173,19 @@ def _name(kind: inspect.StructType) -> str:
     return _NAMES.get(kind.cls.__name__, f"a {kind.cls.__name__.lower()}")
 
 
-def _mismatch(data: object, kinds: _Kinds, path: Path, problems: Problems) -> None:
+def _wanted(kind: inspect.Type) -> str:
+    """Return the description of text that has a form, such as a rate; empty for text of any form."""
+    if isinstance(kind, inspect.UnionType):
+        return next((wanted for part in kind.types if (wanted := _wanted(part))), "")
+    if isinstance(kind, inspect.Metadata):
+        if isinstance(kind.type, inspect.StrType) and kind.type.pattern is not None:
+            description = str((kind.extra_json_schema or {}).get("description", ""))
+            return description[:1].lower() + description[1:].rstrip(".")
+        return _wanted(kind.type)
+    return ""
+
+
+def _mismatch(data: object, kinds: _Kinds, path: Path, problems: Problems, wanted: str = "") -> None:
     words = [str(value) for kind in kinds if isinstance(kind, inspect.LiteralType) for value in kind.values]
     if isinstance(data, str) and words:
         others = [_expected(kind) for kind in kinds if not isinstance(kind, inspect.LiteralType | inspect.NoneType)]
@@ -185,7 +197,9 @@ def _mismatch(data: object, kinds: _Kinds, path: Path, problems: Problems) -> No
     expected = " or ".join(dict.fromkeys(_expected(kind) for kind in kinds if not isinstance(kind, inspect.NoneType)))
     hint = ""
     if isinstance(data, bool | int | float) and any(isinstance(kind, inspect.StrType) for kind in kinds):
-        hint = "; put it in quotes if it is meant as text"
+        hint = f"; write {wanted}" if wanted else "; put it in quotes if it is meant as text"
+    if data is True and any(isinstance(kind, inspect.StructType) for kind in kinds):
+        hint = "; {} turns it on with all its defaults"
     problems.error("wrong-type", path, f"expected {expected}, got {_found(data)}{hint}")
 
 

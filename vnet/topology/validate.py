@@ -29,19 +29,20 @@ def validate(draft: Draft, resolved: ResolvedTopology) -> None:
 
 
 def subnets_apart(draft: Draft, resolved: ResolvedTopology) -> None:
-    """Subnets of different networks share no address: sorted, an overlapping prefix follows the one that contains it."""
+    """Subnets of different networks share no address: sorted, a prefix follows those that contain it."""
     ordered = sorted(
         draft.subnets.items(), key=lambda item: (item[1].version, int(item[1].network_address), item[1].prefixlen)
     )
-    enclosing: tuple[str, Network] | None = None
     place = {name: index for index, name in enumerate(draft.subnets)}
+    enclosing: list[tuple[str, Network]] = []
     for name, subnet in ordered:
-        if enclosing is not None and enclosing[1].version == subnet.version and enclosing[1].overlaps(subnet):
-            first, second = sorted((enclosing[0], name), key=place.__getitem__)
+        while enclosing and not (enclosing[-1][1].version == subnet.version and enclosing[-1][1].overlaps(subnet)):
+            enclosing.pop()
+        for other, _ in enclosing:
+            first, second = sorted((other, name), key=place.__getitem__)
             text = f"{draft.subnets[second]} overlaps {draft.subnets[first]} of network {first!r}; choose a free prefix"
             draft.problems.error("overlapping-subnets", ("networks", second, "subnet"), text)
-        else:
-            enclosing = (name, subnet)
+        enclosing.append((name, subnet))
 
 
 def addresses_fit(draft: Draft, resolved: ResolvedTopology) -> None:
@@ -236,7 +237,8 @@ def _check_hop(
         subnet = draft.subnets.get(network)
         if subnet is None or (hop.version == subnet.version and hop in subnet):
             return
-    nets = ", ".join(str(address.network) for _, address in links) or "no subnet at all"
+    subnets = [str(address.network) for _, address in links] + [str(draft.subnets[name]) for name in on_dhcp]
+    nets = ", ".join(subnets) or "no subnet at all"
     draft.problems.error("unreachable-gateway", place, f"{node} cannot reach {hop}: it is on {nets}")
 
 

@@ -92,7 +92,10 @@ def read_yaml(raw: str | bytes, problems: Problems) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.context, error.problem) if part) or "cannot be parsed"
-        problems.at_place("yaml-syntax", f"this is not YAML: {what}", *_place(mark))
+        line, column = _place(mark)
+        tab = re.match(r"[ ]*\t", text.split("\n")[line - 1] if line <= text.count("\n") + 1 else "")
+        hint = "; indent with spaces, not with tabs" if tab else ""
+        problems.at_place("yaml-syntax", f"this is not YAML: {what}{hint}", line, column)
     except (yaml.YAMLError, ValueError, UnicodeError) as error:
         problems.at_place("yaml-syntax", f"this is not YAML: {error}")
     return None

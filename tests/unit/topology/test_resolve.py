@@ -1,0 +1,377 @@
+"""What is left out of a topology is derived, and everything ends up spelled out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import pytest
+
+from vnet.addresses import parse_mac
+from vnet.errors import TopologyError
+from vnet.topology import parse_topology, resolve
+from vnet.topology.addressing import FIRST_ALLOTTED_VID, MacAllotter, allot_vids, first_free, free_range
+from vnet.topology.model import Dhcp, Guest, Network, Nic, Router, Topology
+from vnet.topology.resolved import ALL_VLANS, PortRef, ResolvedTopology
+from vnet.units import HOUR, MILLISECOND, MINUTE, SECOND
+
+SMALL = """
+name: small
+networks: {lan: {subnet: 10.0.0.0/24, dhcp: {}}}
+guests: {a: {nics: [lan]}, b: {nics: [lan]}}
+"""
+
+
+def small(**changes: str) -> ResolvedTopology:
+    text = SMALL
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    return parse_topology(text)
+
+
+def test_a_minimal_lab_is_complete() -> None:
+    lab = small()
+    assert lab.warnings == ()
+    assert (lab.name, lab.profile, lab.source) == ("small", "vnet", "<text>")
+    network = lab.networks["lan"]
+    assert (network.vid, network.subnet, network.adapter) == (FIRST_ALLOTTED_VID, IPv4Network("10.0.0.0/24"), "none")
+    switch = lab.switches["switch"]
+    assert [port.name for port in switch.ports] == ["a:eth0", "b:eth0", "lan:dhcp"]
+    assert (switch.ageing, switch.fdb_size, switch.mtu, switch.priority, switch.stp) == (
+        300 * SECOND,
+        8192,
+        9000,
+        32768,
+        None,
+    )
+    nic = lab.guests["a"].interfaces[0]
+    assert (nic.name, nic.network, nic.dhcp, nic.mtu, nic.port) == ("eth0", "lan", "client", 1500, PortRef("switch", 1))
+    assert nic.cable.ideal
+    assert nic.mac[:3] == bytes.fromhex("525400")
+
+
+def test_dhcp_with_nothing_given() -> None:
+    scope = small().networks["lan"].dhcp
+    assert scope is not None
+    assert (scope.server, scope.gateway) == (IPv4Address("10.0.0.1"), None)
+    assert (scope.range_start, scope.range_end) == (IPv4Address("10.0.0.16"), IPv4Address("10.0.0.254"))
+    assert (scope.lease, scope.renew, scope.rebind) == (36 * HOUR, 18 * HOUR, 27 * HOUR), "VS-52"
+    assert (scope.dns, scope.wins, scope.domain, dict(scope.reservations)) == ((), (), None, {})
+    assert scope.netmask == IPv4Address("255.255.255.0")
+
+
+def test_dhcp_keeps_clear_of_everybody() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {lan: {subnet: 10.0.0.0/24, dhcp: {}}}
+routers: {r: {interfaces: {lan: 10.0.0.1}}}
+guests:
+  low: {nics: [{network: lan, address: 10.0.0.20}]}
+  high: {nics: [{network: lan, address: 10.0.0.200}]}
+""")
+    scope = lab.networks["lan"].dhcp
+    assert scope is not None
+    assert (scope.gateway, scope.server) == (IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2"))
+    assert (scope.range_start, scope.range_end) == (IPv4Address("10.0.0.21"), IPv4Address("10.0.0.199"))
+
+
+def test_times_follow_the_lease_in_whole_seconds() -> None:
+    scope = small(**{"dhcp: {}": "dhcp: {lease: 15s}"}).networks["lan"].dhcp
+    assert scope is not None
+    assert (scope.lease, scope.renew, scope.rebind) == (15 * SECOND, 7 * SECOND, 11 * SECOND)
+
+
+def test_reservations_by_guest_and_by_mac() -> None:
+    scope = small(**{"dhcp: {}": 'dhcp: {reservations: {a: 10.0.0.9, "00-03-FF-00-00-27": 10.0.0.99}}'}).networks["lan"].dhcp
+    assert scope is not None
+    mac = small().guests["a"].interfaces[0].mac
+    assert dict(scope.reservations) == {
+        mac: IPv4Address("10.0.0.9"),
+        parse_mac("00:03:ff:00:00:27"): IPv4Address("10.0.0.99"),
+    }
+
+
+def test_free_range_takes_the_longest_run_and_the_first_of_equals() -> None:
+    subnet = IPv4Network("10.0.0.0/24")
+    assert free_range(subnet, []) == (subnet[16], subnet[254])
+    assert free_range(subnet, [subnet[135]]) == (subnet[16], subnet[134]), "119 addresses on either side"
+    assert free_range(subnet, [subnet[134]]) == (subnet[135], subnet[254])
+    assert free_range(subnet, subnet.hosts()) is None
+    assert free_range(IPv4Network("10.0.0.0/30"), []) == (IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2"))
+    assert free_range(IPv4Network("10.0.0.0/27"), []) == (IPv4Address("10.0.0.16"), IPv4Address("10.0.0.30"))
+
+
+def test_first_free_steps_over_the_range_at_once() -> None:
+    huge = IPv4Network("10.0.0.0/8")
+    assert first_free(huge, {huge[1]}, (huge[2], huge[2**24 - 3])) == huge[2**24 - 2]
+    assert first_free(IPv4Network("10.0.0.0/31"), {IPv4Address("10.0.0.0"), IPv4Address("10.0.0.1")}, None) is None
+
+
+def test_vids_are_allotted_in_order_and_around_taken_ones() -> None:
+    assert allot_vids(["a", "b", "c"], [102]) == {"a": 101, "b": 103, "c": 104}
+    everybody = allot_vids([str(n) for n in range(5000)], [1])
+    assert len(everybody) == 4093
+    assert len(set(everybody.values())) == 4093
+    lab = parse_topology("""
+name: lab
+networks: {a: , b: {vlan: 101}, c: }
+switches: {x: , y: }
+links: [{between: [x, y], trunk: [102-110, a], native: 111}]
+guests: {g: {nics: [a, b, c]}}
+""")
+    assert {name: network.vid for name, network in lab.networks.items()} == {"a": 112, "b": 101, "c": 113}
+
+
+def test_mac_addresses_are_derived_from_names_alone() -> None:
+    first = small().guests["a"].interfaces[0].mac
+    assert first == small().guests["a"].interfaces[0].mac
+    moved = parse_topology(SMALL.replace("guests: {", "guests: {z: {nics: [lan]}, "))
+    assert moved.guests["a"].interfaces[0].mac == first, "another guest does not move anybody's address"
+    assert small(small="other").guests["a"].interfaces[0].mac != first
+
+
+def test_mac_collisions_are_resolved_the_same_way_every_time() -> None:
+    oui = bytes.fromhex("525400")
+    wanted = MacAllotter("lab", oui, []).derive("a", "eth0")
+    second = MacAllotter("lab", oui, [wanted]).derive("a", "eth0")
+    assert second != wanted
+    assert second == MacAllotter("lab", oui, [wanted]).derive("a", "eth0")
+    many = MacAllotter("lab", oui, [])
+    assert len({many.derive(str(n), "eth0") for n in range(6000)}) == 6000
+
+
+@pytest.mark.parametrize(
+    ("profile", "oui"),
+    [
+        ("vnet", "525400"),
+        ("virtual-server-2005r2", "0003ff"),
+        ("virtual-pc", "0003ff"),
+        ("vmware", "000c29"),
+        ("xen", "00163e"),
+    ],
+)
+def test_profiles_have_their_own_addresses(profile: str, oui: str) -> None:
+    assert small(**{"name: small": f"name: small\nprofile: {profile}"}).guests["a"].interfaces[0].mac[:3].hex() == oui
+
+
+def test_a_static_guest_finds_the_only_router() -> None:
+    text = """
+name: lab
+networks: {lan: {subnet: 10.0.0.0/24}}
+routers: {r: {interfaces: {lan: 10.0.0.1}}}
+guests:
+  a: {nics: [{network: lan, address: 10.0.0.9}]}
+  b: {nics: [{network: lan, address: 10.0.0.8/24, gateway: none}]}
+"""
+    lab = parse_topology(text)
+    assert lab.guests["a"].gateway == lab.guests["a"].interfaces[0].gateway == IPv4Address("10.0.0.1")
+    assert lab.guests["a"].interfaces[0].addresses == (IPv4Interface("10.0.0.9/24"),)
+    assert lab.guests["b"].gateway is None
+    two = parse_topology(text.replace("routers: {", "routers: {s: {interfaces: {lan: 10.0.0.2}}, "))
+    assert two.guests["a"].gateway is None, "which of the two?"
+
+
+def test_a_guest_has_one_default_gateway() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {a: {subnet: 10.0.0.0/24}, b: {subnet: 10.0.1.0/24}}
+routers: {r: {interfaces: {a: 10.0.0.1, b: 10.0.1.1}}}
+guests:
+  first: {nics: [{network: a, address: 10.0.0.5}, {network: b, address: 10.0.1.5}]}
+  second: {nics: [{network: a, address: 10.0.0.6}, {network: b, address: 10.0.1.6, gateway: 10.0.1.1}]}
+  own: {nics: [{network: a, address: 10.0.0.7}, {network: b, address: 10.0.1.7}], gateway: 10.0.1.1}
+""")
+    gateways = {name: [i.gateway for i in guest.interfaces] for name, guest in lab.guests.items()}
+    b = IPv4Address("10.0.1.1")
+    assert gateways == {"first": [IPv4Address("10.0.0.1"), None], "second": [None, b], "own": [None, b]}
+    assert [guest.gateway for guest in lab.guests.values()] == [IPv4Address("10.0.0.1"), b, b]
+
+
+def test_who_uses_dhcp() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {served: {subnet: 10.0.0.0/24, dhcp: {}}, bare: }
+guests:
+  plain: {nics: [served, bare, {network: served, dhcp: false}, {network: served, address: 10.0.0.5}]}
+  space: {kind: namespace, nics: [served, {network: served, dhcp: vnet}, {network: served, dhcp: true}]}
+""")
+    assert [interface.dhcp for interface in lab.guests["plain"].interfaces] == ["client", None, None, None]
+    assert [interface.dhcp for interface in lab.guests["space"].interfaces] == [None, "vnet", None]
+    assert lab.guests["space"].namespace == "lab-space"
+    assert lab.guests["plain"].namespace is None
+
+
+def test_port_vlans() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {lan: {vlan: 16}, dmz: {vlan: 20}}
+switches: {a: , b: , c: , d: }
+links:
+  - {between: [a, b], trunk: all, native: 1, latency: 1ms, rate: 1gbit, loss: 0.1%, queue: 64KiB}
+  - {between: [b, c], trunk: [lan, 20]}
+  - {between: [c, d], vlan: lan}
+guests:
+  pc: {nics: [lan]}
+  t1: {switch: b, nics: [{trunk: [16], native: dmz}]}
+""")
+    ports = {str(PortRef(switch.name, port.number)): port for switch in lab.switches.values() for port in switch.ports}
+    trunk, tagged, access, pc, t1 = (ports[name] for name in ("a:1", "b:2", "c:2", "a:2", "b:3"))
+    assert (trunk.pvid, trunk.members, trunk.untagged, trunk.admit) == (1, ALL_VLANS, (1,), "all")
+    assert (tagged.pvid, tagged.members, tagged.untagged, tagged.admit) == (None, (16, 20), (), "tagged")
+    assert (access.pvid, access.members, access.untagged, access.admit) == (16, (16,), (16,), "untagged")
+    assert (pc.pvid, pc.members, pc.untagged, pc.admit, pc.name) == (16, (16,), (16,), "untagged", "pc:eth0")
+    assert (t1.pvid, t1.members, t1.untagged, t1.admit) == (20, (16, 20), (20,), "all")
+    link = lab.links[0]
+    assert (link.name, link.a, link.b) == ("a-b", PortRef("a", 1), PortRef("b", 1))
+    assert link.cable.rate == 10**9
+    assert (link.cable.latency, link.cable.loss, link.cable.queue) == (MILLISECOND, 0.001, 65536)
+    assert lab.guests["t1"].interfaces[0].network is None
+
+
+def test_ports_and_endpoints_agree() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {lan: {subnet: 10.0.0.0/24, dhcp: {}, switch: b}, dmz: {subnet: 10.0.1.0/24}}
+switches: {a: , b: }
+links: [{between: [a, b]}]
+routers: {r: {switch: b, interfaces: {lan: 10.0.0.1, dmz: {address: 10.0.1.1, switch: a}}}}
+guests: {g: {switch: b, nics: [lan, {network: dmz, switch: a}]}}
+""")
+    seen = set()
+    for node, interface in lab.endpoints():
+        port = lab.switch_port(interface.port)
+        assert (port.node, port.interface, port.name) == (node, interface.name, f"{node}:{interface.name}")
+        seen.add(interface.port)
+    assert [str(interface.port) for _, interface in lab.endpoints()] == ["b:3", "a:3", "b:2", "a:2"]
+    scope = lab.networks["lan"].dhcp
+    assert scope is not None
+    assert str(scope.port) == "b:4"
+    seen |= {scope.port} | {end for link in lab.links for end in (link.a, link.b)}
+    everything = {PortRef(switch.name, port.number) for switch in lab.switches.values() for port in switch.ports}
+    assert seen == everything
+    for switch in lab.switches.values():
+        assert [port.number for port in switch.ports] == list(range(1, len(switch.ports) + 1))
+        assert len({port.name for port in switch.ports}) == len(switch.ports)
+
+
+def test_parallel_links_have_names_of_their_own() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {x: {vlan: 5}, y: {vlan: 6}}
+switches: {a: , b: }
+links: [{between: [a, b], vlan: 5}, {between: [b, a], vlan: 6}]
+guests: {g: {nics: [x, y]}, h: {switch: b, nics: [x, y]}}
+""")
+    assert [link.name for link in lab.links] == ["a-b", "b-a#2"]
+    assert [port.name for port in lab.switches["a"].ports][:2] == ["b", "b#2"]
+
+
+def test_nat_and_firewall() -> None:
+    lab = parse_topology("""
+name: lab
+networks:
+  out: {subnet: 203.0.113.0/24}
+  dmz: {subnet: 172.17.1.0/24, dhcp: {reservations: {web: 172.17.1.26}}}
+  far: {subnet: 10.9.0.0/24}
+routers:
+  edge:
+    interfaces: {out: 203.0.113.2, dmz: 172.17.1.1}
+    routes: [{to: 10.0.0.0/8, via: 172.17.1.254}]
+    nat:
+      outside: out
+      inside: [far]
+      hairpin: false
+      forwards: [{port: 8080, to: "10.9.0.5:80"}, {protocol: udp, port: 53, to: 10.9.0.5}]
+      timeouts: {udp: 30s}
+    firewall:
+      policy: reject
+      allow:
+        - {from: out, to: [dmz], protocol: tcp, port: [80, 8000-8010, "443"], destination: web}
+        - {source: [far, 192.0.2.0/24]}
+        - {}
+  inner: {interfaces: {dmz: 172.17.1.254, far: 10.9.0.1}, default_gateway: 172.17.1.1}
+guests: {web: {nics: [dmz]}, db: {nics: [{network: far, address: 10.9.0.5}]}}
+""")
+    edge = lab.routers["edge"]
+    assert edge.nat is not None
+    assert edge.firewall is not None
+    assert (edge.nat.outside, edge.nat.inside, edge.nat.sources) == ("out", ("dmz",), (IPv4Network("10.9.0.0/24"),))
+    assert [(f.protocol, f.port, str(f.address), f.to_port) for f in edge.nat.forwards] == [
+        ("tcp", 8080, "10.9.0.5", 80),
+        ("udp", 53, "10.9.0.5", 53),
+    ]
+    assert not edge.nat.hairpin
+    timeouts = edge.nat.timeouts
+    assert (timeouts.udp, timeouts.tcp_established) == (30 * SECOND, 124 * MINUTE)
+    assert (timeouts.tcp_transitory, timeouts.icmp) == (4 * MINUTE, 60 * SECOND)
+    assert edge.firewall.policy == "reject"
+    web, sources, everything = edge.firewall.allow
+    assert (web.from_networks, web.to_networks, web.protocol) == (("out",), ("dmz",), "tcp")
+    assert web.ports == ((80, 80), (8000, 8010), (443, 443))
+    assert web.destinations == (IPv4Network("172.17.1.26/32"),)
+    assert sources.sources == (IPv4Network("10.9.0.0/24"), IPv4Network("192.0.2.0/24"))
+    assert (everything.from_networks, everything.protocol, everything.ports, everything.sources) == ((), "any", (), ())
+
+
+def test_a_topology_built_in_python() -> None:
+    structs = Topology(
+        name="small",
+        networks={"lan": Network(subnet="10.0.0.0/24", dhcp=Dhcp())},
+        guests={"a": Guest(nics=["lan"]), "b": Guest(nics=[Nic(network="lan")])},
+    )
+    plain = {
+        "name": "small",
+        "networks": {"lan": {"subnet": IPv4Network("10.0.0.0/24"), "dhcp": {}}},
+        "guests": {"a": {"nics": ("lan",)}, "b": {"nics": ["lan"]}},
+    }
+    assert resolve(structs) == resolve(plain) == resolve(plain, source=None)
+    assert resolve(structs, source="<text>") == small()
+
+
+def test_mistakes_in_python_name_the_path() -> None:
+    model = Topology(
+        name="lab",
+        networks={"my net": Network(vlan="16")},  # type: ignore[arg-type]
+        routers={"r": Router(interfaces={"my net": "ten"})},
+        guests={"a": Guest(nics=[Nic(network="lan")])},
+    )
+    with pytest.raises(TopologyError) as caught:
+        resolve(model)
+    assert str(caught.value).splitlines() == [
+        "networks['my net'].vlan: expected a whole number, got the text '16'",
+        "routers.r.interfaces['my net']: 'ten' is not an IP address with a prefix length; write one such as 172.17.1.27/24",
+        "guests.a.nics[0].network: there is no network 'lan'; known: my net",
+    ]
+
+
+def test_a_bad_item_does_not_shift_the_blame() -> None:
+    with pytest.raises(TopologyError) as caught:
+        parse_topology("name: lab\nnetworks: {lan: }\nguests:\n  a:\n    nics:\n      - 3\n      - lam\n", "f")
+    assert [(problem.line, problem.code) for problem in caught.value.problems] == [(6, "wrong-type"), (7, "unknown-network")]
+
+
+def test_the_same_in_every_process() -> None:
+    script = "import sys; from vnet.topology import load_topology; print([load_topology(name) for name in sys.argv[1:]])"
+    from pathlib import Path
+
+    files = sorted(str(path) for path in (Path(__file__).parents[3] / "topologies").glob("*.yaml"))
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script, *files],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "4711")
+    }
+    assert len(said) == 1
+    assert len(said.pop()) > 10_000
+
+
+def test_a_thousand_guests_resolve_in_linear_time() -> None:
+    guests = {f"g{n}": {"nics": ["lan"]} for n in range(1000)}
+    lab = resolve({"name": "lab", "networks": {"lan": {"subnet": "10.0.0.0/16", "dhcp": {}}}, "guests": guests})
+    assert len(lab.switches["switch"].ports) == 1001
+    assert len({interface.mac for _, interface in lab.endpoints()}) == 1000

@@ -1,0 +1,131 @@
+"""YAML as 1.2 means it, with places, whatever the file is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vnet.errors import TopologyError
+from vnet.topology import check_text, check_topology, load_topology
+from vnet.topology.problems import Problems
+from vnet.topology.yaml_reader import MOST_OCTETS, NodePlaces, read_scalar, read_yaml
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["52:54:00:12:34:56", "1:20", "no", "on", "off", "yes", "y", "012", "0o8", "1_000", "0b11", "2024-01-01", "12:30:45",
+     "1.2.3", "<<", "=", "+", "-", ".", "1e", "0x", "tRue", "9" * 100, "١٢"],
+)  # fmt: skip
+def test_what_yaml_1_1_misread_stays_text(text: str) -> None:
+    assert read_scalar(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("-12", -12), ("+7", 7), ("0o17", 15), ("0x1F", 31), ("1.5", 1.5), (".5", 0.5), ("1.", 1.0), ("1e3", 1000.0),
+     ("-0.0", 0.0), ("true", True), ("FALSE", False), ("null", None), ("~", None), ("", None), (".inf", float("inf"))],
+)  # fmt: skip
+def test_core_schema(text: str, value: object) -> None:
+    read = read_scalar(text)
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_quoted_scalars_are_text() -> None:
+    root = read_yaml("a: '1'\nb: \"true\"\nc: |\n  12\nd: !!str 12\n", Problems())
+    assert root is not None
+    assert root.data == {"a": "1", "b": "true", "c": "12\n", "d": "12"}
+
+
+def test_keys_are_text_whatever_they_look_like() -> None:
+    root = read_yaml("1: a\ntrue: b\n012: c\n~: d\n52:54:00:00:00:01: e\n", Problems())
+    assert root is not None
+    assert root.data == {"1": "a", "true": "b", "012": "c", "~": "d", "52:54:00:00:00:01": "e"}
+
+
+def test_places_of_keys_values_and_of_what_is_missing() -> None:
+    root = read_yaml("a: 1\nb:\n  - x\n  - {c: 2}\n", Problems())
+    assert root is not None
+    places = NodePlaces(root)
+    assert places.find(("a",), key=False) == (1, 4)
+    assert places.find(("a",), key=True) == (1, 1)
+    assert places.find(("b", 1, "c"), key=False) == (4, 9)
+    assert places.find(("b", 1, "c"), key=True) == (4, 6)
+    assert places.find(("b", 1, "missing"), key=False) == (4, 5)
+    assert places.find(("b", 7), key=False) == (3, 3)
+
+
+def test_an_alias_repeats_the_value_and_its_place() -> None:
+    problems = Problems()
+    root = read_yaml("a: &it {x: 1}\nb: *it\n", problems)
+    assert root is not None
+    assert root.data == {"a": {"x": 1}, "b": {"x": 1}}
+    assert NodePlaces(root).find(("b", "x"), key=False) == (1, 12)
+    assert problems.all() == ()
+
+
+def test_nested_aliases_do_not_explode() -> None:
+    lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]
+    resolved, problems = check_text("\n".join(lines))
+    assert resolved is None
+    assert [problem.code for problem in problems] == ["too-many-nodes"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "place"),
+    [
+        (b"name: \xff\xfe", "not-text", (1, 7)),
+        (b"\x7fELF\x02\x01\x01\x00", "not-text", (1, 1)),
+        (b"name: lab\nnotes: a\x00b", "not-text", (2, 9)),
+        (b"\xff\xfen\x00a\x00", "not-text", (1, 1)),
+        (b"", "empty-file", (1, 1)),
+        (b"[]", "wrong-type", (1, 1)),
+        (b"lab", "wrong-type", (1, 1)),
+        (b"~", "wrong-type", (1, 1)),
+        (b"--- \n...\n", "wrong-type", (2, 1)),
+        (b"name: [" + b"[" * 200_000, "too-deep", (1, 38)),
+        (b"{" * 100_000, "bad-key", (1, 2)),
+        (b"? " * 50_000, "bad-key", None),
+        (b"- " * 50_000, "too-deep", None),
+        (b"a: &a\n  b: *a", "recursive-alias", (2, 6)),
+        (b"%YAML 9.9\n--- a", "yaml-syntax", None),
+        (b"a: b: c", "yaml-syntax", (1, 5)),
+        (b"'", "yaml-syntax", None),
+    ],
+    ids=lambda value: repr(value)[:20] if isinstance(value, bytes) else None,
+)  # fmt: skip
+def test_any_file_is_refused_in_words(raw: bytes, code: str, place: tuple[int, int] | None) -> None:
+    resolved, problems = check_text(raw, "file.yaml")
+    assert resolved is None
+    assert problems[0].code == code
+    if place is not None:
+        assert (problems[0].line, problems[0].column) == place
+
+
+def test_a_byte_order_mark_is_no_mistake() -> None:
+    assert check_text(b"\xef\xbb\xbfname: lab\nguests: {a: }\n")[1] == ()
+
+
+def test_a_huge_file_is_not_even_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.yaml"
+    path.write_bytes(b"#" * (MOST_OCTETS * 3))
+    resolved, problems = check_topology(path)
+    assert resolved is None
+    assert [problem.code for problem in problems] == ["file-too-big"]
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", ".", "nul\0.yaml"])
+def test_an_unreadable_file_is_a_problem_of_its_own(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        load_topology(f"{tmp_path}/{name}")
+    assert [problem.code for problem in caught.value.problems] == ["unreadable-file"]
+    assert str(caught.value).startswith(f"{tmp_path}/{name}: cannot be read: ")
+
+
+def test_a_flood_of_problems_is_cut() -> None:
+    resolved, problems = check_text("name: lab\n" + "".join(f"key{n}: 1\n" for n in range(1000)))
+    assert resolved is None
+    assert problems[-1].code == "too-many-problems"
+    assert len(problems) == 201
+    assert "801 more" in problems[-1].text, "1000 unknown keys and the warning that there are no guests"
