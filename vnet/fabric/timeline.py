@@ -84,9 +84,13 @@ class Timeline:
         now = self.now
         standing = self._standing if self._stood_at == now else 0
         self.interrupted = False
-        while heap and heap[0][0] <= end and count < limit:
-            when, _, action, args = heappop(heap)
+        while heap and count < limit:
+            event = heappop(heap)
+            when, _, action, args = event
             if when > now:
+                if when > end:
+                    heappush(heap, event)
+                    break
                 self.now = now = when
                 standing = 0
             else:

@@ -11,12 +11,14 @@ new rate, what has left arrives when it would have.
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Final, cast, final
 
 from vnet.errors import UsageError, WireError
 from vnet.ports import NO_OFFLOAD, Handler, Port, Randomness, Report, Scheduler, no_report
 from vnet.units import SECOND, Duration, Instant, Rate, Size
 from vnet.wire.segmentation import complete, frame_count, largest_frame, wire_octets
+from vnet.wire.virtio_net import is_super
 
 DEFAULT_QUEUE: Final = 256 * 1024
 """Octets that wait at most for a link with a rate: about 170 full frames."""
@@ -33,8 +35,9 @@ class Direction:
     """One way through a link."""
 
     __slots__ = (
-        "_busy_until", "_latency", "_loss", "_ns_per_queue", "_queue", "_random", "_rate", "_scheduler",
-        "_target", "_up", "delivered", "dropped_down", "dropped_loss", "dropped_malformed", "dropped_queue", "octets",
+        "_busy_until", "_latency", "_loss", "_ns_per_queue", "_octet_dividend", "_octet_divisor", "_queue", "_random",
+        "_rate", "_scheduler", "_target", "_up",
+        "delivered", "dropped_down", "dropped_loss", "dropped_malformed", "dropped_queue", "octets",
     )  # fmt: skip
 
     def __init__(self, scheduler: Scheduler, random: Randomness, target: Handler) -> None:
@@ -46,6 +49,9 @@ class Direction:
         self._loss = 0.0
         self._queue: Size = DEFAULT_QUEUE
         self._ns_per_queue = 0
+        self._octet_dividend = self._octet_divisor = (
+            1  # ns per octet, in lowest terms: small numbers are quick to reckon with
+        )
         self._busy_until = 0
         self._up = True
         self.delivered = 0
@@ -60,6 +66,9 @@ class Direction:
         if self._busy_until > self._scheduler.now:
             self._retime(rate, latency)
         self._rate, self._latency, self._loss, self._queue = rate, latency, loss, queue
+        if rate:
+            common = gcd(_NS_PER_OCTET_AT_1_BPS, rate)
+            self._octet_dividend, self._octet_divisor = _NS_PER_OCTET_AT_1_BPS // common, rate // common
         self._ns_per_queue = queue * _NS_PER_OCTET_AT_1_BPS // rate if rate else 0
 
     @property
@@ -88,16 +97,16 @@ class Direction:
         if rate is None:
             scheduler.at(now + self._latency, self._arrive, frame, offload, now)
             return
-        if offload == NO_OFFLOAD:
+        if offload[1]:
+            size = _size_on_wire(frame, offload)
+        else:
             size = len(frame)
             size = (size if size > MIN_WIRE_FRAME else MIN_WIRE_FRAME) + WIRE_OVERHEAD
-        else:
-            size = _size_on_wire(frame, offload)
         busy = self._busy_until
         if busy <= now:
-            busy = now + size * _NS_PER_OCTET_AT_1_BPS // rate
+            busy = now + size * self._octet_dividend // self._octet_divisor
         else:
-            busy += size * _NS_PER_OCTET_AT_1_BPS // rate
+            busy += size * self._octet_dividend // self._octet_divisor
             if busy - now > self._ns_per_queue:
                 self.dropped_queue += 1
                 return
@@ -120,18 +129,19 @@ class Direction:
             self.dropped_down += 1
             return
         # Loss strikes frames as a wire carries them, so a super-frame is cut first.
-        loss = self._loss
-        try:
-            frames = complete(frame, offload)
-        except WireError:
-            self.dropped_malformed += 1
-            return
-        self._loss = 0.0
+        frames = [frame]
+        if is_super(offload):
+            try:
+                frames, offload = complete(frame, offload), NO_OFFLOAD
+            except WireError:
+                self.dropped_malformed += 1
+                return
+        loss, self._loss = self._loss, 0.0
         for single in frames:
             if self._random.random() < loss:
                 self.dropped_loss += 1
             else:
-                self.send(single, NO_OFFLOAD)
+                self.send(single, offload)
         self._loss = loss
 
     def _retime(self, rate: Rate | None, latency: Duration) -> None:

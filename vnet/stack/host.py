@@ -35,6 +35,7 @@ from vnet.wire.ipv4 import (
     PROTOCOL_TCP,
     PROTOCOL_UDP,
 )
+from vnet.wire.virtio_net import UDP_CHECKSUM
 
 if TYPE_CHECKING:
     from vnet.stack.neighbor import Neighbor
@@ -123,9 +124,8 @@ class Host:
         """Take an IPv4 frame that is meant for this host; datagrams of a known UDP flow go the short way."""
         known = self.udp.flows.get(frame[26:38])
         size = len(frame)
-        if known is not None and size >= _UDP_PAYLOAD and offload == NO_OFFLOAD:
+        if known is not None and size >= _UDP_PAYLOAD:
             first, total, word, protocol, length = _peek(frame, ETHERNET_OCTETS)
-            segment = frame[26:] if not size & 1 else frame[26:] + b"\x00"  # addresses and datagram: what UDP sums
             if (
                 first == 0x45
                 and protocol == PROTOCOL_UDP
@@ -133,7 +133,7 @@ class Host:
                 and total == size - ETHERNET_OCTETS
                 and length == total - ipv4.HEADER_OCTETS
                 and not _from_bytes(frame[14:34], "big") % 0xFFFF
-                and not (_from_bytes(segment, "big") + PROTOCOL_UDP + length) % 0xFFFF
+                and (offload == UDP_CHECKSUM or (offload == NO_OFFLOAD and _is_udp_sum_right(frame, length)))
             ):
                 self.delivered += 1
                 socket, source = known
@@ -259,3 +259,9 @@ class Host:
     def tcp_probe(self, destination: bytes, port: int, *, on_result: OnProbe, timeout: Duration = SECOND) -> None:
         """Find out whether a TCP port is open, refused or silent."""
         self.tcp.probe(destination, port, timeout, on_result)
+
+
+def _is_udp_sum_right(frame: bytes, length: int) -> bool:
+    """Verify the checksum of a datagram of *length* octets at the end of a frame whose IPv4 header has no options."""
+    summed = frame[26:] if not length & 1 else frame[26:] + b"\x00"  # addresses and datagram: what UDP sums
+    return not (_from_bytes(summed, "big") + PROTOCOL_UDP + length) % 0xFFFF

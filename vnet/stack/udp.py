@@ -1,7 +1,8 @@
 """UDP sockets in callback style (RFC 768, RFC 1122 section 4.1).
 
 The way out: for each destination a socket keeps a ``_Path``: the neighbor and the sums of everything in the headers that
-does not change, so that a datagram costs one ``pack`` and one sum over its payload. The way in: ``Host.deliver_ipv4`` finds
+does not change, so that a datagram costs one ``pack``. Its checksum is left pending, as a NIC with checksum offload has it:
+whoever needs it, such as a capture, completes it. The way in: ``Host.deliver_ipv4`` finds
 the socket of a known flow in ``UdpTable.flows`` by the 12 octets of addresses and ports. Both caches are emptied by
 ``Host.changed``.
 """
@@ -13,10 +14,10 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError, WireError
-from vnet.ports import NO_OFFLOAD
 from vnet.stack.transport import IcmpError, TransportAddress
 from vnet.wire import icmpv4, ipv4, udp
 from vnet.wire.ipv4 import PROTOCOL_UDP
+from vnet.wire.virtio_net import UDP_CHECKSUM
 
 if TYPE_CHECKING:
     from vnet.stack.host import Host
@@ -40,7 +41,7 @@ _from_bytes: Final = int.from_bytes
 class _Path:
     """What is the same in every datagram from one socket to one destination."""
 
-    __slots__ = ("addresses", "fixed", "ip_sum", "mtu", "neighbor", "port", "udp_sum", "version_tos")
+    __slots__ = ("addresses", "fixed", "ip_sum", "mtu", "neighbor", "port", "pseudo_sum", "version_tos")
 
     def __init__(
         self, interface: Interface, neighbor: Neighbor, source: TransportAddress, destination: TransportAddress,
@@ -55,8 +56,8 @@ class _Path:
         self.addresses = source[0] + destination[0] + ports
         addresses = _from_bytes(source[0] + destination[0], "big")
         self.ip_sum = (self.version_tos + _from_bytes(self.fixed, "big") + addresses) % 0xFFFF
-        # the length stands in the pseudo-header and in the header; send_to adds it counted from the IP header, hence 40
-        self.udp_sum = (addresses + _from_bytes(ports, "big") + PROTOCOL_UDP - 40) % 0xFFFF
+        # send_to adds the length counted from the IP header, hence 20
+        self.pseudo_sum = (addresses + PROTOCOL_UDP - 20) % 0xFFFF
 
 
 @final
@@ -106,18 +107,16 @@ class UdpSocket:
         """Send a datagram; return None, or why it could not be sent ("no route", "message too long", ...)."""
         path = self._paths.get(destination)
         if path is not None and (header := path.neighbor.header) is not None:
-            size = len(payload)
-            length = size + 28
+            length = len(payload) + 28
             if length <= path.mtu:
                 host = self.host
                 host.ident = ident = (host.ident + 1) & 0xFFFF
-                total = _from_bytes(payload if not size & 1 else payload + b"\x00", "big")
                 path.port.send(
                     _pack(
                         header, path.version_tos, length, ident, path.fixed, -(path.ip_sum + length + ident) % 0xFFFF,
-                        path.addresses, length - 20, -(path.udp_sum + length + length + total) % 0xFFFF or 0xFFFF,
+                        path.addresses, length - 20, (path.pseudo_sum + length) % 0xFFFF,
                     ) + payload,
-                    NO_OFFLOAD,
+                    UDP_CHECKSUM,
                 )  # fmt: skip
                 return None
         return self._send_slowly(payload, destination)

@@ -10,6 +10,7 @@ for several frames on a wire, cut from it at *gso_size* octets of payload.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -27,6 +28,10 @@ GSO_UDP_L4: Final = 5
 GSO_ECN: Final = 0x80
 
 HEADER: Final = Struct("<BBHHHH")
+
+
+UDP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 6)
+"""The header of an untagged IPv4 datagram without options whose UDP checksum is left to whoever needs it."""
 
 
 class Offload(NamedTuple):
@@ -57,10 +62,12 @@ def is_super(header: bytes) -> bool:
     return header[1] & 0x7F != GSO_NONE
 
 
+@lru_cache(maxsize=1024)
 def shift(header: bytes, octets: int) -> bytes:
     """Move the offsets by *octets*, because a tag was inserted (4) or taken out (-4) before them.
 
-    Offsets that do not fit afterwards are a lie of the sender's: raise WireError.
+    Offsets that do not fit afterwards are a lie of the sender's: raise WireError. The frames of a flow share a few headers,
+    so the answers are remembered.
     """
     flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = decode(header)
     if flags & NEEDS_CSUM:
