@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -47,6 +47,15 @@ class Draft:
     dhcp: dict[str, ResolvedDhcp] = field(default_factory=dict)
     paths: dict[tuple[str, str], Path] = field(default_factory=dict)
     """Where each interface stands."""
+    _routers: dict[tuple[str, int], dict[str, Address]] = field(default_factory=dict)
+    """By network and IP version: each router's first address."""
+
+    def add(self, static: Static) -> None:
+        """Remember a static address."""
+        self.statics.append(static)
+        if static.router:
+            on_network = self._routers.setdefault((static.network, static.address.version), {})
+            on_network.setdefault(static.node, static.address.ip)
 
     def network(self, name: str, path: Path, *, key: bool = False) -> str | None:
         """Check a reference to a network."""
@@ -65,13 +74,9 @@ class Draft:
         """List the static addresses of a network."""
         return [static for static in self.statics if static.network == network]
 
-    def routers_on(self, network: str, version: int = 4) -> dict[str, Address]:
+    def routers_on(self, network: str, version: int = 4) -> Mapping[str, Address]:
         """Return the first address of each router on a network."""
-        found: dict[str, Address] = {}
-        for static in self.statics:
-            if static.router and static.network == network and static.address.version == version:
-                found.setdefault(static.node, static.address.ip)
-        return found
+        return self._routers.get((network, version), {})
 
     def guest_addresses(self, guest: str) -> list[Address]:
         """List what a guest is reached by: its static addresses and its reservations."""
@@ -80,8 +85,3 @@ class Draft:
         for scope in self.dhcp.values():
             addresses += [scope.reservations[mac] for mac in macs if mac in scope.reservations]
         return addresses
-
-
-def overlapping(prefix: Network, others: Iterable[tuple[str, Network]]) -> list[str]:
-    """List the names of the prefixes that share addresses with *prefix*."""
-    return [name for name, other in others if other.version == prefix.version and other.overlaps(prefix)]

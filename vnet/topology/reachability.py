@@ -27,7 +27,7 @@ MOST_HOPS: Final = 32
 
 @final
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Expectation:
     """Whether a probe is answered, why (not), and the routers on its way."""
 
     allowed: bool
@@ -68,7 +68,7 @@ class _Packet:
 
 def expected(
     resolved: ResolvedTopology, protocol: Probe = "icmp", port: int | None = None
-) -> dict[tuple[str, str], Verdict]:
+) -> dict[tuple[str, str], Expectation]:
     """Return a verdict for each ordered pair of guests (source, target); *port* is the target's, for tcp and udp."""
     walker = _Walker(resolved, protocol, port)
     return {
@@ -137,11 +137,11 @@ class _Walker:
             return None  # the range is used up
         return _Attachment(network, address, scope.subnet, gateway or scope.gateway)
 
-    def probe(self, source: str, target: str) -> Verdict:
+    def probe(self, source: str, target: str) -> Expectation:
         """Send a probe and its reply."""
         for guest in (source, target):
             if not self.guests[guest]:
-                return Verdict(False, f"{guest} has no address")
+                return Expectation(False, f"{guest} has no address")
         goal = self.guests[target][0]
         verdict = self._try(source, target, goal.address)
         if verdict.allowed or self.protocol == "icmp":
@@ -149,7 +149,7 @@ class _Walker:
         forwarded = self._by_forward(source, target, goal.address)
         return forwarded or verdict
 
-    def _by_forward(self, source: str, target: str, address: IPv4Address) -> Verdict | None:
+    def _by_forward(self, source: str, target: str, address: IPv4Address) -> Expectation | None:
         """Try the port forwards that lead to the target."""
         for router in self.resolved.routers.values():
             for forward in router.nat.forwards if router.nat is not None else ():
@@ -161,25 +161,25 @@ class _Walker:
                 verdict = self._try(source, target, outside, forward.port)
                 if verdict.allowed:
                     reason = f"port {forward.port} of {router.name} ({outside}) is forwarded"
-                    return Verdict(True, reason, verdict.through)
+                    return Expectation(True, reason, verdict.through)
         return None
 
-    def _try(self, source: str, target: str, destination: IPv4Address, port: int | None = None) -> Verdict:
+    def _try(self, source: str, target: str, destination: IPv4Address, port: int | None = None) -> Expectation:
         packet = _Packet(destination, destination, self.protocol, port or self.port, [], set(), {})
         try:
             arrived = self._send(source, packet)
             if arrived != target:
-                return Verdict(False, f"{destination} is {arrived}", tuple(packet.through))
+                return Expectation(False, f"{destination} is {arrived}", tuple(packet.through))
             reply = self._reply(target, packet)
         except _Blocked as end:
-            return Verdict(False, str(end), tuple(packet.through))
+            return Expectation(False, str(end), tuple(packet.through))
         if reply != source:
-            return Verdict(False, f"the reply goes to {reply}", tuple(packet.through))
+            return Expectation(False, f"the reply goes to {reply}", tuple(packet.through))
         if not packet.through:
-            return Verdict(True, "same network", ())
+            return Expectation(True, "same network", ())
         nat = next(iter(packet.hidden), None)
         way = " and ".join(packet.through)
-        return Verdict(True, f"through {way}" + (f", as {packet.source}" if nat else ""), tuple(packet.through))
+        return Expectation(True, f"through {way}" + (f", as {packet.source}" if nat else ""), tuple(packet.through))
 
     def _send(self, source: str, packet: _Packet) -> str:
         """Follow the packet from a guest; return the node where it ends."""

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from vnet.addresses import Mac
 from vnet.errors import TopologyError
-from vnet.topology.addressing import MacAllotter, allot_vids
+from vnet.topology.addressing import MacAllotter
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Adapter, Guest, Nic, Route, Router, RouterInterface, Topology
 from vnet.topology.model import Network as NetworkModel
@@ -36,6 +36,7 @@ from vnet.topology.resolved import (
 )
 from vnet.topology.scopes import resolve_dhcp
 from vnet.topology.shape import numbered, shape_topology
+from vnet.topology.stated import choose_vids, stated_macs
 from vnet.topology.validate import validate
 from vnet.topology.wiring import LARGEST_MTU, PortVlans, Wiring, access, trunk
 
@@ -86,7 +87,7 @@ def resolve_data(data: object, problems: Problems) -> ResolvedTopology | None:
 
 def _draft(model: Topology, problems: Problems) -> Draft:
     reader = Reader(problems)
-    vids = _vids(model, problems)
+    vids = choose_vids(model, problems)
     profile = PROFILES[model.profile]
     subnets: dict[str, Network] = {}
     for name, network in model.networks.items():
@@ -99,64 +100,10 @@ def _draft(model: Topology, problems: Problems) -> Draft:
         profile=profile,
         vids=vids,
         subnets=subnets,
-        macs=MacAllotter(model.name, profile.oui, _stated_macs(model, reader)),
+        macs=MacAllotter(model.name, profile.oui, stated_macs(model, reader)),
         wiring=Wiring(model, vids, problems),
         reader=reader,
     )
-
-
-def _vids(model: Topology, problems: Problems) -> dict[str, int]:
-    """Check the VLANs that are given and allot the others, clear of all that links and trunks mention."""
-    owners: dict[int, str] = {}
-    given: dict[str, int] = {}
-    wanting: list[str] = []
-    for name, network in model.networks.items():
-        vid, path = network.vlan if network else None, ("networks", name, "vlan")
-        if vid is None:
-            wanting.append(name)
-        elif not 1 <= vid <= 4094:
-            problems.error("bad-vlan", path, f"{vid} is not a VLAN number; write one from 1 to 4094")
-            wanting.append(name)
-        elif vid in owners:
-            text = f"network {owners[vid]!r} has VLAN {vid} already; a network has its own: choose another"
-            problems.error("duplicate-vlan", path, text)
-            given[name] = vid
-        else:
-            owners[vid] = name
-            given[name] = vid
-    mentioned: set[int] = set()
-    for item in _mentioned_vlans(model):
-        read = Reader(problems).vid_range(item)
-        if read is not None:
-            mentioned.update(range(read[0], read[1] + 1))
-    allotted = allot_vids(wanting, {*owners, *mentioned})
-    missing = [name for name in wanting if name not in allotted]
-    for name in missing:
-        problems.error("bad-vlan", ("networks", name), "no VLAN number is left for this network (there are 4094)", key=True)
-    return {name: given.get(name) or allotted.get(name, 1) for name in model.networks}
-
-
-def _mentioned_vlans(model: Topology) -> list[int | str]:
-    """List what links and trunks write as VLANs."""
-    nics = [nic for guest in model.guests.values() if guest is not None for nic in guest.nics if isinstance(nic, Nic)]
-    values: list[int | str | None] = [link.vlan for link in model.links]
-    for native, carried in [(link.native, link.trunk) for link in model.links] + [(nic.native, nic.trunk) for nic in nics]:
-        values += [native, *(carried if isinstance(carried, list) else ())]
-    return [value for value in values if value is not None]
-
-
-def _stated_macs(model: Topology, reader: Reader) -> list[Mac]:
-    stated: list[Mac] = []
-    for name, guest in model.guests.items():
-        for index, nic in numbered(guest.nics) if guest else ():
-            mac = reader.mac(nic.mac, ("guests", name, "nics", index, "mac")) if isinstance(nic, Nic) else None
-            stated += [mac] if mac is not None else []
-    for name, router in model.routers.items():
-        for network, interface in router.interfaces.items():
-            path = ("routers", name, "interfaces", network, "mac")
-            mac = reader.mac(interface.mac, path) if isinstance(interface, RouterInterface) else None
-            stated += [mac] if mac is not None else []
-    return stated
 
 
 def _network(draft: Draft, name: str, model: NetworkModel) -> ResolvedNetwork:
@@ -203,7 +150,7 @@ def _addresses(
         address = draft.reader.interface(text, subnet, place)
         if address is not None:
             addresses.append(address)
-            draft.statics.append(Static(address, network or "", node, interface, router, place))
+            draft.add(Static(address, network or "", node, interface, router, place))
     return tuple(addresses)
 
 
@@ -239,7 +186,7 @@ def _router_interfaces(draft: Draft, name: str, model: Router) -> tuple[Resolved
 
 
 def _mac(draft: Draft, stated: str | None, node: str, interface: str) -> Mac:
-    mac = Reader(Problems()).mac(stated, ())  # what is wrong with it was said by _stated_macs
+    mac = Reader(Problems()).mac(stated, ())  # what is wrong with it was said by stated_macs
     return draft.macs.derive(node, interface) if mac is None else mac
 
 

@@ -5,7 +5,7 @@ Ports are numbered in the order in which things are plugged: links, routers, gue
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
@@ -220,10 +220,3 @@ class Wiring:
             priority=priority,
             stp=model.stp,
         )
-
-
-def carried(ports: Iterable[ResolvedSwitchPort]) -> frozenset[int]:
-    """Return the VLANs that end at one of the ports: those of guests, routers and DHCP servers, not of links."""
-    return frozenset(
-        vid for port in ports if port.peer != "link" and len(port.members) < len(ALL_VLANS) for vid in port.members
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vnet.topology import load_topology, parse_topology
-from vnet.topology.reachability import Verdict, expected
+from vnet.topology.reachability import Expectation, expected
 
 FOLDER = Path(__file__).parents[3] / "topologies"
 INTERNET, DMZ, OFFICE = ("isp", "customer", "intruder"), ("web", "mail"), ("dc", "files", "user1", "user2", "pc1", "pc2")
@@ -22,7 +22,7 @@ guests:
 """
 
 
-def routed(firewall: str = "", gateway: str = "", **probe: object) -> dict[tuple[str, str], Verdict]:
+def routed(firewall: str = "", gateway: str = "", **probe: object) -> dict[tuple[str, str], Expectation]:
     text = ROUTED.replace("FIREWALL", f", firewall: {{{firewall}}}" if firewall else "").replace("GATEWAY", gateway)
     return expected(parse_topology(text), **probe)  # type: ignore[arg-type]
 
@@ -34,7 +34,7 @@ def test_the_infrastructure_in_a_box() -> None:
     for (source, target), verdict in verdicts.items():
         assert verdict.allowed == (zones[source] >= zones[target]), f"{source} to {target}: {verdict}"
         assert len(verdict.through) <= abs(zones[source] - zones[target])
-    assert verdicts["user1", "customer"] == Verdict(
+    assert verdicts["user1", "customer"] == Expectation(
         True, "through inner and perimeter, as 203.0.113.2", ("inner", "perimeter")
     )
     assert verdicts["web", "dc"].reason == "firewall of inner: no rule allows dmz to office"
@@ -58,7 +58,7 @@ def test_port_forwards_of_the_infrastructure_in_a_box() -> None:
 
 def test_plain_routing() -> None:
     verdicts = routed()
-    assert verdicts["x", "y"] == Verdict(True, "through r", ("r",))
+    assert verdicts["x", "y"] == Expectation(True, "through r", ("r",))
     assert verdicts["x", "z"].reason == "r has no route to 10.0.3.5"
     assert verdicts["z", "x"].reason == "z has no route to 10.0.1.5"
     assert verdicts["x", "n"].reason == verdicts["n", "x"].reason == "n has no address"
@@ -66,7 +66,7 @@ def test_plain_routing() -> None:
 
 def test_without_a_way_back_there_is_no_answer() -> None:
     verdicts = routed(gateway=", gateway: none")
-    assert verdicts["x", "y"] == Verdict(False, "y has no route to 10.0.1.5", ("r",))
+    assert verdicts["x", "y"] == Expectation(False, "y has no route to 10.0.1.5", ("r",))
     lost = routed(gateway=", gateway: 10.0.2.77")
     assert lost["x", "y"].reason == "the reply is lost: nobody on b has 10.0.2.77"
     assert lost["y", "x"].reason == "nobody on b has 10.0.2.77"
@@ -98,10 +98,10 @@ guests:
   y: {nics: [{network: b, address: 10.0.2.5, gateway: 10.0.2.2}]}
 """)
     verdicts = expected(lab)
-    assert verdicts["x", "y"] == Verdict(
+    assert verdicts["x", "y"] == Expectation(
         False, "the reply comes by fire, whose firewall has not seen the request", ("plain",)
     )
-    assert verdicts["y", "x"] == Verdict(True, "through fire", ("fire",))
+    assert verdicts["y", "x"] == Expectation(True, "through fire", ("fire",))
 
 
 def test_guests_do_not_forward_and_circles_end() -> None:
