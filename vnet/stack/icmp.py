@@ -19,6 +19,8 @@ ERROR_INTERVAL: Final = 1 * MILLISECOND
 ERROR_BURST: Final = 50
 """At most 1000 errors a second and 50 at once: what Linux sends by default; RFC 1812, 4.3.2.8 wants a limit."""
 MAX_PINGS: Final = 4096
+_UNHEEDED: Final = frozenset({icmpv4.SOURCE_QUENCH, icmpv4.REDIRECT})
+"""Errors that end nothing: source quench is to be ignored (RFC 6633), and routes here are not learned from strangers."""
 
 
 class PingResult(NamedTuple):
@@ -78,7 +80,7 @@ class Icmp:
             host.send_ipv4(packet[12:16], PROTOCOL_ICMP, reply, source=packet[16:20], tos=packet[1])
         elif message.kind == icmpv4.ECHO_REPLY:
             self._receive_reply(packet, message)
-        elif message.is_error:
+        elif message.is_error and message.kind not in _UNHEEDED:
             self._receive_error(packet, message)
         else:
             host.drop("icmp-type")

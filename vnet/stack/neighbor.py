@@ -54,6 +54,7 @@ class State(Enum):
 
 
 _USABLE: Final = frozenset({State.REACHABLE, State.DELAY, State.PROBE, State.PERMANENT})
+_EVICTABLE: Final = frozenset({State.FAILED, State.STALE, State.INCOMPLETE})
 
 
 @final
@@ -201,8 +202,7 @@ class NeighborCache:
             self.forget(entry)
 
     def _victim(self) -> Neighbor:
-        for wanted in (State.FAILED, State.STALE, State.INCOMPLETE):
-            for entry in self.entries.values():
-                if entry.state is wanted:
-                    return entry
+        for entry in self.entries.values():
+            if entry.state in _EVICTABLE:
+                return entry
         return next(iter(self.entries.values()))

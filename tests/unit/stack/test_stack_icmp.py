@@ -141,6 +141,14 @@ def test_an_error_ends_the_ping_that_caused_it(lan, host, kind, code, text):
     assert [(result.ok, result.error, result.source) for result in found] == [(False, text, TWO)]
 
 
+@pytest.mark.parametrize("kind", [icmpv4.SOURCE_QUENCH, icmpv4.REDIRECT])
+def test_redirects_and_source_quench_end_nothing(lan, host, kind):
+    found = []
+    host.ping(NINE, on_result=found.append)
+    lan.inject(frame(packet(1, icmpv4.build(kind, 1, 0x0A000002, lan.hub.take()[0][14:42]), source=TWO)))
+    assert found == [] and host.drops == {"icmp-type": 1}
+
+
 def test_errors_about_what_we_never_sent_are_unmatched(lan, host):
     host.ping(NINE, on_result=lambda result: pytest.fail("not this ping"))
     sent = lan.hub.take()[0][14:]
