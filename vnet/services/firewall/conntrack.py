@@ -92,11 +92,12 @@ class Direction:
 class Connection:
     """A tracked connection. ``deadline`` is when it ends unless a packet passes; ``timeout`` is what a packet adds to now.
 
-    ``tcp`` is None for other protocols. ``answered`` tells whether a packet came back.
+    ``tcp`` is None for other protocols. ``answered`` tells whether a packet came back. ``lasting`` tells whether plain
+    traffic only moves the deadline, so that a fast path may do that alone.
     """
 
     __slots__ = (
-        "_scheduled", "answered", "deadline", "from_network", "original", "protocol",
+        "_scheduled", "answered", "deadline", "from_network", "lasting", "original", "protocol",
         "reply", "tcp", "timeout", "to_network",
     )  # fmt: skip
 
@@ -108,6 +109,7 @@ class Connection:
         self.reply = Direction(self, reply, turned(original), False)
         self.tcp: TcpState | None = TcpState.OPENING if protocol == PROTOCOL_TCP else None
         self.answered = False
+        self.lasting = self.tcp is None
         self.deadline: Instant = 0
         self.timeout: Duration = 0
         self._scheduled: Instant = -1
@@ -117,22 +119,18 @@ class Connection:
         """Name the host that opened the connection, by its address before translation."""
         return self.original.arrives[:4]
 
-    @property
-    def lasting(self) -> bool:
-        """Tell whether plain traffic only moves the deadline, so that a fast path may do that alone."""
-        return self.tcp is None or self.tcp in LASTING
-
 
 @final
 class ConnectionTable:
     """All connections of a router, found by the tuple of an arriving packet.
 
-    ``on_removed`` is called with each connection that ends. ``refused`` and ``evicted`` count what the bounds did.
+    ``on_removed`` is called with each connection that ends, ``on_earlier`` when ``next_deadline`` came nearer. ``evicted``
+    counts the connections that gave way to new ones.
     """
 
     __slots__ = (
         "_ended", "_heap", "_hosts", "_sequence", "_table", "_unanswered",
-        "evicted", "max_connections", "max_per_host", "on_removed", "timeouts",
+        "evicted", "max_connections", "max_per_host", "on_earlier", "on_removed", "timeouts",
     )  # fmt: skip
 
     def __init__(
@@ -144,6 +142,7 @@ class ConnectionTable:
     ) -> None:
         self.timeouts = timeouts
         self.on_removed = on_removed
+        self.on_earlier: Callable[[], None] | None = None
         self.max_connections = max_connections
         self.max_per_host = max_per_host
         self.evicted = 0
@@ -261,7 +260,8 @@ class ConnectionTable:
         """Give a connection the timeout of its new state."""
         timeouts = self.timeouts
         if connection.tcp is not None:
-            connection.timeout = timeouts.tcp_established if connection.tcp in LASTING else timeouts.tcp_transitory
+            connection.lasting = connection.tcp in LASTING
+            connection.timeout = timeouts.tcp_established if connection.lasting else timeouts.tcp_transitory
         else:
             connection.timeout = {1: timeouts.icmp, 17: timeouts.udp}.get(connection.protocol, timeouts.other)
         connection.deadline = now + connection.timeout
@@ -272,6 +272,8 @@ class ConnectionTable:
         self._sequence += 1
         connection._scheduled = connection.deadline
         heappush(self._heap, (connection.deadline, self._sequence, connection))
+        if self.on_earlier is not None and self._heap[0][1] == self._sequence:
+            self.on_earlier()
 
     def _make_room(self) -> bool:
         victim = next(iter(self._ended), None) or next(iter(self._unanswered), None)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from vnet.ports import NO_OFFLOAD
 from vnet.services.firewall.conntrack import Connection, Direction
+from vnet.services.firewall.tcp_state import STATE_FLAGS
 from vnet.wire.checksum import delta
 from vnet.wire.ethernet import HEADER_OCTETS
 from vnet.wire.ipv4 import PROTOCOL_TCP, PROTOCOL_UDP
@@ -51,8 +52,6 @@ _pack_plain: Final = Struct("!14s8s2sH").pack
 _pack_tcp: Final = Struct("!14s8s2sH12s12sH").pack
 _pack_udp: Final = Struct("!14s8s2sH12s2sH").pack
 _from_bytes: Final = int.from_bytes
-_STATE_FLAGS: Final = 0x07
-"""FIN, SYN, RST."""
 
 
 def untracked() -> Connection:
@@ -142,7 +141,7 @@ class FlowTable:
         kind = flow.kind
         if kind == PROTOCOL_TCP:
             flags, field = _peek_tcp(frame, 46)
-            if flags & _STATE_FLAGS:
+            if flags & STATE_FLAGS:
                 self._long_way(interface, frame, offload)
                 return
             if offload is not NO_OFFLOAD and offload[0] & NEEDS_CSUM:
@@ -160,7 +159,7 @@ class FlowTable:
             head = _pack_udp(header, frame[14:22], flow.ttl_protocol, check, flow.leaves, frame[38:40], field)
             start = 42
         else:
-            if frame[23] == PROTOCOL_TCP and (len(frame) < 54 or frame[47] & _STATE_FLAGS):
+            if frame[23] == PROTOCOL_TCP and (len(frame) < 54 or frame[47] & STATE_FLAGS):
                 self._long_way(interface, frame, offload)
                 return
             head = _pack_plain(header, frame[14:22], flow.ttl_protocol, check)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD
 from vnet.services.firewall.conntrack import Direction, turned
+from vnet.services.firewall.tcp_state import STATE_FLAGS
 from vnet.services.nat.rewrite import quoted_tuple, translate, translate_error, tuple_of
 from vnet.services.router.drops import DropLog
 from vnet.services.router.flows import FlowTable
@@ -62,16 +63,22 @@ Outcome: TypeAlias = Direction | Fate
 class Forwarder:
     """Decides about packets one at a time; ``flows`` does the same for those that look alike."""
 
-    __slots__ = ("_arm", "_host", "drops", "flows", "fragments", "sessions")
+    __slots__ = ("_broadcasts", "_host", "drops", "flows", "fragments", "sessions")
 
-    def __init__(self, host: Host, sessions: Sessions, drops: DropLog, arm: Callable[[], None]) -> None:
-        """Forward for *host*; *arm* is called when the next deadline may have changed."""
+    def __init__(self, host: Host, sessions: Sessions, drops: DropLog, on_earlier: Callable[[], None]) -> None:
+        """Forward for *host*; *on_earlier* is called when there is a deadline to wait for."""
         self._host = host
-        self._arm = arm
+        self._broadcasts: frozenset[bytes] = frozenset()
         self.sessions = sessions
         self.drops = drops
         self.flows = FlowTable(host.scheduler, self.receive)
-        self.fragments = FragmentTracker(drops.count)
+        self.fragments = FragmentTracker(drops.count, on_earlier)
+
+    def changed(self) -> None:
+        """Forget what was learned, because addresses, routes or configuration changed."""
+        self._broadcasts = frozenset(b for interface in self._host.interfaces.values() for b in interface.broadcasts)
+        self.flows.clear()
+        self.fragments.clear()
 
     def receive(self, interface: Interface, frame: bytes, offload: bytes) -> None:
         """Take a frame with EtherType IPv4 from an interface."""
@@ -95,12 +102,10 @@ class Forwarder:
                 self._host.deliver_ipv4(interface, frame, offload)
             else:
                 self._forward(interface, packet, octets, offload, None)
+        elif packet[6] & 0x3F or packet[7]:
+            self._fragment(interface, packet, octets, offload)
         else:
-            if packet[6] & 0x3F or packet[7]:
-                self._fragment(interface, packet, octets, offload)
-            else:
-                self._whole(interface, packet, octets, offload)
-            self._arm()
+            self._whole(interface, packet, octets, offload)
 
     # What belongs to what
 
@@ -229,7 +234,7 @@ class Forwarder:
         """Check addresses and TTL (RFC 1812 5.3.7, 5.3.1); say why not, and tell the sender where that is due."""
         source, destination = packet[12:16], packet[16:20]
         host = self._host
-        if not ipv4.may_be_source(source) or source[0] == 0 or source in host.local or host.is_group(source):
+        if not ipv4.may_be_source(source) or source[0] == 0 or source in host.local or source in self._broadcasts:
             self.drops.count("martian-source")
         elif destination[0] in (0, 127) or destination[0] >= 0xE0:
             self.drops.count("martian-destination")
@@ -289,10 +294,10 @@ class Forwarder:
             )
             return
         first = not (packet[6] & 0x1F or packet[7])
+        flags = packet[octets + 13] if packet[9] == PROTOCOL_TCP and first and len(packet) > octets + 13 else 0
         work = bytearray(packet)
         if direction is not None:
             if first:
-                flags = packet[octets + 13] if packet[9] == PROTOCOL_TCP else 0
                 connections = self.sessions.connections
                 connections.pass_packet(self._host.scheduler.now, direction, flags)
                 if not direction.connection.lasting:
@@ -305,14 +310,8 @@ class Forwarder:
         if fits:
             neighbor.send(leaves, offload)
             self.flows.forwarded += 1
-            lasting = direction is None or direction.connection.lasting
-            if (
-                lasting
-                and octets == 20
-                and packet[9] in _CACHED
-                and not (packet[6] & 0x3F or packet[7])
-                and len(packet) >= 28
-            ):
+            plain = octets == 20 and packet[9] in _CACHED and not (flags & STATE_FLAGS or packet[6] & 0x3F or packet[7])
+            if plain and len(packet) >= 28 and (direction is None or direction.connection.lasting):
                 self.flows.remember(interface, bytes(HEADER_OCTETS) + packet, egress, neighbor, direction)
         else:
             self._send_in_pieces(leaves, offload, egress, neighbor)

@@ -40,10 +40,12 @@ class _Pieces:
 class FragmentTracker:
     """The packets in pieces that pass a router."""
 
-    __slots__ = ("_count", "_octets", "_packets")
+    __slots__ = ("_count", "_octets", "_on_earlier", "_packets")
 
-    def __init__(self, count: Callable[[str], None]) -> None:
+    def __init__(self, count: Callable[[str], None], on_earlier: Callable[[], None]) -> None:
+        """Drops are told to *count*; *on_earlier* is called when there is a deadline again."""
         self._count = count
+        self._on_earlier = on_earlier
         self._packets: dict[bytes, _Pieces] = {}
         self._octets = 0
 
@@ -90,6 +92,8 @@ class FragmentTracker:
             if len(self._packets) >= MAX_PACKETS:
                 self._forget(next(iter(self._packets)), "fragment-queue-full")
             pieces = self._packets[key] = _Pieces(now + TIMEOUT)
+            if len(self._packets) == 1:
+                self._on_earlier()
         return pieces
 
     def _forget(self, key: bytes, reason: str) -> None:

@@ -79,6 +79,7 @@ class Router:
         self._log = DropLog(report)
         self._sessions = Sessions(self._ended)
         self._forwarder = Forwarder(self.host, self._sessions, self._log, self._arm)
+        self._sessions.connections.on_earlier = self._arm
         self._alarm = scheduler.alarm(self._expire)
         self.host.on_ipv4 = self._forwarder.flows.receive
         self.host.on_unresolved = self._forwarder.unresolved
@@ -175,8 +176,7 @@ class Router:
     def _changed(self) -> None:
         outside = self.interfaces.get(self.nat.outside) if self.nat is not None else None
         self._sessions.set_external(outside.address if outside is not None else None)
-        self._forwarder.flows.clear()
-        self._forwarder.fragments.clear()
+        self._forwarder.changed()
 
     def _ended(self, connection: Connection) -> None:
         self._forwarder.flows.forget(connection)
