@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import signal
@@ -218,3 +219,63 @@ async def test_programs_report_how_they_ended(tmp_path: Path) -> None:
         gone = await processes.run(processes.argv("/run/netns/no-such-lab-guest", ["true"]))
         assert gone.status == 125 and b"cannot enter" in gone.errors
         assert (await guest.exec("ls", "/sys/class/net")).output.split() == [b"eth0", b"lo"]
+
+
+@pytest.mark.parametrize("seen", [1, 7, 19])
+def test_a_lab_killed_while_it_starts_is_swept(tmp_path: Path, prefix: str, seen: int) -> None:
+    place = place_of("lab", tmp_path)
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
+    process = subprocess.Popen([sys.executable, "-c", LAB, str(tmp_path), prefix], stdout=subprocess.PIPE, env=environment)
+    try:
+        wait_for(lambda: len(names_with(prefix)) >= seen)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    assert len(names_with(prefix)) >= seen
+    lock = place.acquire()
+    sweep(lock)
+    lock.release()
+    assert names_with(prefix) == []
+
+
+def names_with(prefix: str) -> list[str]:
+    return [name for name in os.listdir(netns.NETNS_DIRECTORY) if name.startswith(prefix)]
+
+
+def test_a_file_system_without_nameless_files_will_do(tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_open = os.open
+
+    def old_open(path: str, flags: int, *rest: int, **options: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return plain_open(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", old_open)
+    with running(make_guests(tmp_path, 2, prefix)):
+        assert len(names_with(prefix)) == 2
+        with pytest.raises(HostError, match="already"):
+            create_all(make_guests(tmp_path, 1, prefix))
+    assert names_with(prefix) == []
+
+
+@needs("unshare")
+def test_the_first_use_on_a_machine_makes_the_directory(tmp_path: Path) -> None:
+    """Beneath an empty /run, as after booting; ``ip netns`` must find what we made, and remove it for everybody."""
+    script = """
+import subprocess, sys
+from pathlib import Path
+from rig import make_guests, running
+assert not Path("/run/netns").exists()
+with running(make_guests(Path(sys.argv[1]), 1, "vtfirst")):
+    assert "vtfirst-g1" in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
+    # the last one: the /run of before is still there, beneath
+    assert " shared:" in [line for line in open("/proc/self/mountinfo") if " /run/netns " in line][-1]
+assert not list(Path("/run/netns").iterdir())
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
+    command = 'mount -t tmpfs none /run && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", command, "sh", sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -20,15 +20,19 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
 from vnet.errors import HostError, UsageError
+from vnet.guests.resources import start_time
 
 SUN_PATH: Final = 107
 """Octets that fit into the address of a Unix socket (108 with the zero at the end, unix(7))."""
+ORPHANED_LOCK: Final = 1.0
+"""Seconds to wait for a lock whose holder is dead."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -100,13 +104,26 @@ class LabPlace:
         except OSError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
+            return not self._try_lock(fd)
         finally:
             os.close(fd)
+
+    def _try_lock(self, fd: int) -> bool:
+        """Take the lock of the file; wait a moment if only a child of a killed lab can hold it.
+
+        A child has its parent's descriptors, and so the lock, from fork to exec.
+        """
+        deadline = time.monotonic() + ORPHANED_LOCK
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = self.read_pid()
+                if pid is None or start_time(pid) is not None or time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+            else:
+                return True
 
     def read_pid(self) -> int | None:
         """Read the process number of the lab; None if there is none."""
@@ -123,20 +140,16 @@ class LabPlace:
         while True:
             _private_directory(self.directory)
             fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                ours = os.fstat(fd)
-                # Who held it before may have removed the file while we waited: then we hold a lock that nobody sees.
-                if os.path.samestat(ours, self.lock.stat()):
-                    return LabLock(self, fd)
-            except BlockingIOError:
+            if not self._try_lock(fd):
                 os.close(fd)
                 pid = self.read_pid()
                 raise UsageError(
                     f"lab {self.name} is running already{f' (process {pid})' if pid else ''}: vnet down {self.name} ends it"
-                ) from None
-            except FileNotFoundError:
-                pass
+                )
+            # Who held it before may have removed the file while we waited: then we hold a lock that nobody sees.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), self.lock.stat()):
+                    return LabLock(self, fd)
             os.close(fd)
 
 

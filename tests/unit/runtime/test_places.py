@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from vnet.errors import HostError, UsageError
+from vnet.runtime import places
 from vnet.runtime.places import SUN_PATH, all_labs, place_of, run_root
 
 HOLD = """
 import sys
 from pathlib import Path
+from vnet.runtime import places
 from vnet.runtime.places import place_of
 lock = place_of("lab", Path(sys.argv[1])).acquire()
 lock.write_pid()
@@ -100,3 +102,27 @@ def test_what_is_no_lab_is_not_listed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     assert [place.name for place in all_labs(tmp_path)] == ["a", "b"]
     assert all_labs(tmp_path / "nowhere") == []
+
+
+def test_a_child_that_still_holds_the_lock_of_a_dead_lab_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From fork to exec a child has the lock of its parent, who may be killed in between."""
+    place = place_of("lab", tmp_path)
+    lock = place.acquire()
+    lock.write_pid(2**22 + 1)  # above pid_max: it cannot run
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(told, 1)
+        os._exit(0)
+    os.close(lock.inheritable_fd())  # we die; the child holds it
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "ORPHANED_LOCK", 0.02)
+        assert place.is_running()
+    os.write(tell, b"x")
+    again = place.acquire()
+    os.waitpid(child, 0)
+    again.release()
+    os.close(told)
+    os.close(tell)
