@@ -72,16 +72,19 @@ def assert_sound(lab: ResolvedTopology) -> None:
     expected(lab, "tcp", 80)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_octets(raw: bytes) -> None:
     check(raw)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_random_text(text: str) -> None:
     check(text)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(WORDS + TRICKS), max_size=60))
 def test_random_words_of_the_language(words: list[str]) -> None:
     check("name: lab\n" + " ".join(words))
