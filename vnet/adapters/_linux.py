@@ -12,12 +12,10 @@ import sys
 from struct import Struct
 from typing import Final
 
-CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWNET: Final = 0x40000000
 
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
-MS_SLAVE: Final = 1 << 19
 MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
@@ -30,7 +28,6 @@ runs, unlike the inode number of the namespace."""
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNSETVNETHDRSZ: Final = 0x400454D8
-TUNSETVNETLE: Final = 0x400454DC
 TUNSETCARRIER: Final = 0x400454E2
 IFF_TAP: Final = 0x0002
 IFF_NO_PI: Final = 0x1000
