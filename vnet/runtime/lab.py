@@ -67,6 +67,9 @@ class Links(Mapping[str, Link]):
             )
         return link
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._links or (isinstance(key, tuple) and frozenset(key) in self._by_ends)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._links)
 
@@ -86,6 +89,9 @@ class Guests(Mapping[str, Guest]):
         if guest is None:
             raise UsageError(f"no guest {name}: there are {', '.join(self._guests) or 'none'}")
         return guest
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._guests
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._guests)

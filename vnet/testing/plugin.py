@@ -48,7 +48,7 @@ class LabRun:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose seeds and the kind of time."""
     group = parser.getgroup("vnet", "labs")
-    group.addoption("--vnet-seed", type=int, default=0, metavar="N", help="seed of simulated labs (default 0)")
+    group.addoption("--vnet-seed", type=int, default=None, metavar="N", help="seed of simulated labs (default 0)")
     group.addoption(
         "--vnet-seeds", type=int, default=0, metavar="COUNT", help="run each lab test with COUNT seeds, from --vnet-seed on"
     )
@@ -68,15 +68,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test for each seed, if many are asked for."""
     count = metafunc.config.getoption("--vnet-seeds")
     if count and metafunc.definition.get_closest_marker("vnet"):
-        first = metafunc.config.getoption("--vnet-seed")
+        first = metafunc.config.getoption("--vnet-seed") or 0
         metafunc.fixturenames.append("vnet_seed")
         metafunc.parametrize("vnet_seed", range(first, first + count), ids=lambda seed: f"seed{seed}", indirect=True)
 
 
 @pytest.fixture
 def vnet_seed(request: pytest.FixtureRequest) -> int:
-    """Give the seed of the test's lab."""
-    return int(getattr(request, "param", request.config.getoption("--vnet-seed")))
+    """Give the seed of the test's lab: that of --vnet-seeds or --vnet-seed, else the marker's, else 0."""
+    if hasattr(request, "param"):
+        return int(request.param)
+    return _seed(request.node)
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
-    seed = _seed(pyfuncitem, marker)
+    seed = _seed(pyfuncitem)
     run = LabRun(seed, bool(pyfuncitem.config.getoption("--vnet-live")))
     pyfuncitem.stash[_RUN] = run
     topology = _topology(pyfuncitem, marker)
@@ -159,11 +161,14 @@ def _without_seed(nodeid: str) -> str:
     return re.sub(r"\[seed\d+\]$", "", re.sub(r"-seed\d+\]$", "]", nodeid))
 
 
-def _seed(item: pytest.Function, marker: pytest.Mark) -> int:
+def _seed(item: pytest.Function) -> int:
     if "vnet_seed" in item.funcargs:
-        return cast("int", item.funcargs["vnet_seed"])
-    fixed = marker.kwargs.get("seed")
-    return int(fixed if fixed is not None else item.config.getoption("--vnet-seed"))
+        return int(str(item.funcargs["vnet_seed"]))
+    asked: int | None = item.config.getoption("--vnet-seed")
+    if asked is not None:
+        return asked
+    marker = item.get_closest_marker("vnet")
+    return int(marker.kwargs.get("seed") or 0) if marker is not None else 0
 
 
 def _topology(item: pytest.Function, marker: pytest.Mark) -> ResolvedTopology:

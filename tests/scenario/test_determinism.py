@@ -1,0 +1,53 @@
+"""One seed, one result: the capture and the event log of a busy lab, from two processes with different hash seeds."""
+
+import hashlib
+import subprocess
+import sys
+
+PROGRAM = """
+import hashlib, sys, trio, vnet
+from vnet.runtime.sinks import MemorySink
+
+async def main():
+    async with vnet.open_lab("topologies/infrastructure-in-a-box.yaml") as lab:
+        sink = MemorySink()
+        capture = lab.captures.start(sink)
+        lab.links["core-edge"].loss = 0.05
+        await lab.wait_up()
+        async with trio.open_nursery() as nursery:
+            for guest in ("dc", "user1", "pc1", "pc2"):
+                nursery.start_soon(lab.ping, guest, "customer", 20)
+                nursery.start_soon(lab.guests[guest].traceroute, "customer")
+        await lab.ping_all()
+        lab.links["core-edge"].up = False
+        await trio.sleep(3600)
+        lab.links["core-edge"].up = True
+        await trio.sleep(40 * 3600)
+        capture.finish()
+        return sink.octets(), lab.events.to_lines()
+
+octets, events = vnet.simulate(main, seed=int(sys.argv[1]))
+print(len(octets), hashlib.sha256(octets).hexdigest(), len(events), hashlib.sha256(events.encode()).hexdigest())
+"""
+
+
+def run(seed: int, hash_seed: int) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(seed)],
+        env={"PYTHONHASHSEED": str(hash_seed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return result.stdout
+
+
+def test_the_same_seed_gives_the_same_octets_in_any_process():
+    first = run(7, 1)
+    assert int(first.split()[0]) > 100_000, "a capture worth comparing"
+    assert run(7, 4711) == first
+
+
+def test_another_seed_gives_another_run():
+    assert run(7, 1) != run(8, 1)
+    assert hashlib.sha256(run(8, 2).encode()).digest() == hashlib.sha256(run(8, 3).encode()).digest()

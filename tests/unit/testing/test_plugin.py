@@ -1,0 +1,116 @@
+"""The pytest plugin, as its users see it: projects of their own, run by a pytest of their own."""
+
+import json
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+TOPOLOGY = """
+name: tiny
+networks:
+  lan: {subnet: 10.0.0.0/24, dhcp: {}}
+guests:
+  a: {nics: [lan]}
+  b: {nics: [lan]}
+"""
+
+
+@pytest.fixture
+def project(pytester):
+    pytester.makefile(".yaml", tiny=TOPOLOGY)
+    return pytester
+
+
+def run(project, *arguments):
+    return project.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def test_a_test_gets_a_lab_that_is_up_in_virtual_time(project):
+    project.makepyfile(
+        """
+        import pytest, trio
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_it(lab, tmp_path):
+            assert tmp_path.is_dir()
+            assert str(lab.guests["a"].address).startswith("10.0.0.")
+            assert (await lab.ping("a", "b")).ok
+            await trio.sleep(24 * 3600)
+            assert lab.now > 24 * 3600
+        """
+    )
+    run(project).assert_outcomes(passed=1)
+
+
+def test_a_failure_leaves_a_capture_the_events_and_the_way_to_see_it_again(project):
+    project.makepyfile(
+        test_sad="""
+        import pytest
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_sad(lab):
+            await lab.ping("a", "b")
+            assert lab.seed != 5
+        """
+    )
+    result = run(project, "--vnet-seed", "5")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["replay:*pytest test_sad.py::test_sad --vnet-seed 5"])
+    (kept,) = (project.path / "vnet-failures").iterdir()
+    assert (kept / "capture.pcapng").read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
+    assert b"a:eth0" in (kept / "capture.pcapng").read_bytes()
+    events = [json.loads(line) for line in (kept / "events.jsonl").read_text().splitlines()]
+    assert any(event["event"] == "dhcp-lease" and event["node"] == "a" for event in events)
+    replay = (kept / "replay.txt").read_text().split()[1:]
+    run(project, *replay).assert_outcomes(failed=1)
+    run(project, "test_sad.py::test_sad", "--vnet-seed", "6").assert_outcomes(passed=1)
+
+
+def test_many_seeds_are_many_tests(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("tiny.yaml")
+        @pytest.mark.parametrize("number", [1, 2])
+        async def test_it(lab, vnet_seed, number):
+            assert lab.seed == vnet_seed != 12
+        """
+    )
+    run(project, "--vnet-seed", "10", "--vnet-seeds", "4").assert_outcomes(passed=6, failed=2)
+
+
+def test_the_same_seed_is_the_same_run_and_the_text_of_a_topology_will_do(project):
+    project.makepyfile(
+        f"""
+        import pytest
+        seen = []
+
+        @pytest.mark.vnet({TOPOLOGY!r}, seed=3)
+        @pytest.mark.parametrize("number", [1, 2])
+        async def test_it(lab, number):
+            seen.append(lab.events.to_lines())
+            assert lab.seed == 3
+            assert len(set(seen)) == 1
+        """
+    )
+    run(project).assert_outcomes(passed=2)
+
+
+def test_mistakes_are_told_plainly(project):
+    project.makepyfile(
+        test_none="async def test_it(lab):\n    pass\n",
+        test_missing="import pytest\n@pytest.mark.vnet('nowhere.yaml')\nasync def test_it(lab):\n    pass\n",
+        test_broken="import pytest\n@pytest.mark.vnet('name: x\\nnetwork: {}\\n')\nasync def test_it(lab):\n    pass\n",
+    )
+    result = run(project)
+    result.assert_outcomes(failed=2, errors=1)
+    result.stdout.fnmatch_lines(["*needs @pytest.mark.vnet*"])
+    result.stdout.fnmatch_lines(["*no topology nowhere.yaml*"])
+    result.stdout.fnmatch_lines(["*test_it:2:1: *network*did you mean*networks*"])
+
+
+def test_other_tests_are_left_alone(project):
+    project.makepyfile("def test_it():\n    assert True\n")
+    run(project, "--vnet-seeds", "3").assert_outcomes(passed=1)
