@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, final
 
 from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD, Handler
+from vnet.switch.port import ONE_FRAME, SwitchPort
 from vnet.wire.virtio_net import shift
 
 if TYPE_CHECKING:
     from vnet.switch.fdb import Entry
-    from vnet.switch.port import SwitchPort
 
 
 @final
@@ -35,17 +35,16 @@ class Flow:
     """Where frames with one header go, and in what form.
 
     ``send`` carries the decision out. Ports in ``as_is`` get the frame unchanged, those of each form get its head in place
-    of the first ``cut`` octets. ``source`` is the FDB entry that each frame refreshes. ``reason`` names why nobody gets
-    the frame, where that is so.
+    of the first ``cut`` octets. ``source`` is the FDB entry that each frame refreshes; ``tally`` counts frames, in units of
+    ``ONE_FRAME``, and below that octets. ``reason`` names why nobody gets the frame, where that is so.
     """
 
-    __slots__ = ("_bad_offload", "_handlers", "as_is", "cut", "forms", "frames", "octets", "reason", "send", "source")
+    __slots__ = ("_bad_offload", "_handlers", "as_is", "cut", "forms", "reason", "send", "source", "tally")
 
     def __init__(self, source: Entry, reason: str | None = None) -> None:
         self.source = source
         self.reason = reason
-        self.frames = 0
-        self.octets = 0
+        self.tally = 0
         self.as_is: tuple[SwitchPort, ...] = ()
         self.forms: tuple[Form, ...] = ()
         self.cut = 0
@@ -66,11 +65,11 @@ class Flow:
 
     def fold(self, ingress: SwitchPort) -> None:
         """Add what was counted to the ports and start again from zero."""
-        frames, octets = self.frames, self.octets
-        if not frames:
+        if not self.tally:
             return
+        frames, octets = divmod(self.tally, ONE_FRAME)
         lost = self._bad_offload
-        self.frames = self.octets = self._bad_offload = 0
+        self.tally = self._bad_offload = 0
         ingress.rx_frames += frames
         ingress.rx_octets += octets
         if self.reason is not None:
