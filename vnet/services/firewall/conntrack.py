@@ -92,7 +92,8 @@ class Direction:
 class Connection:
     """A tracked connection. ``deadline`` is when it ends unless a packet passes; ``timeout`` is what a packet adds to now.
 
-    ``tcp`` is None for other protocols. ``answered`` tells whether a packet came back. ``lasting`` tells whether plain
+    ``tcp`` is None for other protocols. ``answered`` tells whether a packet came back, for TCP whether the connection was
+    established; until then it may have to give way to a new one. ``lasting`` tells whether plain
     traffic only moves the deadline, so that a fast path may do that alone.
     """
 
@@ -193,12 +194,11 @@ class ConnectionTable:
     def pass_packet(self, now: Instant, direction: Direction, tcp_flags: int = 0) -> None:
         """Take note of a packet that is being let through; *tcp_flags* is octet 13 of a TCP header."""
         connection = direction.connection
-        if not connection.answered and not direction.from_originator:
-            connection.answered = True
-            self._unanswered.pop(connection, None)
         before = connection.tcp
         if before is None:
             connection.deadline = now + connection.timeout
+            if not connection.answered and not direction.from_originator:
+                self._answer(connection)
             return
         after = TRANSITIONS.get((before, segment_kind(tcp_flags, direction.from_originator)), before)
         if after is before:
@@ -214,10 +214,11 @@ class ConnectionTable:
             del self._ended[connection]
             host = connection.originator
             self._hosts[host] = self._hosts.get(host, 0) + 1
-            connection.answered = after is not TcpState.OPENING
-            if not connection.answered:
-                self._unanswered[connection] = None
+            connection.answered = False
+            self._unanswered[connection] = None
         self._settle(connection, now)
+        if connection.lasting and not connection.answered:
+            self._answer(connection)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection, before its time or at it."""
@@ -267,6 +268,10 @@ class ConnectionTable:
         connection.deadline = now + connection.timeout
         if connection._scheduled < 0 or connection.deadline < connection._scheduled:
             self._schedule(connection)
+
+    def _answer(self, connection: Connection) -> None:
+        connection.answered = True
+        self._unanswered.pop(connection, None)
 
     def _schedule(self, connection: Connection) -> None:
         self._sequence += 1

@@ -1,7 +1,9 @@
 """What a middlebox can know of a TCP connection from the flags that pass (RFC 6146 section 3.5.2.2, RFC 7857 section 2).
 
-The originator is the side whose SYN opened the connection. Deviation from RFC 6146: after a reset only the side that seemed
-to send it can bring the connection back, because what the other side had in flight proves nothing.
+The originator is the side whose SYN opened the connection. Deviations from RFC 6146: a connection is established when the
+originator has acknowledged the other side's SYN, not before, so that a flood of SYNs with forged sources leaves nothing that
+lasts; and after a reset only the side that seemed to send it can bring the connection back, because what the other side had
+in flight proves nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class TcpState(Enum):
     """Where a tracked connection is."""
 
     OPENING = auto()
+    ANSWERED = auto()
     ESTABLISHED = auto()
     ORIGINATOR_CLOSED = auto()
     RESPONDER_CLOSED = auto()
@@ -48,9 +51,13 @@ _S: Final = TcpState
 _G: Final = Segment
 
 TRANSITIONS: Final[Mapping[tuple[TcpState, Segment], TcpState]] = {
-    (_S.OPENING, _G.RESPONDER_SYN): _S.ESTABLISHED,
+    (_S.OPENING, _G.RESPONDER_SYN): _S.ANSWERED,
     (_S.OPENING, _G.ORIGINATOR_RST): _S.RESET_BY_ORIGINATOR,
     (_S.OPENING, _G.RESPONDER_RST): _S.RESET_BY_RESPONDER,
+    (_S.ANSWERED, _G.ORIGINATOR_DATA): _S.ESTABLISHED,
+    (_S.ANSWERED, _G.ORIGINATOR_FIN): _S.ORIGINATOR_CLOSED,
+    (_S.ANSWERED, _G.ORIGINATOR_RST): _S.RESET_BY_ORIGINATOR,
+    (_S.ANSWERED, _G.RESPONDER_RST): _S.RESET_BY_RESPONDER,
     (_S.ESTABLISHED, _G.ORIGINATOR_FIN): _S.ORIGINATOR_CLOSED,
     (_S.ESTABLISHED, _G.RESPONDER_FIN): _S.RESPONDER_CLOSED,
     (_S.ESTABLISHED, _G.ORIGINATOR_RST): _S.RESET_BY_ORIGINATOR,

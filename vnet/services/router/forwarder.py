@@ -224,6 +224,8 @@ class Forwarder:
         nat = self.sessions.translator
         if nat is None or interface.name != nat.config.outside:
             return True
+        if not interface.owns(packet[16:20]):
+            return False  # the router's inside addresses do not exist outside
         if packet[9] == PROTOCOL_TCP:
             return self._host.tcp.expects(packet, octets)
         return packet[9] != PROTOCOL_UDP or self._host.udp.expects(packet, octets)

@@ -138,6 +138,11 @@ class Router:
         """How many packets were forwarded, a super-frame counted once."""
         return self._forwarder.flows.forwarded
 
+    @property
+    def evicted(self) -> int:
+        """How many connections gave way to new ones because the table was full."""
+        return self._sessions.connections.evicted
+
     def rule_counters(self) -> dict[str, int]:
         """List how many connections each firewall rule let in and how many fell to the policy; empty without firewall."""
         rules = self._sessions.rules

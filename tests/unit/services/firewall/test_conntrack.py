@@ -207,3 +207,17 @@ def test_random_traffic_leaves_nothing_behind():
     assert not table.table._hosts
     assert not table.table._ended
     assert not table.table._unanswered
+
+
+def test_a_flood_of_forged_syns_leaves_nothing_that_lasts():
+    """The forged sources never acknowledge the answers, so each half-open connection gives way to the next real one."""
+    table = Table(max_connections=10)
+    established = [open_tcp(table, port=port) for port in range(5)]
+    for port in range(100, 150):
+        forged = table.open(now=1, protocol=TCP, port=port)
+        table.table.pass_packet(1, forged.original, SYN)
+        table.table.pass_packet(1, forged.reply, SYN | ACK)
+        assert forged.deadline == 1 + 4 * MINUTE
+    assert all(connection.deadline > 0 for connection in established)
+    assert len(table.table) == 10
+    open_tcp(table, now=2, port=200)

@@ -175,7 +175,8 @@ def test_a_tcp_connection_is_followed_on_both_ways():
 
     for step, flags, state in (
         (out, "S", "opening"),
-        (back, "SA", "established"),
+        (back, "SA", "answered"),
+        (back, "SA", "answered"),
         (out, "A", "established"),
         (out, "A", "established"),
         (back, "A", "established"),
@@ -185,7 +186,7 @@ def test_a_tcp_connection_is_followed_on_both_ways():
         (back, "FA", "closed"),
         (out, "A", "closed"),
         (out, "S", "opening"),
-        (back, "SA", "established"),
+        (back, "SA", "answered"),
         (out, "A", "established"),
         (back, "R", "reset-by-responder"),
         (out, "A", "reset-by-responder"),
