@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from typing import Final, TypeVar, TypeVarTuple, final
 
 import trio
-from trio import testing as trio_testing
 from trio._core import _run as trio_run
 
 from vnet.errors import SimulationStalled
@@ -75,9 +74,11 @@ class Simulation:
 
     async def drive(self) -> None:
         """Move the clock for ever; raise SimulationStalled when nothing can happen any more."""
+        from trio.testing import wait_all_tasks_blocked  # here, because it brings pytest along where that is installed
+
         timeline = self.timeline
         while True:
-            await trio_testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             until = trio.lowlevel.current_statistics().seconds_to_next_deadline
             head = timeline.next_instant()
             if until == math.inf:
