@@ -2,8 +2,8 @@
 
 One hop is one frame over one link. Both sides deliver the same datagrams over the same paths, so hops are counted by
 multiplication: datagrams delivered times the links on their path; what ARP adds has happened before the clock starts. ns-3
-uses its lightest link (SimpleNetDevice; its CSMA Ethernet is slower) and computes no checksums; vnet's hosts compute and
-check theirs.
+uses its lightest link (SimpleNetDevice; its CSMA Ethernet is slower) and computes no checksums. vnet's hosts compute and
+check that of the IPv4 header; that of UDP they leave pending, as a NIC with checksum offload does, and nobody here needs it.
 """
 
 from __future__ import annotations
