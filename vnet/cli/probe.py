@@ -16,9 +16,8 @@ Row: TypeAlias = Mapping[str, object]
 
 _MARKS: Final = {
     (True, True): "yes", (False, False): "-", (True, False): "YES!", (False, True): "no!",
-    (True, None): "yes", (False, None): "-",
 }  # fmt: skip
-"""By (reached, expected)."""
+"""By (reached, expected); what differs stands out."""
 
 
 def _milliseconds(value: object) -> str:
@@ -98,15 +97,14 @@ def print_matrix(data: Row) -> None:
     """Print the matrix: sources down, targets across; then each pair that differs from the rules, in words."""
     guests = cast("list[str]", data["guests"])
     rows = cast("list[Row]", data["matrix"])
-    cell = {(row["from"], row["to"]): _MARKS[bool(row["reached"]), cast("bool | None", row["expected"])] for row in rows}
+    cell = {(row["from"], row["to"]): _MARKS[bool(row["reached"]), bool(row["expected"])] for row in rows}
     what = str(data["protocol"]) + (f" port {data['port']}" if data["port"] else "")
     print_table(["from \\ to", *guests], [[each, *(cell.get((each, to), "") for to in guests)] for each in guests])
-    judged = sum(row["expected"] is not None for row in rows)
     reached = sum(bool(row["reached"]) for row in rows)
-    agreed = judged - cast("int", data["differences"])
-    click.echo(f"{what}: {reached} of {len(rows)} pairs reached; the rules agree on {agreed} of {judged}")
+    differences = cast("int", data["differences"])
+    verdict = f"{differences} differ from what the rules say" if differences else "just as the rules say"
+    click.echo(f"{what}: {reached} of {len(rows)} pairs reached, {verdict}")
     for row in rows:
         if row["agrees"] is False:
-            verdict = "should be reached, is not" if row["expected"] else "should not be reached, is"
-            detail = f" ({row['detail']})" if row["detail"] else ""
-            click.echo(f"{row['from']} > {row['to']}: {verdict}{detail}")
+            measured = "reached" if row["reached"] else f"not reached ({row['detail'] or 'no answer'})"
+            click.echo(f"{row['from']} > {row['to']}: {measured}, but the rules say: {row['reason']}")

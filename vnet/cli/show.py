@@ -133,11 +133,13 @@ def print_view(what: str, rows: Sequence[Row], title: str = "") -> None:
 
 @click.command("show")
 @click.argument("lab", type=LabName())
-@click.argument("what", type=click.Choice(WHAT), required=False)
+@click.argument("what", type=click.Choice(WHAT), required=False, metavar="[WHAT]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--last", type=click.IntRange(1), help=f"Events: how many (default {EVENTS_SHOWN}; with --json all).")
 def show_command(lab: str, what: str | None, as_json: bool, last: int | None) -> None:
     """Show the state of LAB; without WHAT, its networks, guests and leases.
+
+    WHAT is one of networks, ports, links, fdb, leases, nat, flows, guests, routers, stp, events.
 
     \b
     vnet show office leases

@@ -19,7 +19,7 @@ from vnet.runtime.change import change
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.matrix import measure
 from vnet.runtime.sinks import Sink
-from vnet.runtime.views import show
+from vnet.runtime.views import address_of, show
 from vnet.units import SECOND
 
 if TYPE_CHECKING:
@@ -98,10 +98,18 @@ class Commands:
         wanted = arguments.optional_text("filter")
         return self._lab.captures.start(
             sink,
-            arguments.texts("ports"),
+            [self._port_name(port) for port in arguments.texts("ports")],
             compile_filter(wanted) if wanted else None,
             arguments.number("count", 1, MAX_COUNT),
         )
+
+    def _port_name(self, text: str) -> str:
+        """Turn a switch port by number (``core:3``, as ``show ports`` has it) into its name; leave all else as it is."""
+        switch, _, number = text.partition(":")
+        if switch in self._lab.switches and number.isascii() and number.isdigit() and len(number) < 9:
+            port = self._lab.switches[switch].ports.get(int(number))
+            return text if port is None else port.port.name
+        return text
 
     async def info(self, arguments: Arguments, progress: Progress) -> object:
         """Say who the lab is."""
@@ -142,6 +150,8 @@ class Commands:
     async def ping(self, arguments: Arguments, progress: Progress) -> object:
         """Ping ``target`` from ``guest``: each reply as progress, then the sum."""
         guest, target = arguments.text("guest"), arguments.text("target")
+        if target in self._lab.guests and (known := address_of(self._lab, target)) is not None:
+            target = str(known)
         count = arguments.number("count", 1, MAX_COUNT, 1) or 1
         interval, timeout = arguments.seconds("interval", 1.0), arguments.seconds("timeout", 2.0)
         trips: list[float] = []
@@ -160,7 +170,7 @@ class Commands:
             if sequence < count:
                 await trio.sleep(max(0.0, started + interval - trio.current_time()))
         return {
-            "guest": guest, "target": target, "sent": count, "received": len(trips),
+            "guest": guest, "target": arguments.text("target"), "sent": count, "received": len(trips),
             "rtt_min_s": min(trips, default=None), "rtt_max_s": max(trips, default=None),
             "rtt_avg_s": sum(trips) / len(trips) if trips else None,
         }  # fmt: skip

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from vnet.errors import UsageError
-from vnet.guests.base import Verdict
-from vnet.units import SECOND
+from vnet.guests.base import Guest, Verdict
+from vnet.runtime.views import Row, address_of
+from vnet.topology.reachability import Probe, expected
+from vnet.units import SECOND, Duration
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
 
-PROTOCOLS: Final = ("icmp", "tcp", "udp")
+PROTOCOLS: Final[tuple[Probe, ...]] = ("icmp", "tcp", "udp")
 MOST_AT_ONCE: Final = 256
 """Probes under way at a time: a live lab has descriptors for no more."""
 
@@ -22,32 +24,47 @@ MOST_AT_ONCE: Final = 256
 async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> dict[str, object]:
     """Probe every guest from every other; return the rows of the matrix in the order of the topology.
 
-    A TCP or UDP port that answers "closed" was reached: the packet came there and back. Raise UsageError for an unknown
+    A TCP or UDP port that answers "closed" was reached: the packet came there and back. Where only a port forward leads to
+    the target, its outside address is probed. Raise UsageError for an unknown
     protocol or a missing port.
     """
-    if protocol not in PROTOCOLS:
+    kind = next((each for each in PROTOCOLS if each == protocol), None)
+    if kind is None:
         raise UsageError(f"{protocol!r} is no protocol to probe with; there are: {', '.join(PROTOCOLS)}")
-    if (protocol == "icmp") != (port is None):
-        raise UsageError("icmp has no ports" if protocol == "icmp" else f"{protocol} needs a port: --port N")
-    pairs = [(source, target) for source in lab.guests for target in lab.guests if source != target]
-    rows: dict[tuple[str, str], dict[str, object]] = {}
+    if (kind == "icmp") != (port is None):
+        raise UsageError("icmp has no ports" if kind == "icmp" else f"{kind} needs a port: --port N")
+    verdicts = expected(lab.topology, kind, port)
+    addresses = {name: address_of(lab, name) for name in lab.guests}
+    rows: dict[tuple[str, str], Row] = {}
     limit = trio.CapacityLimiter(MOST_AT_ONCE)
 
     async def probe(source: str, target: str) -> None:
         async with limit:
-            rows[source, target] = await _probe(lab, source, target, protocol, port, timeout)
+            missing = next((name for name in (target, source) if addresses[name] is None), None)
+            address = addresses[target]
+            if missing is not None or address is None:
+                rows[source, target] = {"reached": False, "detail": f"{missing} has no address", "rtt_s": None}
+                return
+            dial = verdicts[source, target].dial or (address, port)
+            rows[source, target] = await _probe(lab.guests[source], *dial, kind, timeout)
 
     async with trio.open_nursery() as nursery:
-        for source, target in pairs:
+        for source, target in verdicts:
             nursery.start_soon(probe, source, target)
-    wanted = _expected(lab, protocol, port)
-    matrix: list[dict[str, object]] = []
-    for pair in pairs:
-        expected = wanted.get(pair)
-        agrees = None if expected is None else expected == rows[pair]["reached"]
-        matrix.append({"from": pair[0], "to": pair[1], **rows[pair], "expected": expected, "agrees": agrees})
+    matrix: list[Row] = [
+        {
+            "from": source,
+            "to": target,
+            **rows[source, target],
+            "expected": verdict.allowed,
+            "reason": verdict.reason,
+            "through": list(verdict.through),
+            "agrees": verdict.allowed == rows[source, target]["reached"],
+        }
+        for (source, target), verdict in verdicts.items()
+    ]
     return {
-        "protocol": protocol,
+        "protocol": kind,
         "port": port,
         "guests": list(lab.guests),
         "matrix": matrix,
@@ -55,25 +72,14 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     }
 
 
-async def _probe(lab: Lab, source: str, target: str, protocol: str, port: int | None, timeout: float) -> dict[str, object]:
-    address: IPv4Address | None = lab.guests[target].address
-    if address is None:
-        return {"reached": False, "detail": f"{target} has no address", "rtt_s": None}
-    if lab.guests[source].address is None:
-        return {"reached": False, "detail": f"{source} has no address", "rtt_s": None}
+async def _probe(guest: Guest, address: IPv4Address, port: int | None, protocol: Probe, timeout: float) -> Row:
     if port is None:
-        reply = await lab.ping(source, address, timeout=timeout)
+        reply = await guest.ping(address, timeout=timeout)
         return {"reached": reply.ok, "detail": reply.error, "rtt_s": _seconds(reply.rtt)}
-    guest = lab.guests[source]
     probe = await (guest.tcp_probe if protocol == "tcp" else guest.udp_probe)(address, port, timeout=timeout)
     reached = probe.verdict in (Verdict.OPEN, Verdict.CLOSED)
     return {"reached": reached, "detail": probe.error or probe.verdict.value, "rtt_s": _seconds(probe.rtt)}
 
 
-def _seconds(duration: int | None) -> float | None:
+def _seconds(duration: Duration | None) -> float | None:
     return None if duration is None else duration / SECOND
-
-
-def _expected(lab: Lab, protocol: str, port: int | None) -> dict[tuple[str, str], bool]:
-    """Ask the topology's rules; a pair that they do not decide is missing."""
-    return {}

@@ -7,6 +7,7 @@ text. The command line turns rows into tables, ``--json`` prints them as they ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from vnet.addresses import format_mac
@@ -37,6 +38,17 @@ def leased(lab: Lab) -> dict[bytes, list[Binding]]:
             if binding.state is BindingState.BOUND:
                 found.setdefault(binding.mac, []).append(binding)
     return found
+
+
+def address_of(lab: Lab, name: str) -> IPv4Address | None:
+    """Tell a guest's first address; that of a guest whose own DHCP client asks is known from the server."""
+    address = lab.guests[name].address
+    if address is None:
+        lease_of = leased(lab)
+        for interface in lab.topology.guests[name].interfaces:
+            if interface.mac in lease_of:
+                return IPv4Address(lease_of[interface.mac][0].address)
+    return address
 
 
 def dotted(address: bytes) -> str:

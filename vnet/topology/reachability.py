@@ -28,11 +28,15 @@ MOST_HOPS: Final = 32
 @final
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Whether a probe is answered, why (not), and the routers on its way."""
+    """Whether a probe is answered, why (not), and the routers on its way.
+
+    ``dial`` is the address and port to probe where the target is reached by a port forward only, not at its own address.
+    """
 
     allowed: bool
     reason: str
     through: tuple[str, ...] = ()
+    dial: tuple[IPv4Address, int] | None = None
 
 
 @final
@@ -161,7 +165,7 @@ class _Walker:
                 verdict = self._try(source, target, outside, forward.port)
                 if verdict.allowed:
                     reason = f"port {forward.port} of {router.name} ({outside}) is forwarded"
-                    return Expectation(True, reason, verdict.through)
+                    return Expectation(True, reason, verdict.through, (outside, forward.port))
         return None
 
     def _try(self, source: str, target: str, destination: IPv4Address, port: int | None = None) -> Expectation:
