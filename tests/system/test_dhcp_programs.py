@@ -203,6 +203,7 @@ async def test_a_program_that_nobody_here_wrote(kind: type[Program], tmp_path: P
         log = tmp_path / "log"
         with inside(namespace, program.command, log) as client:
             await event(lab, "dhcp-bound", 1)
+            await until(lambda: program.environment().get("did", "").lower() == "bound")
             await until(lambda: "10.77.0.50/24" in ip(namespace, "-4", "address", "show", "eth0"))
             told = program.told()
             assert told == {
@@ -212,6 +213,9 @@ async def test_a_program_that_nobody_here_wrote(kind: type[Program], tmp_path: P
             if program.renewed_by is not None:
                 client.send_signal(program.renewed_by)
             await event(lab, "dhcp-renewed", 1)
+            # dhcpcd is deaf while its script runs
+            await until(lambda: program.environment().get("did", "").lower() == "renew")
+            await trio.sleep(0.1)
             if program.released_by is not None:
                 client.send_signal(program.released_by)
             else:
