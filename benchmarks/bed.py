@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, final
 
-from benchmarks.setup_peers import environment, find
+from benchmarks import setup_peers
+from benchmarks.setup_peers import environment
 
 PREFIX: Final = "vbench"
 QUIET_IPV6: Final = ("sh", "-c", "for kind in all default; do echo 1 > /proc/sys/net/ipv6/conf/$kind/disable_ipv6; done")
@@ -184,5 +185,4 @@ def why_not(programs: Sequence[str]) -> str:
         return "needs root: namespaces and TAP devices"
     if not Path("/dev/net/tun").exists():
         return "needs /dev/net/tun"
-    absent = [program for program in programs if find(program) is None]
-    return f"needs {', '.join(absent)}: run python -m benchmarks.setup_peers" if absent else ""
+    return setup_peers.why_not(programs)

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from benchmarks import setup_peers
 from benchmarks.bed import raise_on_terminate, sweep
 from benchmarks.rows import ROUNDS, Row
 
@@ -125,6 +127,8 @@ def main() -> int:
     raise_on_terminate()
     if os.geteuid() == 0:
         sweep()
+    if setup_peers.missing() and shutil.which("apt-get"):
+        setup_peers.main()
     rows = [row for group in options.only or GROUPS for row in measure(group, rounds)]
     print(f"\nvnet beside its peers, {rounds} rounds, {machine()}, load {os.getloadavg()[0]:.1f}\n")
     print(table(rows))

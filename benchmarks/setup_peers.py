@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,6 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "ovs-vswitchd": ("openvswitch-switch",),
     "qemu-system-x86_64": ("qemu-system-x86",),
     "slirp4netns": ("slirp4netns",),
-    "g++": ("g++",),
     "ns3/core-module.h": ("libns3-dev",),
     "kea-dhcp4": ("kea-dhcp4-server",),
     "mn": ("mininet",),
@@ -62,8 +61,17 @@ def find(what: str) -> str | None:
 
 
 def missing() -> list[str]:
-    """List what no row can find."""
+    """List what no row can find, of what can be fetched."""
     return [what for what in PACKAGES if find(what) is None]
+
+
+def why_not(needs: Iterable[str]) -> str:
+    """Say what a row would need that is not there, or nothing."""
+    absent = [what for what in needs if find(what) is None]
+    if not absent:
+        return ""
+    fetch = ": run python -m benchmarks.setup_peers" if any(what in PACKAGES for what in absent) else ""
+    return f"needs {', '.join(absent)}{fetch}"
 
 
 def _archives(packages: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from typing import Final, final
 
 from benchmarks.peers import ns3
 from benchmarks.rows import ROUNDS, Row, against_best, interleave, medians
-from benchmarks.setup_peers import find
+from benchmarks.setup_peers import why_not
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.links.link import Link
@@ -120,8 +120,7 @@ def deliver(tree: Tree) -> tuple[int, float]:
 
 def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure one row for each tree."""
-    absent = [what for what in ("g++", "ns3/core-module.h") if find(what) is None]
-    reason = f"needs {', '.join(absent)}: run python -m benchmarks.setup_peers" if absent else ""
+    reason = why_not(("g++", "ns3/core-module.h"))
     return [_row(tree, rounds, reason) for tree in TREES]
 
 
