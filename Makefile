@@ -15,10 +15,13 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	@tools/system-packages
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@echo 'tests in virtual time and without privileges'
+	@$(BIN)/python -m pytest --numprocesses auto -m 'not real'
+	@echo 'tests with real namespaces, devices and programs'
+	@$(BIN)/python -m pytest -m real
 
 unit: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests/unit tests/property tests/scenario
+	@$(BIN)/python -m pytest --numprocesses auto tests/unit tests/property tests/scenario -m 'not real'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

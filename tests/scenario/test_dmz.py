@@ -1,6 +1,7 @@
 """S2: a DMZ. The Internet reaches the web server and nothing else, the DMZ does not reach the inside, the inside does."""
 
 import pytest
+import trio
 
 from vnet.guests.base import Verdict
 
@@ -53,7 +54,7 @@ async def test_outside_sees_only_the_firewall_s_address(lab):
         lab.guests[guest].host.udp_bind(7000, on_datagram=lambda payload, source: None).send_to(
             b"who am I", (lab.resolve("customer").packed, 5000)
         )
-    await lab.guests["dc"].ping("customer")  # long enough for everything to arrive
+    await trio.sleep(1)  # everybody has found the gateway by then
     socket.close()
     assert {address for address, _ in seen} == {bytes((203, 0, 113, 2))}
     assert len({port for _, port in seen}) == 4, "four guests with one source port have four mappings"

@@ -17,7 +17,7 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.emulated import EmulatedGuest
 from vnet.links.link import Link
-from vnet.ports import Port, Randomness, Scheduler
+from vnet.ports import Nesting, Port, Randomness, Scheduler
 from vnet.services.dhcp.binding import BindingStore
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.dhcp.policy import DhcpConfig
@@ -89,6 +89,7 @@ class Builder:
         self._events = events
         self._store_for = store_for
         self._namespaces = namespaces
+        self._nesting = Nesting(scheduler)
         self.parts = Parts()
 
     def build(self) -> Parts:
@@ -141,10 +142,13 @@ class Builder:
             report=self._events.reporter(name),
         )
 
-    def _plug(self, port: Port, ref: PortRef, cable: Impairment, emulated: bool = True) -> None:
-        """Plug a node's port into a switch; the switch hands frames over at once, and so does a node that cannot answer."""
+    def _plug(self, port: Port, ref: PortRef, cable: Impairment, inline: bool = False) -> None:
+        """Plug a node's port into a switch, which hands frames over at once.
+
+        With *inline* so does the node: adapters, which never answer within the call, and nodes whose nesting is bounded.
+        """
         self.parts.ports[port.name] = port
-        self._link(port.name, port, self._switch_port(ref), cable, inline_to_a=True, inline_to_b=not emulated)
+        self._link(port.name, port, self._switch_port(ref), cable, inline_to_a=True, inline_to_b=inline)
 
     def _streams_of(self, node: str) -> Callable[[str], Randomness]:
         streams = self._streams
@@ -180,7 +184,8 @@ class Builder:
         self.parts.routers[router.name] = node
         for interface in router.interfaces:
             made = node.add_interface(interface.name, interface.mac, _ipv4(interface), interface.mtu)
-            self._plug(made.port, interface.port, interface.cable)
+            made.port.set_handler(self._nesting.guard(made.receive))
+            self._plug(made.port, interface.port, interface.cable, inline=True)
         _add_routes(node.routes, router.routes)
         if isinstance(router.default_gateway, IPv4Address):
             node.routes.add(DEFAULT_ROUTE, router.default_gateway.packed)
@@ -196,7 +201,7 @@ class Builder:
         if live is not None:
             self.parts.guests[guest.name] = live
             for port, interface in zip(live.ports, guest.interfaces, strict=True):
-                self._plug(port, interface.port, interface.cable, emulated=False)
+                self._plug(port, interface.port, interface.cable, inline=True)
             return
         host = Host(guest.name, self._scheduler, self._streams_of(guest.name), self._events.reporter(guest.name))
         emulated = EmulatedGuest(host, self._address_of)

@@ -61,6 +61,8 @@ def header_octets(frame: bytes, offload: bytes) -> int:
 
 def largest_frame(frame: bytes, offload: bytes) -> int:
     """Tell the size of the largest frame that this one becomes on a wire, in octets."""
+    if offload == NO_OFFLOAD:
+        return len(frame)
     headers = header_octets(frame, offload)
     return min(len(frame), headers + (offload[4] | offload[5] << 8)) if headers else len(frame)
 
