@@ -1,7 +1,5 @@
 """Routers hand frames over within one call, however many of them, and however wrongly they are set up."""
 
-import sys
-
 from vnet.fabric.timeline import Timeline
 from vnet.ports import MAX_NESTING, NO_OFFLOAD, Nesting
 from vnet.runtime.clock import simulate
@@ -37,7 +35,7 @@ def test_a_handler_that_calls_itself_goes_on_as_an_event():
     calls = []
 
     def handler(frame, offload):
-        calls.append(len(sys._current_frames()))
+        calls.append(frame)
         if len(calls) < 1000:
             guarded(frame, offload)
 
