@@ -177,7 +177,7 @@ class Builder:
             self._events.reporter(name),
         )  # fmt: skip
         self.parts.dhcp[network] = node
-        self._plug(node.port, dhcp.port, Impairment())
+        self._plug(node.port, dhcp.port, Impairment(), inline=True)  # it never answers within the call
 
     def _router(self, router: ResolvedRouter) -> None:
         node = Router(router.name, self._scheduler, self._streams_of(router.name), self._events.reporter(router.name))

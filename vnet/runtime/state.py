@@ -51,6 +51,7 @@ CREATE TABLE binding (
     PRIMARY KEY (network, address)
 ) WITHOUT ROWID;
 """
+_STATES: Final = {state.value: state for state in BindingState}
 _UPSERT: Final = "INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE: Final = "DELETE FROM binding WHERE network = ? AND address = ?"
 _SELECT: Final = (
@@ -90,12 +91,12 @@ class LabState:
         try:
             return [
                 Binding(
-                    address.to_bytes(4, "big"), client, mac, BindingState(state), expires_at - epoch,
+                    address.to_bytes(4, "big"), client, mac, _STATES[state], expires_at - epoch,
                     None if since is None else since - epoch, hostname,
                 )
                 for address, client, mac, state, expires_at, since, hostname in self._connection.execute(_SELECT, (network,))
             ]  # fmt: skip
-        except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError) as error:
+        except (sqlite3.Error, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise self._failed("read", error) from error
 
     def record(self, network: int, changes: Sequence[Binding]) -> None:

@@ -39,10 +39,11 @@ def dhcp_frame(
     udp_octets = len(payload) + 8
     total = udp_octets + 20
     addresses = int.from_bytes(source + destination, "big")
+    whole = payload if not len(payload) & 1 else payload + b"\0"
     # each sum is that of the words which are not zero, modulo 65535 (RFC 1071)
     ip_sum = -(_VERSION_IHL_TOS + total + _DONT_FRAGMENT + _TTL_UDP + addresses) % 0xFFFF
     udp_sum = -(
-        addresses + _UDP + 2 * udp_octets + source_port + destination_port + checksum.ones_sum(payload)
+        addresses + _UDP + 2 * udp_octets + source_port + destination_port + int.from_bytes(whole, "big")
     ) % 0xFFFF or 0xFFFF  # fmt: skip
     return _HEADERS.pack(
         destination_mac, source_mac, _IPV4, _VERSION_IHL_TOS, total, _DONT_FRAGMENT, _TTL_UDP, ip_sum, source, destination,

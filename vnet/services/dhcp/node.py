@@ -42,8 +42,8 @@ class DhcpServerNode:
     """
 
     __slots__ = (
-        "_alarm", "_changes", "_config", "_flush_planned", "_mac", "_outbox", "_report", "_scheduler", "_server_ip",
-        "_socket", "_store", "counters", "host", "interface", "name", "port", "server", "serves",
+        "_alarm", "_changes", "_config", "_destinations", "_flush_planned", "_mac", "_outbox", "_report", "_scheduler",
+        "_server_ip", "_socket", "_store", "counters", "host", "interface", "name", "port", "server", "serves",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class DhcpServerNode:
         self._mac = mac
         self._config = config
         self._server_ip = config.server.packed
+        self._destinations = (IP_BROADCAST, self._server_ip)
         self._report = report
         self._store: BindingStore = NoStore() if store is None else store
         self._changes: list[Binding] = []
@@ -92,7 +93,7 @@ class DhcpServerNode:
     # -- frames --------------------------------------------------------------------------------------------------------
 
     def _receive(self, frame: bytes, offload: bytes) -> None:
-        if is_dhcp(frame, _PORT) and (frame[30:34] == IP_BROADCAST or frame[30:34] == self._server_ip):
+        if is_dhcp(frame, _PORT) and frame[30:34] in self._destinations:
             if frame[:6] != self._mac and not frame[0] & 1:
                 self.interface.ignored += 1  # flooded, and meant for another server
                 return
@@ -183,6 +184,10 @@ class DhcpServerNode:
         self.interface.probe(self._server_ip, self._probed)
 
     def _transmit(self, frame: bytes, offload: bytes) -> None:
+        """Send what the host says: later, as the replies are, so that the node never answers within the call."""
+        self._scheduler.soon(self._send, frame, offload)
+
+    def _send(self, frame: bytes, offload: bytes) -> None:
         self.port.send(frame, offload)
 
     def _probed(self, taken: bool) -> None:

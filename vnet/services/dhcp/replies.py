@@ -13,6 +13,7 @@ from vnet.wire.dhcpv4_frame import IP_BROADCAST
 _MIN_MAX_SIZE: Final = 576
 """No client may ask for smaller messages than this, IP and UDP headers included (RFC 2132, 9.10)."""
 _IP_UDP_OCTETS: Final = 28
+_TYPES: Final = {kind: bytes((opt.MESSAGE_TYPE, 1, kind)) for kind in (wire.OFFER, wire.ACK, wire.NAK)}
 
 
 class Reply(NamedTuple):
@@ -60,7 +61,7 @@ def _encode(message: Message, kind: int, yiaddr: bytes, ciaddr: bytes, flags: in
         wire.BOOTREPLY, message.htype, len(message.chaddr), 0, message.xid, 0, flags, ciaddr, yiaddr, NO_ADDRESS,
         message.giaddr, message.chaddr, b"", b"", wire.COOKIE,
     )  # fmt: skip
-    payload = header + bytes((opt.MESSAGE_TYPE, 1, kind)) + options + echo + b"\xff"
+    payload = b"".join((header, _TYPES[kind], options, echo, b"\xff"))
     if len(payload) > wire.DEFAULT_MAX_OCTETS:
         size = int.from_bytes(message.options.get(opt.MAX_MESSAGE_SIZE, b"")[:2], "big")
         return wire.encode(wire.decode(payload), max(size, _MIN_MAX_SIZE) - _IP_UDP_OCTETS)

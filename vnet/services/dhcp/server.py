@@ -355,4 +355,4 @@ def _hostname(message: Message) -> str:
 
 
 def _dotted(address: bytes) -> str:
-    return ".".join(map(str, address))
+    return f"{address[0]}.{address[1]}.{address[2]}.{address[3]}"
