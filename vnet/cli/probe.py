@@ -94,12 +94,14 @@ def pingall_command(lab: str, protocol: str, port: int | None, timeout: float, a
 
 
 def print_matrix(data: Row) -> None:
-    """Print the matrix: sources down, targets across; then each pair that differs from the rules, in words."""
+    """Print the matrix, sources down and targets across; then what the rules say beside what was measured, by network."""
     guests = cast("list[str]", data["guests"])
     rows = cast("list[Row]", data["matrix"])
     cell = {(row["from"], row["to"]): _MARKS[bool(row["reached"]), bool(row["expected"])] for row in rows}
     what = str(data["protocol"]) + (f" port {data['port']}" if data["port"] else "")
     print_table(["from \\ to", *guests], [[each, *(cell.get((each, to), "") for to in guests)] for each in guests])
+    click.echo()
+    print_table(["from", "to", "rules allow", "measured", "why"], _by_network(rows))
     reached = sum(bool(row["reached"]) for row in rows)
     differences = cast("int", data["differences"])
     verdict = f"{differences} differ from what the rules say" if differences else "just as the rules say"
@@ -108,3 +110,18 @@ def print_matrix(data: Row) -> None:
         if row["agrees"] is False:
             measured = "reached" if row["reached"] else f"not reached ({row['detail'] or 'no answer'})"
             click.echo(f"{row['from']} > {row['to']}: {measured}, but the rules say: {row['reason']}")
+
+
+def _by_network(rows: list[Row]) -> list[list[str]]:
+    """Sum the pairs up by network: how many the rules allow, how many were reached, and the rules' first reason."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((str(row["from_network"]), str(row["to_network"])), []).append(row)
+    table = []
+    for (source, target), pairs in groups.items():
+        allowed = sum(bool(row["expected"]) for row in pairs)
+        reached = sum(bool(row["reached"]) for row in pairs)
+        deciding = next((row for row in pairs if bool(row["expected"]) == (allowed > 0)), pairs[0])
+        why = "same network" if source == target else str(deciding["reason"])
+        table.append([source, target, f"{allowed} of {len(pairs)}", f"{reached} of {len(pairs)}", why])
+    return table

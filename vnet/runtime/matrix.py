@@ -55,6 +55,8 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
         {
             "from": source,
             "to": target,
+            "from_network": _network(lab, source),
+            "to_network": _network(lab, target),
             **rows[source, target],
             "expected": verdict.allowed,
             "reason": verdict.reason,
@@ -70,6 +72,11 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
         "matrix": matrix,
         "differences": sum(row["agrees"] is False for row in matrix),
     }
+
+
+def _network(lab: Lab, guest: str) -> str:
+    """Name the network of the guest's first NIC, by which people think of its place."""
+    return next((nic.network for nic in lab.topology.guests[guest].interfaces if nic.network is not None), "")
 
 
 async def _probe(guest: Guest, address: IPv4Address, port: int | None, protocol: Probe, timeout: float) -> Row:
