@@ -202,7 +202,7 @@ async def _served_lab(options: Options) -> AsyncIterator[Lab]:
     print_progress(f"reading {options.file}")
     async with open_lab(options.file, seed=options.seed, state=options.state, progress=print_progress) as lab:
         with _recording(lab, options):
-            server = ControlServer(Commands(lab), place_of(lab.name).control)
+            server = ControlServer(Commands(lab), place_of(lab.name).control, lab.events.reporter("control"))
             listener = server.listen()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run, listener)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 import trio
 
 from vnet.errors import HostError, LabError, NetworkError, TopologyError, UsageError, VnetError
+from vnet.ports import Report, no_report
 from vnet.runtime.sinks import QueueSink
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ MAX_REQUEST: Final = 64 * 1024
 MAX_CONNECTIONS: Final = 64
 REQUEST_TIMEOUT: Final = 10.0
 """Seconds in which a request must have arrived whole."""
+REFUSE_TIMEOUT: Final = 0.1
 SEND_TIMEOUT: Final = 30.0
 """Seconds a client may take to read a line of the answer."""
 
@@ -68,11 +70,12 @@ def decode_request(line: bytes) -> tuple[str, Mapping[str, object]]:
 
 @final
 class ControlServer:
-    """Serves the commands of one lab on a Unix socket."""
+    """Serves the commands of one lab on a Unix socket; a fault of its own is reported, and the next client served."""
 
-    def __init__(self, commands: Commands, path: Path) -> None:
+    def __init__(self, commands: Commands, path: Path, report: Report = no_report) -> None:
         self._commands = commands
         self._path = path
+        self._report = report
         self._connections = 0
 
     def listen(self) -> trio.SocketListener:
@@ -101,11 +104,15 @@ class ControlServer:
         try:
             async with stream:
                 if self._connections > MAX_CONNECTIONS:
+                    with trio.move_on_after(REFUSE_TIMEOUT):  # closing with its request unread would reset the connection
+                        await stream.receive_some(MAX_REQUEST)
                     await _send(stream, error_reply(UsageError("too many commands at once")))
                     return
                 await self._answer(stream)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the client has gone, or does not read
+        except* Exception as errors:
+            self._report("control-error", error=repr(errors.exceptions[0])[:200])
         finally:
             self._connections -= 1
 
