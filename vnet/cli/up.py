@@ -43,6 +43,7 @@ class Options:
     capture: Path | None
     events: Path | None
     timeout: float
+    emulate: bool
     as_json: bool
 
 
@@ -54,6 +55,7 @@ class Options:
     help="Run in virtual time: no privileges, the same result for the same seed. Ends after DURATION (24h) of lab time, "
     "or when everything is up.",
 )  # fmt: skip
+@click.option("--emulate", is_flag=True, help="Emulate every guest, namespaces too: a live lab without root.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Where DHCP leases outlive the lab.")
 @click.option("--capture", type=click.Path(path_type=Path), metavar="PCAPNG", help="Capture one end of every cable.")
@@ -65,6 +67,7 @@ def up_command(
     file: Path | None,
     detach: bool,
     simulate: str | None,
+    emulate: bool,
     seed: int,
     state: Path | None,
     capture: Path | None,
@@ -89,8 +92,8 @@ def up_command(
     if detach and simulate is not None:
         raise click.UsageError("a simulated lab runs at once and ends: --detach and --simulate exclude each other")
     if detach:
-        return _detach(file, seed, state, capture, events, timeout, as_json)
-    options = Options(file, seed, state, capture, events, timeout, as_json)
+        return _detach(Options(file, seed, state, capture, events, timeout, emulate, as_json))
+    options = Options(file, seed, state, capture, events, timeout, emulate, as_json)
     if simulate is not None:
         return _simulate(options, parse_simulated(simulate) if simulate else None)
     return trio.run(_run_live, options, ready_fd, strict_exception_groups=True)
@@ -200,7 +203,9 @@ async def _served_lab(options: Options) -> AsyncIterator[Lab]:
     from vnet.runtime.places import place_of
 
     print_progress(f"reading {options.file}")
-    async with open_lab(options.file, seed=options.seed, state=options.state, progress=print_progress) as lab:
+    async with open_lab(
+        options.file, seed=options.seed, state=options.state, emulate=options.emulate, progress=print_progress
+    ) as lab:
         with _recording(lab, options):
             server = ControlServer(Commands(lab), place_of(lab.name).control, lab.events.reporter("control"))
             listener = server.listen()
@@ -240,20 +245,13 @@ def _go_into_background(lab: Lab, ready_fd: int) -> None:
         json.dump(_summary(lab), starter)
 
 
-def _detach(
-    file: Path,
-    seed: int,
-    state: Path | None,
-    capture: Path | None,
-    events: Path | None,
-    timeout: float,
-    as_json: bool,
-) -> int:
+def _detach(options: Options) -> int:
     """Start a process of its own session that runs the lab; return when that is ready or has failed."""
     read_end, write_end = os.pipe()
-    command = [sys.executable, "-m", "vnet", "up", str(file), f"--seed={seed}", f"--timeout={timeout}"]
-    command += [f"--{name}={path}" for name, path in (("state", state), ("capture", capture), ("events", events)) if path]
-    command += [f"--ready-fd={write_end}"]
+    paths = (("state", options.state), ("capture", options.capture), ("events", options.events))
+    command = [sys.executable, "-m", "vnet", "up", str(options.file)]
+    command += [f"--seed={options.seed}", f"--timeout={options.timeout}", f"--ready-fd={write_end}"]
+    command += [f"--{name}={path}" for name, path in paths if path] + ["--emulate"] * options.emulate
     with os.fdopen(read_end) as told:
         try:
             child = subprocess.Popen(
@@ -270,7 +268,7 @@ def _detach(
     if not text:
         return child.wait() or 1  # it has said why on our standard error
     summary = json.loads(text)
-    _print_ready(summary, as_json)
+    _print_ready(summary, options.as_json)
     return 0
 
 

@@ -56,6 +56,11 @@ def test_pingall(run: Run, lab: LabThread) -> None:
         "a               yes  yes\n"
         "b          yes       yes\n"
         "c          -    -\n"
+        "\n"
+        "FROM  TO   RULES ALLOW  MEASURED  WHY\n"
+        "lan   lan  2 of 2       2 of 2    same network\n"
+        "lan   far  2 of 2       2 of 2    through r\n"
+        "far   lan  0 of 2       0 of 2    firewall of r: no rule allows far to lan\n"
         "icmp: 4 of 6 pairs reached, just as the rules say\n",
     )
     assert run("set", "tiny", "b:eth0", "down").status == 0
@@ -66,7 +71,7 @@ def test_pingall(run: Run, lab: LabThread) -> None:
     data = json.loads(run("pingall", "tiny", "-W", 0.2, "--json").out)
     assert data["differences"] == 3
     assert data["matrix"][0] | {"detail": ""} == {
-        "from": "a", "to": "b", "reached": False, "detail": "", "rtt_s": None, "expected": True, "reason": "same network",
+        "from": "a", "to": "b", "from_network": "lan", "to_network": "lan", "reached": False, "detail": "", "rtt_s": None, "expected": True, "reason": "same network",
         "through": [], "agrees": False,
     }  # fmt: skip
 
