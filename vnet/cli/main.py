@@ -102,7 +102,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status; never raise."""
     try:
         result = cli.main(None if arguments is None else list(arguments), prog_name="vnet", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None if it was closed before we began
+            sys.stdout.flush()
         return result if isinstance(result, int) else SUCCESS
     except BaseException as error:
         return _explain(only_error(error))

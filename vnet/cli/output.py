@@ -43,17 +43,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _print_rich(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
+def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Print a framed table without the columns that are empty in every row."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    shown = [index for index in range(len(columns)) if any(row[index] for row in rows)] or range(len(columns))
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index in shown:
+        one_word = all(" " not in row[index] for row in rows)  # an address is not to be broken, a sentence may be
+        table.add_column(columns[index], overflow="fold", no_wrap=one_word)
     for row in rows:
-        table.add_row(*(Text(text) for text in row))
+        table.add_row(*(Text(row[index]) for index in shown))
     Console().print(table)
 
 
