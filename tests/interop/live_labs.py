@@ -116,7 +116,7 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 15.0)
     """Wait for something that happens in a program or a table."""
     with trio.move_on_after(seconds):
         while not condition():  # noqa: ASYNC110 - a program has no event to wait for
-            await trio.sleep(0.01)
+            await trio.sleep(0.002)
         return
     raise AssertionError(f"after {seconds:g} s still not: {what}")
 
