@@ -214,6 +214,7 @@ def test_resolv_conf_is_the_guests_own_and_the_hosts_stays(tmp_path: Path) -> No
 
 
 @needs("ip", "iperf3")
+@pytest.mark.kernel_module("8021q")
 def test_tagged_super_frames_cross_whole(tmp_path: Path) -> None:
     """What a guest on a trunk sends: the tag is in the frame, and the header's offsets count it."""
     with pair(tmp_path) as (left, right):

@@ -98,6 +98,28 @@ def test_the_same_seed_is_the_same_run_and_the_text_of_a_topology_will_do(projec
     run(project).assert_outcomes(passed=2)
 
 
+def test_the_same_test_runs_in_real_time(project):
+    project.makefile(".yaml", fixed=TOPOLOGY.replace("dhcp: {}", "").replace("[lan]", "[{network: lan, address: X}]"))
+    text = (project.path / "fixed.yaml").read_text()
+    (project.path / "fixed.yaml").write_text(text.replace("X", "10.0.0.1/24", 1).replace("X", "10.0.0.2/24", 1))
+    project.makepyfile(
+        """
+        import pytest, time, trio
+
+        @pytest.mark.vnet("fixed.yaml")
+        async def test_it(lab, request):
+            assert lab.live == request.config.getoption("--vnet-live")
+            before = time.monotonic()
+            assert (await lab.ping("a", "b")).ok
+            await trio.sleep(0.3)
+            assert (time.monotonic() - before >= 0.3) == lab.live
+        """
+    )
+    run(project).assert_outcomes(passed=1)
+    project.monkeypatch.setenv("VNET_RUN_DIR", str(project.path / "run"))
+    run(project, "--vnet-live").assert_outcomes(passed=1)
+
+
 def test_mistakes_are_told_plainly(project):
     project.makepyfile(
         test_none="async def test_it(lab):\n    pass\n",

@@ -39,11 +39,9 @@ def test_shipped_topologies_are_valid(path: Path) -> None:
     validator().validate(data_of(path))
 
 
-@pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in BROKEN if data_of(path) is not None], ids=lambda path: path.stem)
 def test_it_agrees_with_the_loader_about_form(path: Path) -> None:
     data = data_of(path)
-    if data is None:
-        pytest.skip("not YAML, so there is nothing to validate")
     codes = {problem.code for problem in check_topology(path)[1]}
     valid = validator().is_valid(data)
     if codes & FORM:
