@@ -98,7 +98,7 @@ def test_the_same_seed_is_the_same_run_and_the_text_of_a_topology_will_do(projec
     run(project).assert_outcomes(passed=2)
 
 
-def test_the_same_test_runs_in_real_time(project):
+def test_the_same_test_runs_in_real_time(project, monkeypatch):
     project.makefile(".yaml", fixed=TOPOLOGY.replace("dhcp: {}", "").replace("[lan]", "[{network: lan, address: X}]"))
     text = (project.path / "fixed.yaml").read_text()
     (project.path / "fixed.yaml").write_text(text.replace("X", "10.0.0.1/24", 1).replace("X", "10.0.0.2/24", 1))
@@ -116,7 +116,7 @@ def test_the_same_test_runs_in_real_time(project):
         """
     )
     run(project).assert_outcomes(passed=1)
-    project.monkeypatch.setenv("VNET_RUN_DIR", str(project.path / "run"))
+    monkeypatch.setenv("VNET_RUN_DIR", str(project.path / "run"))
     run(project, "--vnet-live").assert_outcomes(passed=1)
 
 
