@@ -6,19 +6,21 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final, final
 
 import click
 
 from vnet.cli.completion import LabName
 from vnet.errors import UsageError
-from vnet.runtime.client import find_lab, open_capture
+from vnet.runtime.client import RemoteCapture, find_lab, open_capture
 from vnet.runtime.filter import compile_filter
 from vnet.units import SECOND
 from vnet.wire.describe import describe
-from vnet.wire.pcapng import Direction, Packet, Reader
+from vnet.wire.pcapng import Direction, Packet, Reader, closing_statistics
 
-_ARROWS = {Direction.INBOUND: "in ", Direction.OUTBOUND: "out", Direction.UNKNOWN: "   "}
+TAIL: Final = 1 << 17
+"""Octets of the end of a capture that hold the statistics of up to 2500 ports."""
+_ARROWS: Final = {Direction.INBOUND: "in ", Direction.OUTBOUND: "out", Direction.UNKNOWN: "   "}
 
 
 @click.command("capture")
@@ -46,23 +48,72 @@ def capture_command(
     if as_text and target is not None:
         raise click.UsageError("--text and --write exclude each other")
     as_text = as_text or (target is None and sys.stdout.isatty())
+    arguments = {"ports": list(ports), "filter": expression, "count": count}
     place = find_lab(lab)
     # the target is opened first: a file that cannot be written must not start a capture
-    with _target(target) as out, open_capture(
-        place, {"ports": list(ports), "filter": expression, "count": count}
-    ) as (names, pieces):  # fmt: skip
+    with _target(target) as out, open_capture(place, arguments) as capture:
+        names = capture.ports
         click.echo(f"capturing {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}; Ctrl-C ends it", err=True)
-        reader, frames = Reader(), 0
-        with contextlib.suppress(KeyboardInterrupt):
-            for piece in pieces:
-                packets = reader.feed(piece)
-                frames += len(packets)
-                if as_text:
-                    click.echo("".join(line_of(packet) + "\n" for packet in packets), nl=False)
-                else:
-                    out.write(piece)
-                    out.flush()
-        click.echo(f"{frames} frames", err=True)
+        show = _Lines() if as_text else _Copy(out)
+        try:
+            show.take_all(capture)
+        except KeyboardInterrupt:
+            capture.finish()
+            show.take_all(capture)
+        click.echo(show.verdict(), err=True)
+
+
+class _Taker:
+    """Takes a capture piece by piece, and keeps its end, where the lab says how many frames there were."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def take_all(self, capture: RemoteCapture) -> None:
+        """Take pieces until there are no more."""
+        for piece in capture.pieces():
+            self._tail = (self._tail + piece)[-TAIL:]
+            self.take(piece)
+
+    def take(self, piece: bytes) -> None:
+        """Do with a piece what is to be done."""
+        raise NotImplementedError
+
+    def verdict(self) -> str:
+        """Say how many frames there were, and how many are missing."""
+        statistics = closing_statistics(self._tail)
+        if not statistics:
+            return "the lab ended in the middle of the capture"
+        dropped = sum(missing for _, _, missing in statistics)
+        frames = sum(passed for _, passed, _ in statistics) - dropped
+        return f"{frames} frames" + (f"; {dropped} more came faster than they could be taken" if dropped else "")
+
+
+@final
+class _Copy(_Taker):
+    """Passes the file on as it comes."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        super().__init__()
+        self._out = out
+
+    def take(self, piece: bytes) -> None:
+        """Write and flush: whoever reads behind a pipe wants to see it now."""
+        self._out.write(piece)
+        self._out.flush()
+
+
+@final
+class _Lines(_Taker):
+    """Prints a line for each frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reader = Reader()
+
+    def take(self, piece: bytes) -> None:
+        """Print what the piece completes."""
+        click.echo("".join(line_of(packet) + "\n" for packet in self._reader.feed(piece)), nl=False)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 import click
@@ -53,17 +53,34 @@ def ping_command(lab: str, guest: str, target: str, count: int, interval: float,
             click.echo(f"seq {data['seq']}: {data['error'] or 'no answer'}")
 
     arguments = {"guest": guest, "target": target, "count": count, "interval": interval, "timeout": timeout}
-    total = call(find_lab(lab), "ping", arguments, show)
-    if not isinstance(total, dict):
-        raise LabError("the lab answered what is no sum of pings")
+    interrupted = False
+    try:
+        call(find_lab(lab), "ping", arguments, show)
+    except KeyboardInterrupt:
+        interrupted = True
+    total = _sum_up(guest, target, replies)
     if as_json:
         print_json({**total, "replies": replies})
-    else:
-        lost = 100 * (count - int(total["received"])) // count
-        trips = "/".join(_milliseconds(total[f"rtt_{each}_s"]).removesuffix(" ms") for each in ("min", "avg", "max"))
-        times = f", rtt min/avg/max {trips} ms" if total["received"] else ""
-        click.echo(f"{guest} to {target}: {count} sent, {total['received']} received, {lost}% lost{times}")
-    return 0 if total["received"] else 1
+    elif replies:
+        click.echo(_sum_text(total))
+    return 130 if interrupted else 0 if total["received"] else 1
+
+
+def _sum_up(guest: str, target: str, replies: Sequence[Row]) -> dict[str, object]:
+    trips = [trip for reply in replies if isinstance(trip := reply["rtt_s"], float)]
+    return {
+        "guest": guest, "target": target, "sent": len(replies), "received": len(trips),
+        "rtt_min_s": min(trips, default=None), "rtt_avg_s": sum(trips) / len(trips) if trips else None,
+        "rtt_max_s": max(trips, default=None),
+    }  # fmt: skip
+
+
+def _sum_text(total: Row) -> str:
+    sent, received = cast("int", total["sent"]), cast("int", total["received"])
+    trips = "/".join(_milliseconds(total[f"rtt_{each}_s"]).removesuffix(" ms") for each in ("min", "avg", "max"))
+    times = f", rtt min/avg/max {trips} ms" if received else ""
+    lost = 100 * (sent - received) // sent
+    return f"{total['guest']} to {total['target']}: {sent} sent, {received} received, {lost}% lost{times}"
 
 
 @click.command("pingall")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
 
 READY: Final = "ready"
+FLUSH_INTERVAL: Final = 1.0
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Summary: TypeAlias = "dict[str, object]"
@@ -211,8 +212,16 @@ async def _served_lab(options: Options) -> AsyncIterator[Lab]:
             listener = server.listen()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run, listener)
+                nursery.start_soon(_flush_files, lab)
                 yield lab
                 nursery.cancel_scope.cancel()
+
+
+async def _flush_files(lab: Lab) -> None:
+    """Keep the file of ``--capture`` worth looking at while the lab runs."""
+    while True:
+        await trio.sleep(FLUSH_INTERVAL)
+        lab.captures.flush()
 
 
 async def _wait_up(lab: Lab, timeout: float) -> None:

@@ -85,6 +85,11 @@ class Captures:
             self._watch(port, (*self._watchers.get(port, ()), (capture, number)))
         return capture
 
+    def flush(self) -> None:
+        """Let whoever reads the files of running captures see what came so far."""
+        for capture in self.running:
+            capture.flush()
+
     def close(self) -> None:
         """End all captures, so that their files are whole."""
         for capture in self.running:
@@ -174,6 +179,14 @@ class Capture:
                 continue
             if self._left is not None and self.recorded >= self._left:
                 self.finish()
+
+    def flush(self) -> None:
+        """Pass on what waits in buffers."""
+        try:
+            self._sink.flush()
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+            self.finish()
 
     def finish(self) -> None:
         """Take the hooks off, write how many frames passed and were missed, close the sink. Twice is as good as once."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import json
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 from vnet.errors import HostError, LabError, NetworkError, UsageError, VnetError
 from vnet.runtime.journal import read_journal, sweep
@@ -20,6 +21,7 @@ from vnet.runtime.places import LabPlace, all_labs, place_of
 
 MAX_LINE: Final = 256 * 2**20
 """A longer answer is taken for a fault of the lab."""
+PIECE: Final = 1 << 20
 CONNECT_TIMEOUT: Final = 10.0
 GRACE: Final = 30.0
 """Seconds that a lab has to end by itself before it is told by signal."""
@@ -89,21 +91,36 @@ def call(
                 return _data(message)
 
 
+@final
+class RemoteCapture:
+    """A capture that a lab sends: the names of its ports, and the octets of the file as they come."""
+
+    def __init__(self, connection: socket.socket, stream: io.BufferedReader, ports: Sequence[str]) -> None:
+        self.ports = ports
+        self._connection = connection
+        self._stream = stream
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the octets until the capture ends; may be called again after an interruption."""
+        with contextlib.suppress(ConnectionError):
+            while piece := self._stream.read1(PIECE):
+                yield piece
+
+    def finish(self) -> None:
+        """Want no more frames; ``pieces`` then yields what is under way and the end of the file."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
+
 @contextmanager
-def open_capture(place: LabPlace, arguments: Mapping[str, object]) -> Iterator[tuple[list[str], Iterator[bytes]]]:
-    """Begin a capture; yield the names of its ports and the octets of the file as they come."""
+def open_capture(place: LabPlace, arguments: Mapping[str, object]) -> Iterator[RemoteCapture]:
+    """Begin a capture, which ends with the block at the latest."""
     with _connected(place) as connection:
         _request(connection, "capture", arguments)
         with connection.makefile("rb") as stream:
             data = _data(_decode(place, stream.readline(MAX_LINE)))
             ports = data.get("ports") if isinstance(data, dict) else None
-
-            def pieces() -> Iterator[bytes]:
-                with contextlib.suppress(ConnectionError):
-                    while piece := stream.read1(1 << 16):
-                        yield piece
-
-            yield [str(port) for port in ports] if isinstance(ports, list) else [], pieces()
+            yield RemoteCapture(connection, stream, [str(port) for port in ports] if isinstance(ports, list) else [])
 
 
 def _decode(place: LabPlace, line: bytes) -> dict[str, object]:

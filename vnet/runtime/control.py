@@ -7,8 +7,10 @@
     <-- {"ok": true, "data": {...}}         or {"ok": false, "kind": "usage", "error": "..."}
 
 A connection carries one request. The answer to ``capture`` is followed by the octets of a pcapng file until either side
-closes. Who closes the connection takes the request back. The socket lies in a directory that only its user may enter; still,
-whatever arrives is answered with an error and never with a crash, and everything a client can make grow has a bound.
+closes; a client that shuts down its sending side gets the rest of it. Who closes the connection takes the request back.
+
+The socket lies in a directory that only its user may enter; still, whatever arrives is answered with an error and never with
+a crash, and everything a client can make grow has a bound.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ REQUEST_TIMEOUT: Final = 10.0
 REFUSE_TIMEOUT: Final = 0.1
 SEND_TIMEOUT: Final = 30.0
 """Seconds a client may take to read a line of the answer."""
+LAST_WORDS_TIMEOUT: Final = 0.5
+"""Seconds that the end of a lab waits for each client that captures."""
 
 Progress: TypeAlias = Callable[[object], Awaitable[None]]
 """Sends something to the client while its command still runs."""
@@ -143,21 +147,40 @@ class ControlServer:
     async def _capture(self, stream: trio.SocketStream, arguments: Mapping[str, object]) -> None:
         sink = QueueSink()
         capture = self._commands.start_capture(arguments, sink)
+        between_pieces = True
         try:
             await _send(stream, {"ok": True, "data": {"ports": [port.name for port in capture.ports]}})
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when_closed, stream, nursery.cancel_scope)
+
+                async def watch() -> None:
+                    """End the capture when the client wants no more; it still gets what is queued, and the statistics."""
+                    await _wait_closed(stream)
+                    capture.finish()
+                    await trio.sleep(SEND_TIMEOUT)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(watch)
                 while data := await sink.wait_data():
+                    between_pieces = False
                     await stream.send_all(data)
+                    between_pieces = True
                 nursery.cancel_scope.cancel()
         finally:
             capture.finish()
+            if between_pieces:  # the lab ends: the file gets its end too
+                with trio.move_on_after(LAST_WORDS_TIMEOUT, shield=True):
+                    await stream.send_all(sink.take())
+
+
+async def _wait_closed(stream: trio.SocketStream) -> None:
+    """Wait until the client closes its side of the connection; what it sends besides is thrown away."""
+    while await stream.receive_some(4096):
+        pass
 
 
 async def _cancel_when_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-    """Take the request back when the client closes the connection; what it sends besides is thrown away."""
-    while await stream.receive_some(4096):
-        pass
+    """Take the request back when the client closes the connection."""
+    await _wait_closed(stream)
     scope.cancel()
 
 

@@ -11,7 +11,7 @@ import trio
 from vnet.errors import UsageError
 
 FILE_BUFFER: Final = 1 << 18
-QUEUE_LIMIT: Final = 16 * 2**20
+QUEUE_LIMIT: Final = 64 * 2**20
 """Octets that may wait for a slow reader before frames are dropped from its capture (never from the lab)."""
 MEMORY_LIMIT: Final = 64 * 2**20
 
@@ -24,6 +24,9 @@ class Sink(Protocol):
 
     def packet(self, block: bytes) -> bool:
         """Take a packet block; return False if there is no room for it."""
+
+    def flush(self) -> None:
+        """Let readers see what came so far."""
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -51,6 +54,10 @@ class FileSink:
         """Write through the buffer."""
         self._file.write(block)
         return True
+
+    def flush(self) -> None:
+        """Let others see what was written so far."""
+        self._file.flush()
 
     def close(self) -> None:
         """Flush and close."""
@@ -80,6 +87,9 @@ class QueueSink:
             return False
         self._append(block)
         return True
+
+    def flush(self) -> None:
+        """Do nothing: the reader has been woken."""
 
     def close(self) -> None:
         """Let the reader come to an end once it has everything."""
@@ -137,6 +147,9 @@ class MemorySink:
             self._octets -= len(packets.popleft())
             self.forgotten += 1
         return True
+
+    def flush(self) -> None:
+        """Nothing to do."""
 
     def close(self) -> None:
         """Nothing to do."""

@@ -44,6 +44,8 @@ _WORD: Final = Struct("<I")
 _HEAD: Final = Struct("<II")
 _EPB: Final = Struct("<IIIIIII")
 _MASK32: Final = 0xFFFFFFFF
+_STATISTICS_OCTETS: Final = 52
+"""Of the statistics blocks that ``Writer`` makes."""
 _PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
@@ -311,6 +313,24 @@ class _Structs:
 _STRUCTS: Final = {
     order: _Structs(*(Struct(order + form) for form in ("H", "I", "II", "HH", "IIIII"))) for order in ("<", ">")
 }
+
+
+def closing_statistics(tail: bytes) -> list[tuple[int, int, int]]:
+    """Read the statistics that ``Writer`` put at the end of a file, from its last octets, without reading the rest.
+
+    Return (interface, frames that passed, frames missing from the file); nothing if the file does not end so.
+    """
+    found: list[tuple[int, int, int]] = []
+    while len(tail) >= 12:
+        length = _WORD.unpack_from(tail, len(tail) - 4)[0]
+        start = len(tail) - length
+        if length != _STATISTICS_OCTETS or start < 0 or _HEAD.unpack_from(tail, start) != (INTERFACE_STATISTICS, length):
+            break
+        number = _WORD.unpack_from(tail, start + 8)[0]
+        received, dropped = (int.from_bytes(tail[at : at + 8], "little") for at in (start + 24, start + 36))
+        found.append((number, received, dropped))
+        tail = tail[:start]
+    return found[::-1]
 
 
 def read(data: bytes) -> list[Packet]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -30,7 +33,7 @@ def test_ping(run: Run, lab: LabThread) -> None:
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert [line.split(",")[0] for line in lines[:2]] == ["reply from 10.0.0.2: seq 1", "reply from 10.0.0.2: seq 2"]
-    assert lines[2].startswith("a to b: 2 sent, 2 received, 0% lost, rtt min/avg/max 0.")
+    assert lines[2].startswith("a to b: 2 sent, 2 received, 0% lost, rtt min/avg/max ")
     data = json.loads(run("ping", "tiny", "a", "10.0.1.3", "--json").out)
     assert (data["received"], data["replies"][0]["from"]) == (1, "10.0.1.3")
     assert 0 < data["rtt_min_s"] < 1
@@ -71,8 +74,8 @@ def test_pingall(run: Run, lab: LabThread) -> None:
     data = json.loads(run("pingall", "tiny", "-W", 0.2, "--json").out)
     assert data["differences"] == 3
     assert data["matrix"][0] | {"detail": ""} == {
-        "from": "a", "to": "b", "from_network": "lan", "to_network": "lan", "reached": False, "detail": "", "rtt_s": None, "expected": True, "reason": "same network",
-        "through": [], "agrees": False,
+        "from": "a", "to": "b", "from_network": "lan", "to_network": "lan", "reached": False, "detail": "",
+        "rtt_s": None, "expected": True, "reason": "same network", "through": [], "agrees": False,
     }  # fmt: skip
 
 
@@ -218,8 +221,27 @@ def test_capture_ends_with_the_lab(run: Run, lab: LabThread, tmp_path: Path) -> 
     status, _, err = run("capture", "tiny", "-w", tmp_path / "x.pcapng")
     ender.join()
     assert status == 0
-    assert err.splitlines()[-1].endswith(" frames")
-    pcapng.read((tmp_path / "x.pcapng").read_bytes())
+    assert err.splitlines()[-1] == "0 frames"
+    assert pcapng.read((tmp_path / "x.pcapng").read_bytes()) == []
+
+
+def test_ctrl_c_ends_a_capture_and_its_file_is_whole(run: Run, lab: LabThread, tmp_path: Path) -> None:
+    traffic = pinging(lab, run)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vnet", "capture", "tiny", "a", "-w", tmp_path / "x.pcapng"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert lab.lab is not None
+    while not lab.lab.captures.running or lab.lab.captures.running[0].recorded < 4:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    traffic.join()
+    assert process.returncode == 0
+    data = (tmp_path / "x.pcapng").read_bytes()
+    assert err.splitlines()[-1] == f"{len(pcapng.read(data))} frames"
+    assert pcapng.closing_statistics(data)[0][1] >= 4
 
 
 def test_capture_of_what_is_not_there(run: Run, lab: LabThread, tmp_path: Path) -> None:

@@ -145,6 +145,16 @@ def test_dpkt_reads_the_file(tmp_path: Path) -> None:
     assert list(dpkt.pcapng.Reader(io.BytesIO(path.read_bytes()))) == [(1.5, FRAME), (1.5, FRAME)]
 
 
+def test_a_running_capture_can_be_looked_at(tmp_path: Path) -> None:
+    wire, path = Wire(), tmp_path / "out.pcapng"
+    wire.captures.start(FileSink(path), ["b"])
+    wire.a.send(FRAME, NO_OFFLOAD)
+    assert pcapng.read(path.read_bytes()) == []
+    wire.captures.flush()
+    assert len(pcapng.read(path.read_bytes())) == 1
+    wire.captures.close()
+
+
 def test_the_same_frames_give_the_same_file() -> None:
     files = []
     for _ in range(2):
@@ -176,6 +186,9 @@ class FullDisk:
         if self.packets == 3:
             raise OSError(28, "No space left on device")
         return True
+
+    def flush(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -68,6 +68,15 @@ def test_dpkt_agrees() -> None:
     ]
 
 
+def test_statistics_are_read_from_the_end() -> None:
+    data = example()
+    assert pcapng.closing_statistics(data) == [(1, 7, 5)]
+    more = data + Writer().statistics(2, 5, 1 << 40, 0)
+    assert pcapng.closing_statistics(more) == [(1, 7, 5), (2, 1 << 40, 0)]
+    assert pcapng.closing_statistics(more[-60:]) == [(2, 1 << 40, 0)]
+    assert pcapng.closing_statistics(data[:-1]) == pcapng.closing_statistics(b"") == []
+
+
 @given(
     frames=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2**63), st.binary(max_size=80), st.sampled_from(Direction))),
     cut=st.integers(1, 50),
