@@ -155,7 +155,8 @@ def _program(name: str, programs: tuple[str, ...], enables: str, package: str) -
 def doctor_command(as_json: bool) -> None:
     """Say what this machine can do, what each thing enables, and how to get what is missing.
 
-    Simulated labs need nothing of it: vnet up FILE --simulate runs anywhere. The exit status is always 0.
+    Simulated labs need nothing of it (vnet up FILE --simulate), live labs of emulated guests very little (--emulate). The
+    exit status is always 0.
     """
     findings = list(examine())
     if as_json:
@@ -171,5 +172,8 @@ def doctor_command(as_json: bool) -> None:
             echo(f"     {' ' * width}  how: {finding.how}")
     lacking = [finding.name for finding in findings[:5] if not finding.ok]
     echo("")
+    run_directory = next(finding for finding in findings if finding.name == "run directory")
     echo("simulated labs: yes")
+    emulated = "yes" if run_directory.ok else "no, for lack of a run directory"
+    echo(f"live labs of emulated guests (vnet up --emulate): {emulated}")
     echo("live labs with namespace guests: " + ("yes" if not lacking else f"no, for lack of {', '.join(lacking)}"))

@@ -14,6 +14,8 @@ import click
 
 Cell: TypeAlias = "str | int | float | bool | None"
 _RED: Final = "red"
+_NARROWEST: Final = 10
+"""Characters that a column of sentences needs at least."""
 
 
 def cell_text(value: object) -> str:
@@ -51,13 +53,17 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     from rich.text import Text
 
     shown = [index for index in range(len(columns)) if any(row[index] for row in rows)] or range(len(columns))
+    console = Console()
+    width_of = {index: max(len(text) for text in (columns[index], *(row[index] for row in rows))) for index in shown}
+    one_word = {index for index in shown if all(" " not in row[index] for row in rows)}
+    # an address is not to be broken, a sentence may be; but what does not fit must be broken, or rich would cut it off
+    fits = sum(width_of[index] if index in one_word else _NARROWEST for index in shown) + 3 * len(shown) <= console.width
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for index in shown:
-        one_word = all(" " not in row[index] for row in rows)  # an address is not to be broken, a sentence may be
-        table.add_column(columns[index], overflow="fold", no_wrap=one_word)
+        table.add_column(columns[index], overflow="fold", no_wrap=fits and index in one_word)
     for row in rows:
         table.add_row(*(Text(row[index]) for index in shown))
-    Console().print(table)
+    console.print(table)
 
 
 def print_json(data: object) -> None:

@@ -57,11 +57,14 @@ class Options:
     "or when everything is up.",
 )  # fmt: skip
 @click.option("--emulate", is_flag=True, help="Emulate every guest, namespaces too: a live lab without root.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of everything random.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Where DHCP leases outlive the lab.")
 @click.option("--capture", type=click.Path(path_type=Path), metavar="PCAPNG", help="Capture one end of every cable.")
 @click.option("--events", type=click.Path(path_type=Path), metavar="FILE", help="Write the event log, a line of JSON each.")
-@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait for addresses.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=60.0, metavar="SECONDS", show_default=True,
+    help="How long to wait for addresses.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the networks and guests as JSON.")
 @click.option("--ready-fd", type=int, hidden=True, help="Where a detached lab tells its starter that it is ready.")
 def up_command(
