@@ -20,14 +20,18 @@ def _describe(place: LabPlace) -> dict[str, object]:
     try:
         info = call(place, "info")
     except LabError:
-        return {**row, "state": "starting or ending"}
+        # a lab that a script or a test runs has no control socket; one of vnet up has none for a moment
+        return {**row, "state": "busy" if place.control.exists() else "no commands"}
     return {**row, **info} if isinstance(info, dict) else row
 
 
 @click.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls_command(as_json: bool) -> None:
-    """List the labs that run, and those that were killed and left something behind (vnet down removes it)."""
+    """List the labs: running, dead (killed, and left something behind that vnet down removes), or "no commands".
+
+    The last are starting or ending, or are run by a program of yours that opened no control socket.
+    """
     rows = [_describe(place) for place in all_labs()]
     if as_json:
         print_json(rows)

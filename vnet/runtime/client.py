@@ -59,7 +59,7 @@ def _connected(place: LabPlace) -> Iterator[socket.socket]:
             connection.connect(os.fspath(place.control))
         except OSError as error:
             raise LabError(
-                f"lab {place.name} does not answer ({error.strerror or error}): it is starting or ending; try again"
+                f"lab {place.name} takes no commands ({error.strerror or error}): it is starting or ending, or run by a program"
             ) from error
         connection.settimeout(None)
         yield connection
