@@ -58,8 +58,9 @@ def _connected(place: LabPlace) -> Iterator[socket.socket]:
         try:
             connection.connect(os.fspath(place.control))
         except OSError as error:
+            reason = error.strerror or error
             raise LabError(
-                f"lab {place.name} takes no commands ({error.strerror or error}): it is starting or ending, or run by a program"
+                f"lab {place.name} takes no commands ({reason}): it is starting or ending, or run by a program"
             ) from error
         connection.settimeout(None)
         yield connection
