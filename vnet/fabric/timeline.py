@@ -18,6 +18,8 @@ Action = Callable[..., None]
 
 MAX_EVENTS_AT_ONE_INSTANT: Final = 1_000_000
 """More than this without time moving means that nodes answer each other forever over cables without delay."""
+MAX_IDLE: Final = 1024
+"""Events of disarmed alarms that are let be; more are swept when they make up half of all."""
 
 
 @final
@@ -29,13 +31,14 @@ class Timeline:
     ``run_until`` return after it: somebody outside was woken and has the next word.
     """
 
-    __slots__ = ("_heap", "_sequence", "_standing", "_stood_at", "interrupted", "now", "on_earlier")
+    __slots__ = ("_heap", "_idle", "_sequence", "_standing", "_stood_at", "interrupted", "now", "on_earlier")
 
     def __init__(self, now: Instant = 0) -> None:
         self.now: Instant = now
         self.on_earlier: Callable[[], None] | None = None
         self.interrupted = False
         self._heap: list[tuple[Instant, int, Action, tuple[object, ...]]] = []
+        self._idle = 0
         self._sequence = 0
         self._stood_at: Instant = now
         self._standing = 0
@@ -68,6 +71,18 @@ class Timeline:
             heap[:] = [event for event in heap if event[2] != action]  # in place: a running loop holds the list
             heapify(heap)
         return [(when, args) for when, _, args in taken]
+
+    def note_idle(self, events: int) -> None:
+        """Note that *events* of an alarm are of no use for now, and sweep such events out when there are many.
+
+        Whoever can make a node set and disarm alarms (a flood of ARP senders, each with its entry) must not make the heap
+        grow; a sweep looks at each event once for every two disarmed since the last.
+        """
+        self._idle += events
+        if self._idle > MAX_IDLE and 2 * self._idle > len(self._heap):
+            self._idle = 0
+            self._heap[:] = [event for event in self._heap if not _is_idle(event[2])]  # in place: a loop holds the list
+            heapify(self._heap)
 
     def next_instant(self) -> Instant | None:
         """Name the instant of the next event, or None if nothing is scheduled."""
@@ -123,6 +138,12 @@ class Timeline:
         return count
 
 
+def _is_idle(action: Action) -> bool:
+    """Tell whether the action is that of a disarmed alarm, which then counts on it no more."""
+    alarm = getattr(action, "__self__", None)
+    return isinstance(alarm, Alarm) and alarm.release()
+
+
 @final
 class Alarm:
     """A timer with one deadline at a time; setting it again replaces the deadline.
@@ -142,10 +163,19 @@ class Alarm:
 
     def set(self, deadline: Instant | None) -> None:
         """Go off at *deadline*; None disarms."""
-        self.deadline = deadline
-        if deadline is not None and (not self._scheduled or deadline < self._scheduled[-1]):
+        before, self.deadline = self.deadline, deadline
+        if deadline is None:
+            if before is not None:
+                self._timeline.note_idle(len(self._scheduled))
+        elif not self._scheduled or deadline < self._scheduled[-1]:
             self._scheduled = (*self._scheduled, deadline)
             self._timeline.at(deadline, self._due)
+
+    def release(self) -> bool:
+        """Give up the events that are there if the alarm is disarmed; tell whether it is."""
+        if self.deadline is None:
+            self._scheduled = ()
+        return self.deadline is None
 
     def _due(self) -> None:
         self._scheduled = self._scheduled[:-1]

@@ -243,6 +243,44 @@ def test_a_short_and_a_long_deadline_in_turn_leave_no_heap_of_stale_events() -> 
     assert len(bell.rang) == 5_000
 
 
+def test_events_of_disarmed_alarms_are_swept() -> None:
+    """Whoever makes a node forget one thing after the other must not make the heap grow."""
+    timeline = Timeline()
+    others = [timeline.alarm(lambda: None) for _ in range(100)]
+    for number, other in enumerate(others):
+        other.set(2_000_000 + number)
+    bells = [Bell(timeline) for _ in range(20_000)]
+    for now, bell in enumerate(bells):
+        timeline.now = now
+        bell.alarm.set(1_000_000)
+        bell.alarm.set(now + 500_000)
+        bell.alarm.set(None)
+        assert len(timeline._heap) <= 2 * (module.MAX_IDLE + 100)
+    bells[0].alarm.set(3_000_000)
+    bells[-1].alarm.set(3_000_001)
+    timeline.run_until(FOREVER)
+    assert [bell.rang for bell in bells if bell.rang] == [[3_000_000], [3_000_001]]
+    assert all(other.deadline is None for other in others)
+
+
+def test_a_sweep_while_events_run_loses_nothing() -> None:
+    timeline = Timeline()
+    kept = [Bell(timeline) for _ in range(50)]
+
+    def disarm_many() -> None:
+        for _ in range(5_000):
+            alarm = timeline.alarm(lambda: None)
+            alarm.set(10_000)
+            alarm.set(None)
+
+    for number, bell in enumerate(kept):
+        bell.alarm.set(100 + number)
+    timeline.at(50, disarm_many)
+    timeline.at(120, disarm_many)
+    timeline.run_until(FOREVER)
+    assert [bell.rang for bell in kept] == [[100 + number] for number in range(50)]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.none() | st.integers(-3, 30)), max_size=40))
 def test_an_alarm_rings_as_if_there_were_nothing_but_its_deadline(script: list[tuple[int, int | None]]) -> None:
