@@ -1,0 +1,93 @@
+"""Every topology that is shipped: it loads, builds, comes up, and everybody reaches exactly whom its rules say, for days."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+import vnet
+from vnet.guests.base import Verdict
+from vnet.runtime.lab import Lab
+from vnet.topology import load_topology
+from vnet.topology.reachability import expected
+
+TOPOLOGIES = Path(__file__).parents[2] / "topologies"
+FILES = sorted(TOPOLOGIES.glob("*.yaml"))
+BOX = TOPOLOGIES / "infrastructure-in-a-box.yaml"
+PASSED = (Verdict.OPEN, Verdict.CLOSED)
+"""The far host itself answered, if only to refuse: everything between let the probe pass."""
+HOUR = 3600
+
+
+async def measured(lab: Lab) -> dict[tuple[str, str], bool]:
+    """Ping everybody from everybody; where a cable loses frames, up to five times."""
+    reached = {pair: reply.ok for pair, reply in (await lab.ping_all()).items()}
+    wanted = expected(lab.topology)
+    if any(link.loss for link in lab.links.values()):
+        for source, target in [pair for pair, ok in reached.items() if wanted[pair].allowed and not ok]:
+            reached[source, target] = (await lab.ping(source, target, count=5)).ok
+    return reached
+
+
+def allowed(lab: Lab, **probe) -> dict[tuple[str, str], bool]:
+    return {pair: verdict.allowed for pair, verdict in expected(lab.topology, **probe).items()}
+
+
+def test_there_are_shipped_topologies():
+    assert {"infrastructure-in-a-box", "office-in-a-box"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_everybody_reaches_whom_the_rules_say(path, seed):
+    async def main() -> None:
+        async with vnet.open_lab(path) as lab:
+            await lab.wait_up()
+            assert await measured(lab) == allowed(lab)
+            await trio.sleep(48 * HOUR)  # leases of 36 h are renewed, and everything else has expired
+            assert await measured(lab) == allowed(lab)
+            assert not [event for event in lab.events if event.kind == "internal-error"]
+            for guest in lab.guests.values():
+                leased = [each for each in guest.interfaces() if each.dhcp]
+                assert all(each.dhcp == "bound" and each.addresses for each in leased)
+
+    vnet.simulate(main, seed=seed)
+
+
+def test_the_expectations_are_not_all_of_one_kind():
+    verdicts = [verdict.allowed for verdict in expected(load_topology(BOX)).values()]
+    assert verdicts.count(True) > 10 and verdicts.count(False) > 10
+
+
+@pytest.mark.parametrize(("protocol", "port"), [("tcp", 80), ("tcp", 25), ("tcp", 443), ("tcp", 22), ("udp", 443)])
+def test_the_infrastructure_in_a_box_by_port(protocol, port):
+    """Probes of ports between all pairs; the servers behind NAT are also asked by their forwarded ports."""
+
+    async def main() -> None:
+        async with vnet.open_lab(BOX) as lab:
+            await lab.wait_up()
+            outside = next(
+                a.ip for i in lab.topology.routers["perimeter"].interfaces for a in i.addresses if i.name == "internet"
+            )
+            forwards = lab.topology.routers["perimeter"].nat.forwards
+            results: dict[tuple[str, str], bool] = {}
+
+            async def ask(source: str, target: str) -> None:
+                guest = lab.guests[source]
+                probe = guest.tcp_probe if protocol == "tcp" else guest.udp_probe
+                addresses = [lab.resolve(target)]
+                if any((f.protocol, f.port, f.address) == (protocol, port, lab.resolve(target)) for f in forwards):
+                    addresses.append(outside)
+                verdicts = [(await probe(address, port)).verdict for address in addresses]
+                results[source, target] = any(verdict in PASSED for verdict in verdicts)
+
+            async with trio.open_nursery() as nursery:
+                for source in lab.guests:
+                    for target in lab.guests:
+                        if source != target:
+                            nursery.start_soon(ask, source, target)
+            assert results == allowed(lab, protocol=protocol, port=port)
+
+    vnet.simulate(main)
