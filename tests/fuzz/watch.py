@@ -20,7 +20,7 @@ from vnet.services.router.router import Router
 from vnet.stack import icmp, neighbor, reassembly, udp
 from vnet.stack.host import Host
 from vnet.switch.port import MAX_FLOWS
-from vnet.switch.switch import MAX_FLOODED, Switch
+from vnet.switch.switch import Switch
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import is_super, shift
 
@@ -303,7 +303,7 @@ def check_bounds(lab: Lab) -> None:
         assert fdb.count == sum(len(entries) for entries in fdb.vlans.values()) <= fdb.size
         assert sum(fdb._held.values()) == sum(not entry.static for entry in fdb)
         assert all(len(heap) <= 2 * fdb.size + 65 for heap in fdb._heaps.values())
-        assert len(switch._flooded) <= MAX_FLOODED
+        assert len(switch._index) <= 2 * sum(len(port.flows) for port in switch.ports.values())
         for port in switch.ports.values():
             assert len(port.flows) <= MAX_FLOWS
             assert len(port.drops) < 32

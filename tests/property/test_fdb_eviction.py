@@ -78,9 +78,15 @@ def test_the_database_agrees_with_a_list(size: int, script: list[tuple]) -> None
         now += 1
         match kind:
             case "learn":
-                result, entry = fdb.learn(*arguments, now)
+                before = {(vid, address): port for vid, address, port, *_ in naive.entries}
+                result, entry, gone = fdb.learn(*arguments, now)
                 assert result is naive.learn(*arguments, now)
-                assert (entry is None) == (result is Learned.REFUSED and naive.find(*arguments[:2]) is None)
+                assert (entry is None) == (result is Learned.REFUSED)
+                if entry is not None:
+                    assert [entry.vid, entry.mac, entry.port] == arguments
+                after = {(vid, address): port for vid, address, port, *_ in naive.entries}
+                lost = [(*key, port) for key, port in before.items() if after.get(key) != port]
+                assert lost == ([] if gone is None else [(gone.vid, gone.mac, gone.port)])
             case "refresh":
                 known, entry = naive.find(*arguments), fdb.lookup(*arguments)
                 assert (known is None) == (entry is None)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from switch_bed import BROADCAST, Bed, mac
+from switch_bed import BROADCAST, Bed, frame, mac, tag
 
-from vnet.switch.vlan import Admit, VlanConfig
+from vnet.switch.vlan import Admit, VlanConfig, trunk
 
 AGEING = 1_000
 MAX_FRAME = 80
@@ -220,3 +220,37 @@ def test_the_switch_does_what_the_standard_says(vlans: list[VlanConfig], steps: 
     assert static == bridge.static
     dynamic = {(entry.vid, entry.mac): (entry.port, entry.seen) for entry in bed.switch.fdb if not entry.static}
     assert dynamic == {key: value for key, value in bridge.learned.items() if bridge.now - value[1] < AGEING}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 5),
+    st.lists(
+        st.tuples(ports, st.sampled_from(STATIONS), st.sampled_from(STATIONS), st.sampled_from([1, 2]))
+        | st.sampled_from([1, 400, AGEING]),
+        max_size=60,
+    ),
+)
+def test_cached_decisions_change_nothing(fdb_size: int, steps: list[tuple[int, bytes, bytes, int] | int]) -> None:
+    """Stations come, move, age out and give way in a small FDB: the caches of a switch do not show."""
+    beds = [Bed(*[trunk()] * 4, ageing=AGEING, fdb_size=fdb_size) for _ in range(2)]
+    remembering, forgetful = beds
+    for step in steps:
+        if isinstance(step, int):
+            for bed in beds:
+                bed.advance(step)
+            continue
+        port, destination, source, vid = step
+        octets = frame(destination, source, tag(vid))
+        forgetful.switch.forget_flows()
+        assert remembering.send(port, octets) == forgetful.send(port, octets)
+        for bed in beds:
+            bed.advance(1)
+    for number in range(1, 5):
+        assert remembering.counters(number) == forgetful.counters(number)
+        assert remembering.drops(number) == forgetful.drops(number)
+    assert remembering.events == forgetful.events
+    tables = [{(entry.vid, entry.mac): (entry.port, entry.seen) for entry in bed.switch.fdb} for bed in beds]
+    assert tables[0] == tables[1]
+    held = {flow for port in remembering.switch.ports.values() for flow in port.flows.values()}
+    assert {flow for flows in remembering.switch._index._flows.values() for flow in flows} == held

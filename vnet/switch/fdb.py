@@ -73,20 +73,27 @@ class Fdb:
         entries = self.vlans.get(vid)
         return entries.get(mac) if entries is not None else None
 
-    def learn(self, vid: int, mac: bytes, port: int, now: Instant) -> tuple[Learned, Entry | None]:
-        """Note that *mac* sent a frame in *vid* through *port*; give the entry, or None where it was refused."""
+    def learn(self, vid: int, mac: bytes, port: int, now: Instant) -> tuple[Learned, Entry | None, Entry | None]:
+        """Note that *mac* sent a frame in *vid* through *port*.
+
+        Give the entry to refresh with each further frame, None where it was refused; and the entry that is no more for it:
+        the one of the port that the station moved from, or one that gave way.
+        """
         entry = self.lookup(vid, mac)
         if entry is not None:
             if entry.port == port:
                 entry.seen = now
-                return Learned.KNOWN, entry
+                return Learned.KNOWN, entry, None
             if entry.static:
-                return Learned.REFUSED, entry
+                return Learned.REFUSED, None, None
             self._remove(entry)
-            return Learned.MOVED, self._insert(Entry(vid, mac, port, now))
-        if self.count >= self.size and not self._evict():
-            return Learned.REFUSED, None
-        return Learned.NEW, self._insert(Entry(vid, mac, port, now))
+            return Learned.MOVED, self._insert(Entry(vid, mac, port, now)), entry
+        evicted = None
+        if self.count >= self.size:
+            evicted = self._evict()
+            if evicted is None:
+                return Learned.REFUSED, None, None
+        return Learned.NEW, self._insert(Entry(vid, mac, port, now)), evicted
 
     def add_static(self, vid: int, mac: bytes, port: int, now: Instant) -> Entry:
         """Enter an address by hand: it neither ages nor moves, replaces what was learned, and is never refused."""
@@ -176,13 +183,10 @@ class Fdb:
                 heappop(heap)
         return None
 
-    def _evict(self) -> bool:
+    def _evict(self) -> Entry | None:
         port = max(self._held, key=lambda number: (self._held[number], -number), default=None)
-        if port is None or not self._held[port]:
-            return False
-        entry = self._oldest(port)
-        if entry is None:
-            return False
-        self._remove(entry)
-        self.evicted += 1
-        return True
+        entry = self._oldest(port) if port is not None and self._held[port] else None
+        if entry is not None:
+            self._remove(entry)
+            self.evicted += 1
+        return entry

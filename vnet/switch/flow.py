@@ -1,13 +1,14 @@
-"""One cached forwarding decision, and the three ways to carry it out.
+"""One cached forwarding decision, the three ways to carry it out, and which address it rests on.
 
 A flow is found by the first octets of a frame: destination, source and EtherType, with the tag if the port carries tags.
-Everything the switch decides depends on these octets and on its tables, so whatever changes a table drops the flows. While
-a flow lives it also counts: its frames are added to the counters of its ports when somebody reads them or the flow goes.
+Everything the switch decides depends on these octets, on its configuration and on what its FDB says about two addresses. A
+change of the configuration drops all flows, a change of an entry those that rest on its address (``FlowIndex``). While a
+flow lives it also counts: its frames are added to the counters of its ports when somebody reads them or the flow goes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD, Handler
@@ -16,6 +17,9 @@ from vnet.wire.virtio_net import shift
 
 if TYPE_CHECKING:
     from vnet.switch.fdb import Entry
+
+Station: TypeAlias = tuple[int, bytes]
+"""A VID and the address of a station in that VLAN."""
 
 
 @final
@@ -36,13 +40,22 @@ class Flow:
 
     ``send`` carries the decision out. Ports in ``as_is`` get the frame unchanged, those of each form get its head in place
     of the first ``cut`` octets. ``source`` is the FDB entry that each frame refreshes; ``tally`` counts frames, in units of
-    ``ONE_FRAME``, and below that octets. ``reason`` names why nobody gets the frame, where that is so.
+    ``ONE_FRAME``, and below that octets. ``reason`` names why nobody gets the frame, where that is so. The flow is cached in
+    *ingress* under *key*, and to be forgotten when an entry of ``rests_on`` comes, moves or goes.
     """
 
-    __slots__ = ("_bad_offload", "_handlers", "as_is", "cut", "forms", "reason", "send", "source", "tally")
+    __slots__ = (
+        "_bad_offload", "_handlers", "as_is", "cut", "forms", "ingress", "key", "reason", "rests_on", "send", "source",
+        "tally",
+    )  # fmt: skip
 
-    def __init__(self, source: Entry, reason: str | None = None) -> None:
+    def __init__(
+        self, ingress: SwitchPort, key: bytes, source: Entry, rests_on: tuple[Station, ...] = (), reason: str | None = None
+    ) -> None:
+        self.ingress = ingress
+        self.key = key
         self.source = source
+        self.rests_on = rests_on
         self.reason = reason
         self.tally = 0
         self.as_is: tuple[SwitchPort, ...] = ()
@@ -63,10 +76,11 @@ class Flow:
         elif as_is:
             self.send = self._fan_out
 
-    def fold(self, ingress: SwitchPort) -> None:
+    def fold(self) -> None:
         """Add what was counted to the ports and start again from zero."""
         if not self.tally:
             return
+        ingress = self.ingress
         frames, octets = divmod(self.tally, ONE_FRAME)
         lost = self._bad_offload
         self.tally = self._bad_offload = 0
@@ -83,6 +97,11 @@ class Flow:
             for port in form.ports:
                 port.tx_frames += frames
                 port.tx_octets += octets + (len(form.head) - self.cut) * frames
+
+    def retire(self) -> None:
+        """Count for the last time, because the flow was forgotten."""
+        self.fold()
+        self.send = _drop  # a method of its own would keep it until the cycle collector comes
 
     def _fan_out(self, frame: bytes, offload: bytes) -> None:
         for send in self._handlers:
@@ -109,6 +128,46 @@ class Flow:
             changed = head + rest
             for send in form.handlers:
                 send(changed, moved)
+
+
+@final
+class FlowIndex:
+    """Which cached flows rest on which station.
+
+    It holds the flows that the ports hold and no others, each for two stations at most, so the ports' bound is its bound.
+    """
+
+    __slots__ = ("_flows",)
+
+    def __init__(self) -> None:
+        self._flows: dict[Station, dict[Flow, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def add(self, flow: Flow) -> None:
+        """Note a flow that was put into its port's cache."""
+        for station in flow.rests_on:
+            self._flows.setdefault(station, {})[flow] = None
+
+    def discard(self, flow: Flow) -> None:
+        """Take out a flow that its port has forgotten, or is about to."""
+        for station in flow.rests_on:
+            flows = self._flows.get(station, {})
+            flows.pop(flow, None)
+            if not flows:
+                self._flows.pop(station, None)
+
+    def forget(self, station: Station) -> None:
+        """Have the ports forget the flows that rest on *station*."""
+        for flow in self._flows.pop(station, ()):
+            self.discard(flow)
+            del flow.ingress.flows[flow.key]
+            flow.retire()
+
+    def clear(self) -> None:
+        """Forget everything, because the ports did."""
+        self._flows.clear()
 
 
 def _drop(frame: bytes, offload: bytes) -> None:

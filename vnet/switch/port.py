@@ -62,13 +62,13 @@ class SwitchPort:
     def fold(self) -> None:
         """Bring the counters up to date with the flows."""
         for flow in self.flows.values():
-            flow.fold(self)
+            flow.fold()
 
     def forget_flows(self) -> None:
         """Drop all cached decisions, after adding up what they counted."""
-        if self.flows:
-            self.fold()
-            self.flows.clear()
+        for flow in self.flows.values():
+            flow.retire()
+        self.flows.clear()
 
     def make_receiver(self, clock: Scheduler, decide: Callable[[SwitchPort, bytes, bytes], Flow]) -> Handler:
         """Build the handler for frames that arrive, the hottest code there is.

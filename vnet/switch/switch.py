@@ -1,8 +1,9 @@
 """The VLAN-aware learning switch (IEEE 802.1Q-2018, clause 8), without spanning tree.
 
 A frame's first octets lead to a ``Flow``; ``decide`` makes the flow when there is none: ingress stages (``pipeline``),
-learning and look-up (``fdb``), egress by member set. Flows are forgotten, all at once, when an address moves, ages out or
-gives way, when an address that frames were flooded to is learned, and when a port or a VLAN changes.
+learning and look-up (``fdb``), egress by member set. When an address is learned, moves, ages out or gives way, the flows
+that rest on it are forgotten and no others: whatever one port sends, the rest keep their short way. All flows go when a
+port or a VLAN changes, or somebody changes the FDB by hand.
 """
 
 from __future__ import annotations
@@ -14,14 +15,11 @@ from vnet.errors import UsageError
 from vnet.ports import Report, Scheduler, no_report
 from vnet.switch import pipeline
 from vnet.switch.fdb import DEFAULT_AGEING, DEFAULT_SIZE, Entry, Fdb, Learned
-from vnet.switch.flow import Flow, Form
+from vnet.switch.flow import Flow, FlowIndex, Form
 from vnet.switch.port import MAX_FLOWS, TAGGED_KEY, UNTAGGED_KEY, SwitchPort, nowhere
 from vnet.switch.vlan import VlanConfig
 from vnet.units import Duration
 from vnet.wire.ethernet import ETHERTYPE_VLAN, MAX_FRAME
-
-MAX_FLOODED: Final = 4 * MAX_FLOWS
-"""Unknown destinations noted in cached decisions; when there are more, all decisions are forgotten and made anew."""
 
 _NOBODY: Final = Entry(0, b"", 0, 0)
 """Stands for the source of frames that nobody learns from."""
@@ -34,7 +32,7 @@ class Switch:
     *max_frame* is the largest frame without its tag, in octets. Handlers of its ports never raise.
     """
 
-    __slots__ = ("_alarm", "_egress", "_flooded", "_scheduler", "fdb", "max_frame", "name", "ports", "report")
+    __slots__ = ("_alarm", "_egress", "_index", "_scheduler", "fdb", "max_frame", "name", "ports", "report")
 
     def __init__(
         self,
@@ -54,7 +52,7 @@ class Switch:
         self._scheduler = scheduler
         self._alarm = scheduler.alarm(self._expire)
         self._egress: dict[int, tuple[SwitchPort, ...]] = {}
-        self._flooded: set[tuple[int, bytes]] = set()
+        self._index = FlowIndex()
 
     def add_port(self, vlan: VlanConfig, name: str = "", number: int | None = None) -> SwitchPort:
         """Add a port, numbered from 1; plug a cable into its ``port``."""
@@ -72,7 +70,7 @@ class Switch:
     def remove_port(self, number: int) -> None:
         """Take a port away; its entries go with it."""
         port = self._port(number)
-        port.forget_flows()
+        self.forget_flows()
         port.port.on_carrier = port.port.on_change = None
         port.port.set_handler(nowhere)
         del self.ports[number]
@@ -83,7 +81,7 @@ class Switch:
     def set_vlan(self, number: int, vlan: VlanConfig) -> None:
         """Reconfigure a port's VLANs; what was learned on it is forgotten."""
         port = self._port(number)
-        port.forget_flows()
+        self.forget_flows()
         port.vlan = vlan
         port.port.set_handler(port.make_receiver(self._scheduler, self.decide))
         self.fdb.flush(port=number)
@@ -121,41 +119,46 @@ class Switch:
         """Drop every cached decision of every port."""
         for port in self.ports.values():
             port.forget_flows()
-        self._flooded.clear()
+        self._index.clear()
 
     def decide(self, port: SwitchPort, frame: bytes, key: bytes) -> Flow:
         """Make the flow for a frame that has none, and cache it under *key*, its first octets."""
         ingress = pipeline.Ingress(port, frame)
         reason = pipeline.run(ingress)
-        flow = Flow(_NOBODY, reason) if reason is not None else self._forward(ingress)
+        flow = Flow(port, key, _NOBODY, reason=reason) if reason is not None else self._forward(ingress, key)
         if len(port.flows) >= MAX_FLOWS:
+            for other in port.flows.values():
+                self._index.discard(other)
             port.forget_flows()
         port.flows[key] = flow
+        self._index.add(flow)
         return flow
 
-    def _forward(self, ingress: pipeline.Ingress) -> Flow:
+    def _forward(self, ingress: pipeline.Ingress, key: bytes) -> Flow:
         frame, vid, port = ingress.frame, ingress.vid, ingress.port
-        source = self._learn(vid, frame[6:12], port)
-        destination = frame[:6]
+        destination, source = frame[:6], frame[6:12]
+        learned = self._learn(vid, source, port)
         members = self._egress_ports(vid)
         if is_group(destination):
+            flow = Flow(port, key, learned, ((vid, source),))
             targets = tuple(member for member in members if member is not port)
         else:
+            flow = Flow(port, key, learned, ((vid, source), (vid, destination)))
             entry = self.fdb.lookup(vid, destination)
             if entry is None:
-                if len(self._flooded) >= MAX_FLOODED:
-                    self.forget_flows()
-                self._flooded.add((vid, destination))
                 targets = tuple(member for member in members if member is not port)
             elif entry.port == port.number:
-                return Flow(source, pipeline.SAME_PORT)
+                flow.reason = pipeline.SAME_PORT
+                return flow
             else:
                 targets = tuple(member for member in members if member.number == entry.port)
-        if not targets:
-            return Flow(source, pipeline.NO_EGRESS)
-        return self._direct(Flow(source), ingress, targets)
+        if targets:
+            self._direct(flow, ingress, targets)
+        else:
+            flow.reason = pipeline.NO_EGRESS
+        return flow
 
-    def _direct(self, flow: Flow, ingress: pipeline.Ingress, targets: tuple[SwitchPort, ...]) -> Flow:
+    def _direct(self, flow: Flow, ingress: pipeline.Ingress, targets: tuple[SwitchPort, ...]) -> None:
         """Sort the egress ports into those that take the frame as it came and those that need it tagged or untagged."""
         frame, vid = ingress.frame, ingress.vid
         untagged = tuple(port for port in targets if vid in port.vlan.untagged)
@@ -171,21 +174,18 @@ class Switch:
             elif ports:
                 forms.append(Form(head, ports))
         flow.direct(as_is, tuple(forms), cut)
-        return flow
 
     def _learn(self, vid: int, mac: bytes, port: SwitchPort) -> Entry:
-        before = self.fdb.lookup(vid, mac)
-        evicted = self.fdb.evicted
-        learned, entry = self.fdb.learn(vid, mac, port.number, self._scheduler.now)
-        if learned is Learned.KNOWN and entry is not None:
-            return entry
-        if learned is Learned.REFUSED or entry is None:
+        learned, entry, gone = self.fdb.learn(vid, mac, port.number, self._scheduler.now)
+        if entry is None:
             return _NOBODY
-        if learned is Learned.MOVED and before is not None:
-            self.report("mac-moved", vid=vid, mac=mac.hex(":"), old=before.port, new=port.number)
-            self.forget_flows()
-        elif self.fdb.evicted != evicted or (vid, mac) in self._flooded:
-            self.forget_flows()
+        if learned is Learned.KNOWN:
+            return entry
+        self._index.forget((vid, mac))
+        if learned is Learned.MOVED and gone is not None:
+            self.report("mac-moved", vid=vid, mac=mac.hex(":"), old=gone.port, new=port.number)
+        elif gone is not None:
+            self._index.forget((gone.vid, gone.mac))
         self._alarm_at_next()
         return entry
 
@@ -219,6 +219,6 @@ class Switch:
             self._alarm.set(self.fdb.next_deadline())
 
     def _expire(self) -> None:
-        if self.fdb.expire(self._scheduler.now):
-            self.forget_flows()
+        for entry in self.fdb.expire(self._scheduler.now):
+            self._index.forget((entry.vid, entry.mac))
         self._alarm.set(self.fdb.next_deadline())

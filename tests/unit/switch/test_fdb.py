@@ -35,7 +35,7 @@ def test_static_entries_never_give_way() -> None:
     fdb = Fdb(size=2)
     for station in (1, 2, 3):
         fdb.add_static(1, mac(station), 1, 0)
-    assert fdb.learn(1, mac(9), 2, 1) == (Learned.REFUSED, None)
+    assert fdb.learn(1, mac(9), 2, 1) == (Learned.REFUSED, None, None)
     assert fdb.count == 3
     assert fdb.evicted == 0
 
@@ -52,7 +52,7 @@ def test_a_static_entry_makes_a_learned_one_give_way() -> None:
 
 def test_a_database_of_no_size_learns_nothing() -> None:
     fdb = Fdb(size=0)
-    assert fdb.learn(1, mac(1), 1, 0) == (Learned.REFUSED, None)
+    assert fdb.learn(1, mac(1), 1, 0) == (Learned.REFUSED, None, None)
     assert fdb.next_deadline() is None
     assert fdb.expire(10**18) == []
 

@@ -10,7 +10,6 @@ from switch_bed import BROADCAST, Bed, frame, mac, tag
 
 from vnet.errors import UsageError
 from vnet.switch.port import MAX_FLOWS
-from vnet.switch.switch import MAX_FLOODED
 from vnet.switch.vlan import VlanConfig, access, trunk
 from vnet.units import SECOND
 
@@ -295,15 +294,45 @@ def test_a_flood_of_addresses_costs_only_the_port_it_comes_from() -> None:
     assert sum(len(port.flows) for port in bed.switch.ports.values()) <= 3 * MAX_FLOWS
 
 
+def test_a_flood_of_addresses_leaves_the_decisions_of_others_alone() -> None:
+    bed = Bed(access(1), access(1), access(1), fdb_size=16)
+    bed.learn(2, 2)
+    bed.learn(3, 3)
+    assert reached(bed, 2, 3, source=2) == [3]
+    (decided,) = (flow for flow in bed.switch.ports[2].flows.values() if flow.key[:6] == mac(3))
+    for station in range(100, 200):
+        bed.learn(1, station)
+    assert bed.switch.fdb.evicted == 86
+    assert decided in bed.switch.ports[2].flows.values()
+    assert reached(bed, 2, 3, source=2) == [3]
+    assert decided.tally, "it is used, not made anew"
+
+
+def test_what_rested_on_an_address_that_gave_way_is_decided_anew() -> None:
+    bed = Bed(access(1), access(1), access(1), fdb_size=3)
+    bed.learn(2, 2)
+    bed.advance(1)
+    assert reached(bed, 1, 2, source=1) == [2]
+    bed.advance(1)
+    bed.learn(2, 3)
+    bed.advance(1)
+    bed.learn(3, 4)
+    assert [entry.mac for entry in bed.switch.fdb] == [mac(1), mac(3), mac(4)]
+    assert reached(bed, 1, 2, source=1) == [2, 3]
+    assert reached(bed, 2, 1, source=2) == [1, 3], "station 1 gave way in its turn"
+    assert reached(bed, 1, 2, source=1) == [2], "and is learned again by a frame that had a decision"
+
+
 def test_decisions_are_forgotten_before_they_fill_the_memory() -> None:
     bed = three()
     bed.learn(2, 2)
-    for number in range(3 * MAX_FLOODED):
+    frames = 12 * MAX_FLOWS
+    for number in range(frames):
         bed.ends[1].send(b"\x02" + number.to_bytes(5, "big") + mac(1) + b"\x08\x00", bytes(10))
         bed.log.clear()
     assert len(bed.switch.ports[1].flows) <= MAX_FLOWS
-    assert len(bed.switch._flooded) <= MAX_FLOODED
-    assert bed.counters(1)[0] == 3 * MAX_FLOODED
-    assert bed.counters(3)[2] == 3 * MAX_FLOODED + 1
+    assert len(bed.switch._index) <= 2 * MAX_FLOWS
+    assert bed.counters(1)[0] == frames
+    assert bed.counters(3)[2] == frames + 1
     bed.learn(2, 1000)
     assert reached(bed, 1, 1000) == [2]
