@@ -51,6 +51,7 @@ CREATE TABLE binding (
     PRIMARY KEY (network, address)
 ) WITHOUT ROWID;
 """
+_MOST: Final = 1 << 62
 _STATES: Final = {state.value: state for state in BindingState}
 _UPSERT: Final = "INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE: Final = "DELETE FROM binding WHERE network = ? AND address = ?"
@@ -73,7 +74,7 @@ class LabState:
             self._connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
             self._prepare(sync)
             self._epoch = self._begin(WALL_CLOCK if live else LAB_CLOCK)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TypeError) as error:
             raise self._failed("opened", error) from error
 
     def for_network(self, network: str) -> BindingStore:
@@ -91,12 +92,13 @@ class LabState:
         try:
             return [
                 Binding(
-                    address.to_bytes(4, "big"), client, mac, _STATES[state], expires_at - epoch,
-                    None if since is None else since - epoch, hostname,
+                    _instant(address).to_bytes(4, "big"), client, mac, _STATES[state], _instant(expires_at) - epoch,
+                    None if since is None else _instant(since) - epoch, hostname,
                 )
                 for address, client, mac, state, expires_at, since, hostname in self._connection.execute(_SELECT, (network,))
+                if _is_text(client, mac, hostname)
             ]  # fmt: skip
-        except (sqlite3.Error, LookupError, TypeError, AttributeError, OverflowError) as error:
+        except (sqlite3.Error, LookupError, TypeError, OverflowError) as error:
             raise self._failed("read", error) from error
 
     def record(self, network: int, changes: Sequence[Binding]) -> None:
@@ -148,7 +150,7 @@ class LabState:
         """Find out what this run's lab clock counts from, and move the bindings over if they were on the other clock."""
         execute = self._connection.execute
         row = execute("SELECT clock, last_seen FROM meta").fetchone()
-        old_clock, last_seen = row if row is not None else (clock, 0)
+        old_clock, last_seen = (row[0], _instant(row[1])) if row is not None else (clock, 0)
         if clock == WALL_CLOCK:
             present = time.time_ns()
         else:
@@ -168,8 +170,22 @@ class LabState:
     def _failed(self, done: str, error: Exception) -> HostError:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
             return HostError(f"{self._path} is in use: another lab of this name runs with the same state directory")
-        hint = "; remove it to start without leases" if isinstance(error, sqlite3.DatabaseError) else ""
+        hint = "; remove it to start without leases" if done in ("opened", "read") else ""
         return HostError(f"{self._path} cannot be {done}: {error}{hint}")
+
+
+def _instant(value: object) -> int:
+    """Pass a whole number that an instant or an address can be; SQLite keeps whatever was put into a column."""
+    if not isinstance(value, int) or abs(value) > _MOST:
+        raise TypeError(f"{str(value)[:40]!r} stands where a whole number should")
+    return value
+
+
+def _is_text(client: object, mac: object, hostname: object) -> bool:
+    """Tell that these columns hold what they should; raise TypeError if not."""
+    if not isinstance(client, bytes) or not isinstance(mac, bytes) or not isinstance(hostname, str):
+        raise TypeError("a client, MAC address or host name is of the wrong type")
+    return True
 
 
 @final

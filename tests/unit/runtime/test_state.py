@@ -140,6 +140,27 @@ def test_rows_that_make_no_sense_are_refused(tmp_path, row):
         run(tmp_path, True)
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("meta", "last_seen", "x'ff'"), ("meta", "last_seen", "'soon'"), ("meta", "last_seen", "9e18"),
+        ("meta", "last_seen", "9223372036854775807"), ("binding", "expires_at", "x'ff'"), ("binding", "since", "'then'"),
+        ("binding", "client", "5"), ("binding", "mac", "'text'"), ("binding", "hostname", "x'ff'"),
+        ("binding", "state", "'bound'"), ("binding", "address", "-1"), ("binding", "address", "x'0a000001'"),
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_type_are_refused(tmp_path, table, column, value):
+    """SQLite keeps what it is given: a column says nothing of what is in it."""
+    run(tmp_path, live=False, changes=[binding()])
+    connection = sqlite3.connect(tmp_path / "lab.sqlite")
+    connection.execute(f"UPDATE {table} SET {column} = {value}")
+    connection.commit()
+    connection.close()
+    for live in (False, True) if table == "meta" else (False,):
+        with pytest.raises(HostError, match=r"cannot be (opened|read): .*remove it"):
+            run(tmp_path, live=live)
+
+
 def test_a_failed_write_changes_nothing_and_says_so(tmp_path, wall):
     with open_store(tmp_path, "lab", Timeline(), live=True) as state:
         store = state.for_network("lan")
