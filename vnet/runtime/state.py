@@ -72,10 +72,17 @@ class LabState:
         self._simulated = not live
         try:
             self._connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._failed("opened", error) from error
+        try:
             self._prepare(sync)
             self._epoch = self._begin(WALL_CLOCK if live else LAB_CLOCK)
         except (sqlite3.Error, TypeError) as error:
+            self._connection.close()
             raise self._failed("opened", error) from error
+        except BaseException:
+            self._connection.close()
+            raise
 
     def for_network(self, network: str) -> BindingStore:
         """Return the store of one network's DHCP server."""
