@@ -7,6 +7,7 @@ sender makes them, and both have been used to get past filters (RFC 1858, RFC 31
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.units import SECOND, Instant
@@ -99,6 +100,9 @@ class Reassembler:
         if partial.head is None or partial.size != partial.total:
             return None
         self._forget(key)
+        if ((partial.head[0] & 0x0F) << 2) + partial.size > ipv4.MAX_PACKET:  # the first one's options outgrow the others'
+            self._drop("fragment-malformed")
+            return None
         return _join(partial.head, partial.parts, partial.size)
 
     def expire(self, now: Instant) -> list[tuple[Interface, bytes]]:
@@ -122,11 +126,7 @@ class Reassembler:
         self._octets -= self._partials.pop(key).size
 
 
-def _join(head: bytes, parts: dict[int, bytes], size: int) -> bytes | None:
+def _join(head: bytes, parts: dict[int, bytes], size: int) -> bytes:
     header, _ = ipv4.decode(head)
-    options = header.options
-    whole = ipv4.build(
-        header.source, header.destination, header.protocol, size,
-        ttl=header.ttl, tos=header.tos, ident=header.ident, options=options,
-    )  # fmt: skip
-    return whole + b"".join(parts[start] for start in sorted(parts))
+    whole = replace(header, dont_fragment=False, more_fragments=False)
+    return whole.encode(size) + b"".join(parts[start] for start in sorted(parts))

@@ -111,10 +111,15 @@ def decode(packet: bytes) -> tuple[Ipv4, bytes]:
 
 def fragment(packet: bytes, mtu: int) -> list[bytes]:
     """Cut a valid packet into packets of at most *mtu* octets (RFC 791, section 3.2); whether it may be cut is the caller's
-    to know."""
+    to know.
+
+    Raise WireError if that cannot be: the MTU leaves no room, or the packet is a fragment that reaches beyond the largest.
+    """
     header, payload = decode(packet)
     if len(packet) <= mtu:
         return [packet]
+    if header.offset + len(payload) > MAX_PACKET:
+        raise WireError("a fragment that no packet is large enough for")
     fragments = []
     start = 0
     options = header.options

@@ -197,6 +197,22 @@ def test_duplicates_are_dropped_alone_and_overlaps_with_their_datagram(lan, host
     assert len(got) == 1, "what was dropped stays dropped"
 
 
+def test_a_packet_that_its_first_header_makes_too_long_is_dropped(lan, host):
+    """Each fragment fits, the whole does not: the first one's header is longer than the others'."""
+    one, got = host
+    payload, room = 65515, 1440
+    for start in range(0, payload, room):
+        octets = min(room, payload - start)
+        options = b"\x01" * 40 if start == 0 else b""
+        header = Ipv4(
+            source=NINE, destination=ONE, protocol=17, ident=1, offset=start, options=options,
+            more_fragments=start + octets < payload,
+        )  # fmt: skip
+        lan.inject(frame(header.encode(octets) + bytes(octets)))
+    assert one.drops == {"fragment-malformed": 1}
+    assert got == []
+
+
 def test_impossible_fragments_are_dropped(lan, host):
     one, got = host
 

@@ -322,9 +322,13 @@ class Forwarder:
         """Finish what offload left to do, then cut into fragments (RFC 791 section 3.2)."""
         try:
             frames = complete(_frame(egress, packet), offload)
-            parts = [part for frame in frames for part in ipv4.fragment(frame[HEADER_OCTETS:], egress.mtu)]
         except WireError:
             self.drops.count("offload-malformed")
+            return
+        try:
+            parts = [part for frame in frames for part in ipv4.fragment(frame[HEADER_OCTETS:], egress.mtu)]
+        except WireError:
+            self.drops.count("fragment-malformed")
             return
         self.flows.forwarded += 1
         for part in parts:

@@ -411,3 +411,18 @@ def test_a_default_gateway_on_the_outside():
     lab.router.routes.add(DEFAULT, packed(PEER))
     assert lab.ping(pc, "192.0.2.1").error == "net unreachable" or not lab.ping(pc, "192.0.2.1").ok
     assert any(packet.dst == "192.0.2.1" and packet.src == "203.0.113.2" for packet in ipv4_seen(lab, "peer"))
+
+
+@pytest.mark.parametrize("nat", [None, NatConfig(outside="dmz", inside=("office",))])
+def test_a_fragment_beyond_the_largest_packet_is_not_cut_again(nat: NatConfig | None):
+    """Its pieces' offsets would not fit: they would wrap into the flags."""
+    lab, pc, *_ = plain_lab(nat=nat, mtu={"dmz": 600})
+    warm(lab, pc, WEB)
+    if nat is not None:
+        frame_to(lab.router, "office", bytes(IP(src=PC, dst=WEB, id=9, flags="MF") / UDP(sport=5, dport=53) / Raw(bytes(8))))
+        lab.run()
+        lab.seen["web"].clear()
+    frame_to(lab.router, "office", bytes(IP(src=PC, dst=WEB, id=9, frag=8189, proto=17) / Raw(bytes(1000))))
+    lab.run()
+    assert lab.router.drops == {"fragment-malformed": 1}
+    assert not lab.seen["web"]
