@@ -7,6 +7,7 @@ Namespaces carry the benchmark's process id in their name, so that the next run 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -80,8 +81,8 @@ class Bed:
     def __init__(self, name: str) -> None:
         self.name = name
         self._stack = ExitStack()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-"))
-        self._stack.callback(run, "rm", "-rf", str(self.folder))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-"))
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -162,12 +163,19 @@ def settle(pair: Pair) -> None:
 
 
 def sweep() -> None:
-    """Remove the namespaces of earlier runs that were killed."""
+    """Remove the namespaces and folders of earlier runs that were killed."""
     for line in run("ip", "netns", "list").splitlines():
-        name = line.split()[0]
-        words = name.split("-")
-        if words[0] == PREFIX and len(words) > 1 and words[1].isdigit() and not Path(f"/proc/{words[1]}").exists():
+        if _is_abandoned(name := line.split()[0]):
             run("ip", "netns", "del", name, check=False)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*"):
+        if _is_abandoned(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(name: str) -> bool:
+    """Tell whether the name carries the process id of a benchmark that is no more."""
+    words = name.split("-")
+    return words[0] == PREFIX and len(words) > 1 and words[1].isdigit() and not Path(f"/proc/{words[1]}").exists()
 
 
 def raise_on_terminate() -> None:

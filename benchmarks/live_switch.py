@@ -65,7 +65,7 @@ def _throughput(pairs: Mapping[str, Pair], rounds: int) -> list[Row]:
     return [
         Row(
             what="TCP, 1 flow, vs best of VDE2, Open vSwitch, QEMU hub", gate=6, ambition=9,
-            ratios=against_best(one, VNET, SWITCHES), figures={name: figures[name] for name in (VNET, *SWITCHES)},
+            ratios=against_best(one, VNET, SWITCHES), figures=figures,
         ),
         Row(
             what="TCP, 8 flows, vs best of VDE2, Open vSwitch, QEMU hub", gate=7, ambition=10,
