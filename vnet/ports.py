@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, final
 
-from vnet.units import Instant
+from vnet.units import SECOND, Duration, Instant
 
 Handler: TypeAlias = Callable[[bytes, bytes], None]
 """Takes (frame, offload)."""
@@ -28,6 +28,10 @@ NO_OFFLOAD: Final = bytes(10)
 
 MAX_NESTING: Final = 8
 """Guarded nodes that may be at work within one call; each takes some ten frames of Python's stack."""
+
+REPORT_BURST: Final = 32
+REPORT_WINDOW: Final[Duration] = 1 * SECOND
+"""How many events of one ``ReportLimit`` a stretch of lab time has room for."""
 
 
 class Alarm(Protocol):
@@ -77,6 +81,40 @@ bool or None; the fabric adds the instant and the node's name."""
 
 def no_report(kind: str, **fields: str | int | bool | None) -> None:
     """Forget the event: for machines that run outside a lab."""
+
+
+@final
+class ReportLimit:
+    """Keeps what a peer can repeat at will from filling the event log: ``REPORT_BURST`` events in a ``REPORT_WINDOW``.
+
+    How many were left out stands in the next event that is let through, as ``not_reported``. Instants alone decide, so two
+    runs of one lab log the same.
+    """
+
+    __slots__ = ("_left_out", "_report", "_reported", "_window")
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._window: Instant = 0
+        self._reported = 0
+        self._left_out = 0
+
+    def allows(self, now: Instant) -> bool:
+        """Tell whether an event may be reported now; if not it counts as left out."""
+        if now >= self._window + REPORT_WINDOW:
+            self._window, self._reported = now, 0
+        if self._reported >= REPORT_BURST:
+            self._left_out += 1
+            return False
+        return True
+
+    def report(self, now: Instant, kind: str, **fields: str | int | bool | None) -> None:
+        """Report an event unless there were too many."""
+        if self.allows(now):
+            self._reported += 1
+            if self._left_out:
+                fields["not_reported"], self._left_out = self._left_out, 0
+            self._report(kind, **fields)
 
 
 @final

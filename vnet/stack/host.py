@@ -14,7 +14,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
-from vnet.ports import NO_OFFLOAD, Randomness, Report, Scheduler, no_report
+from vnet.ports import NO_OFFLOAD, Randomness, Report, ReportLimit, Scheduler, no_report
 from vnet.stack.icmp import Icmp, OnResult
 from vnet.stack.interface import Interface
 from vnet.stack.ip import Ipv4Input
@@ -59,7 +59,7 @@ class Host:
     """
 
     __slots__ = (
-        "_drawn", "_input", "_streams", "delivered", "drops", "icmp", "ident", "interfaces", "local", "name",
+        "_drawn", "_input", "_limit", "_streams", "delivered", "drops", "icmp", "ident", "interfaces", "local", "name",
         "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp", "udp",
     )  # fmt: skip
 
@@ -86,6 +86,7 @@ class Host:
         self._streams = streams
         self._drawn: dict[str, Randomness] | None = None
         self._input = Ipv4Input(self)
+        self._limit = ReportLimit(report)
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -117,6 +118,10 @@ class Host:
     def drop(self, reason: str) -> None:
         """Count something that was not taken."""
         self.drops[reason] = self.drops.get(reason, 0) + 1
+
+    def report_seldom(self, kind: str, **fields: str | int | bool | None) -> None:
+        """Report what others on the link can bring about as often as they like; too many are left out (``ReportLimit``)."""
+        self._limit.report(self.scheduler.now, kind, **fields)
 
     # In
 

@@ -202,13 +202,13 @@ class Interface:
 
     def conflict(self, address: bytes, mac: bytes) -> None:
         """Note that somebody else uses our address."""
-        self.host.report("address-conflict", interface=self.name, address=text(address), by=format_mac(mac))
+        self.host.report_seldom("address-conflict", interface=self.name, address=text(address), by=format_mac(mac))
         if self.on_conflict is not None:
             self.on_conflict(address, mac)
 
     def neighbor_moved(self, address: bytes, old: bytes, new: bytes) -> None:
         """Note that an address answers from another MAC address than before."""
-        self.host.report(
+        self.host.report_seldom(
             "neighbor-moved", interface=self.name, address=text(address), old=format_mac(old), new=format_mac(new)
         )
 

@@ -12,7 +12,7 @@ from typing import Final, final
 
 from vnet.addresses import is_group
 from vnet.errors import UsageError
-from vnet.ports import Report, Scheduler, no_report
+from vnet.ports import Report, ReportLimit, Scheduler, no_report
 from vnet.switch import pipeline
 from vnet.switch.fdb import DEFAULT_AGEING, DEFAULT_SIZE, Entry, Fdb, Learned
 from vnet.switch.flow import Flow, FlowIndex, Form
@@ -32,7 +32,7 @@ class Switch:
     *max_frame* is the largest frame without its tag, in octets. Handlers of its ports never raise.
     """
 
-    __slots__ = ("_alarm", "_egress", "_index", "_scheduler", "fdb", "max_frame", "name", "ports", "report")
+    __slots__ = ("_alarm", "_egress", "_index", "_moves", "_scheduler", "fdb", "max_frame", "name", "ports", "report")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Switch:
         self._alarm = scheduler.alarm(self._expire)
         self._egress: dict[int, tuple[SwitchPort, ...]] = {}
         self._index = FlowIndex()
+        self._moves = ReportLimit(report)
 
     def add_port(self, vlan: VlanConfig, name: str = "", number: int | None = None) -> SwitchPort:
         """Add a port, numbered from 1; plug a cable into its ``port``."""
@@ -183,7 +184,7 @@ class Switch:
             return entry
         self._index.forget((vid, mac))
         if learned is Learned.MOVED and gone is not None:
-            self.report("mac-moved", vid=vid, mac=mac.hex(":"), old=gone.port, new=port.number)
+            self._moves.report(self._scheduler.now, "mac-moved", vid=vid, mac=mac.hex(":"), old=gone.port, new=port.number)
         elif gone is not None:
             self._index.forget((gone.vid, gone.mac))
         self._alarm_at_next()

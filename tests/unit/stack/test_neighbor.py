@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vnet.addresses import BROADCAST
-from vnet.ports import NO_OFFLOAD
+from vnet.ports import NO_OFFLOAD, REPORT_BURST, REPORT_WINDOW
 from vnet.stack.neighbor import MAX_ENTRIES, MAX_QUEUE, State
 from vnet.units import MINUTE, SECOND
 from vnet.wire import arp
@@ -112,6 +112,23 @@ def test_a_neighbor_that_vanished_is_noticed_while_it_is_in_use(lan):
     lan.run(13 * SECOND)
     assert one.interfaces["eth0"].neighbors.entries == {}
     assert found[0].error == "no answer"
+
+
+def test_stations_that_claim_each_others_addresses_do_not_fill_the_event_log(lan):
+    one = lan.host(1)
+    moved = []
+    one.interfaces["eth0"].on_conflict = lambda address, mac: moved.append(mac)
+    one.interfaces["eth0"].neighbors.lookup(TWO).heard(MAC2, confirmed=True)
+    for _ in range(50):
+        for mac in (MAC3, MAC2):
+            lan.inject(arp.request_frame(mac, TWO, TWO))
+            lan.inject(arp.request_frame(mac, ONE, ONE))
+    kinds = [kind for _, kind, _ in lan.events]
+    assert len(kinds) == REPORT_BURST and set(kinds) == {"neighbor-moved", "address-conflict"}
+    assert len(moved) == 100, "whoever must act on a conflict hears of each"
+    lan.run(REPORT_WINDOW)
+    lan.inject(arp.request_frame(MAC3, ONE, ONE))
+    assert lan.events[-1][2]["not_reported"] == 200 - REPORT_BURST
 
 
 def test_gratuitous_arp_updates_an_entry_but_makes_none(lan):

@@ -9,6 +9,7 @@ import pytest
 from switch_bed import BROADCAST, Bed, frame, mac, tag
 
 from vnet.errors import UsageError
+from vnet.ports import REPORT_BURST, REPORT_WINDOW
 from vnet.switch.port import MAX_FLOWS
 from vnet.switch.vlan import VlanConfig, access, trunk
 from vnet.units import SECOND
@@ -44,6 +45,24 @@ def test_a_station_that_moves_is_found_at_once_and_reported() -> None:
     ]
     assert reached(bed, 3, 2) == []
     assert bed.drops(3) == {"same-port": 1}
+
+
+def test_a_station_that_flaps_does_not_fill_the_event_log() -> None:
+    bed = three()
+
+    def moves() -> list[dict[str, object]]:
+        return [fields for kind, fields in bed.events if kind == "mac-moved"]
+
+    for _ in range(100):
+        bed.learn(2, 2)
+        bed.learn(3, 2)
+    assert len(moves()) == REPORT_BURST
+    bed.advance(REPORT_WINDOW)
+    bed.learn(2, 2)
+    assert len(moves()) == REPORT_BURST + 1
+    assert moves()[-1] == {"vid": 1, "mac": "52:54:00:00:00:02", "old": 3, "new": 2, "not_reported": 199 - REPORT_BURST}
+    bed.learn(3, 2)
+    assert "not_reported" not in moves()[-1]
 
 
 def test_a_station_that_moves_next_to_the_sender_is_not_sent_back_to() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias, final
 
 from vnet.addresses import format_mac
-from vnet.ports import Report, no_report
+from vnet.ports import Report, ReportLimit, no_report
 from vnet.services.dhcp.binding import Binding, BindingState, BindingTable
 from vnet.services.dhcp.policy import DhcpConfig, OptionTails
 from vnet.services.dhcp.pool import AddressPool
@@ -70,8 +70,8 @@ class DhcpServer:
     """
 
     __slots__ = (
-        "_config", "_exhausted", "_network", "_pool", "_quiet_until", "_report", "_reserved", "_reserved_addresses",
-        "_server", "_tails", "counters", "table",
+        "_config", "_exhausted", "_limit", "_network", "_pool", "_quiet_until", "_report", "_reserved",
+        "_reserved_addresses", "_server", "_tails", "counters", "table",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,7 @@ class DhcpServer:
         self._reserved = {mac: address.packed for mac, address in config.reservations.items()}
         self._tails = OptionTails(config)
         self._report = report
+        self._limit = ReportLimit(report)  # for what clients can bring about as often as they like
         self._exhausted = False
         excluded = [config.subnet.network_address, config.subnet.broadcast_address, *config.reservations.values()]
         if config.gateway is not None:
@@ -165,7 +166,8 @@ class DhcpServer:
         self.counters["conflict"] += 1
         if now >= self._quiet_until.get(address, now):
             self._quiet_until[address] = now + self._config.quarantine
-            self._report("dhcp-conflict", address=_dotted(address), mac=format_mac(mac), state=binding.state.name.lower())
+            state = binding.state.name.lower()
+            self._limit.report(now, "dhcp-conflict", address=_dotted(address), mac=format_mac(mac), state=state)
         return [] if binding.state is BOUND else self._quarantine(now, address, mac)
 
     def flush(self) -> list[Effect]:
@@ -183,7 +185,7 @@ class DhcpServer:
         if address is None:
             if not self._exhausted:
                 self._exhausted = True
-                self._report("dhcp-exhausted", mac=format_mac(message.chaddr), pool=self._pool.size)
+                self._limit.report(now, "dhcp-exhausted", mac=format_mac(message.chaddr), pool=self._pool.size)
             return self._refuse("no-address-left")
         self._exhausted = False
         effects: list[Effect] = []
@@ -223,7 +225,7 @@ class DhcpServer:
         if not problem:
             return self._refuse("unknown-client")
         self.counters["nak"] += 1
-        self._report("dhcp-nak", address=_dotted(wanted), mac=format_mac(message.chaddr), reason=problem)
+        self._limit.report(now, "dhcp-nak", address=_dotted(wanted), mac=format_mac(message.chaddr), reason=problem)
         return [write_nak(message, self._server, problem)]
 
     def _inform(self, message: Message) -> list[Effect]:

@@ -1,36 +1,30 @@
 """Counting what a router drops, and telling of it without being flooded.
 
 Every drop is counted by reason. A refused connection is also reported in the lab's event log: each flow once while it is
-among the last ``MAX_REMEMBERED``, and at most ``BURST`` of them in one second of lab time; how many were left out stands in
-the next event. The limit depends on instants and packets alone, so two runs of one lab log the same.
+among the last ``MAX_REMEMBERED``, and all of them within a ``ReportLimit``.
 """
 
 from __future__ import annotations
 
 from typing import Final, final
 
-from vnet.ports import Report
-from vnet.units import SECOND, Duration, Instant
+from vnet.ports import Report, ReportLimit
+from vnet.units import Instant
 from vnet.wire.ipv4 import PROTOCOL_NAMES, PROTOCOL_TCP, PROTOCOL_UDP, text
 
 MAX_REMEMBERED: Final = 1024
-BURST: Final = 32
-WINDOW: Final[Duration] = 1 * SECOND
 
 
 @final
 class DropLog:
     """The drops of one router: ``counts`` by reason."""
 
-    __slots__ = ("_in_window", "_report", "_seen", "_suppressed", "_window", "counts")
+    __slots__ = ("_limit", "_seen", "counts")
 
     def __init__(self, report: Report) -> None:
         self.counts: dict[str, int] = {}
-        self._report = report
+        self._limit = ReportLimit(report)
         self._seen: dict[tuple[str, int, bytes], None] = {}
-        self._window: Instant = 0
-        self._in_window = 0
-        self._suppressed = 0
 
     def count(self, reason: str) -> None:
         """Count a packet that ends here."""
@@ -40,20 +34,14 @@ class DropLog:
         """Count a packet whose connection was refused, and report the connection; *arrives* is the packet's tuple."""
         self.count(reason)
         key = (reason, protocol, arrives)
-        if key in self._seen:
+        if key in self._seen or not self._limit.allows(now):
             return
-        if now >= self._window + WINDOW:
-            self._window, self._in_window = now, 0
-        if self._in_window >= BURST:
-            self._suppressed += 1
-            return
-        self._in_window += 1
         if len(self._seen) >= MAX_REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._seen[key] = None
-        suppressed, self._suppressed = self._suppressed, 0
         with_ports = protocol in (PROTOCOL_TCP, PROTOCOL_UDP)
-        self._report(
+        self._limit.report(
+            now,
             "refused",
             reason=reason,
             protocol=PROTOCOL_NAMES.get(protocol, str(protocol)),
@@ -61,7 +49,6 @@ class DropLog:
             destination=transport_address(arrives[4:8], arrives[10:12], with_ports),
             from_network=from_network,
             to_network=to_network,
-            **({"not_reported": suppressed} if suppressed else {}),
         )
 
 

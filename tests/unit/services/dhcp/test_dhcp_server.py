@@ -7,6 +7,7 @@ import pytest
 from dhcp_bed import SAMPLE_A, SAMPLE_B, SAMPLE_C, config, request
 
 from vnet.errors import UsageError
+from vnet.ports import REPORT_BURST
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.services.dhcp.replies import Reply
 from vnet.services.dhcp.server import DhcpServer, Probe, Save
@@ -157,6 +158,12 @@ def test_relayed_requests_are_answered_to_the_relay_agent(talk):
 
 def test_relays_of_other_subnets_are_not_served(talk):
     assert talk.discover(1, giaddr=bytes((10, 0, 1, 1))) is None and talk.count("other-subnet") == 1
+
+
+def test_a_client_that_asks_for_the_wrong_address_again_and_again_does_not_fill_the_event_log(talk):
+    for _ in range(REPORT_BURST + 10):
+        assert talk.request(1, want=bytes((192, 168, 0, 1))).message_type == dhcpv4.NAK
+    assert [kind for kind, _ in talk.events] == ["dhcp-nak"] * REPORT_BURST
 
 
 def test_naks_are_broadcast_and_say_why(talk):
