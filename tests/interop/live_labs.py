@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +21,7 @@ import pytest
 import trio
 
 import vnet
+from vnet.guests import netns
 from vnet.guests.namespace import NamespaceGuest
 
 DEADLINE = 60.0
@@ -110,6 +112,14 @@ async def run(where: NamespaceGuest, *command: str, status: int = 0) -> str:
     text = (done.output + done.errors).decode()
     assert done.status == status, f"{' '.join(command)}: status {done.status}\n{text}"
     return text
+
+
+def opened(where: NamespaceGuest, make: Callable[[], socket.socket]) -> socket.socket:
+    """Make a socket inside the guest; it stays there, and this process uses it."""
+    with open(netns.path_of(where.namespace)) as namespace:
+        made = netns.inside(namespace.fileno(), make)
+    made.setblocking(False)
+    return made
 
 
 async def until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
-from live_labs import guest, live, needs, until
+from live_labs import guest, live, needs, opened, until
 
 import vnet
-from vnet.guests import netns
 from vnet.runtime.sinks import MemorySink
 from vnet.wire.pcapng import Reader
 
@@ -67,12 +66,11 @@ class Wire:
         self.port = next(port for port in self.switch.ports.values() if port.name == f"{name}:eth0")
         number = list(MARKERS).index(name) + 1
         self.mac = bytes.fromhex("0200000000") + bytes((number,))
-        with open(netns.path_of(guest(lab, name).namespace)) as namespace:
-            self.socket = netns.inside(namespace.fileno(), self._open)
+        self.socket = opened(guest(lab, name), self._open)
 
     @staticmethod
     def _open() -> socket.socket:
-        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(3))
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         raw.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
         raw.bind(("eth0", 3))
         return raw
@@ -129,10 +127,9 @@ async def send_and_see(wires: Mapping[str, Wire], sender: str, frame: bytes) -> 
     """Send one frame and return what everybody got: all that was there when markers came behind it in every VLAN."""
     await wires[sender].send(frame)
     marker = MARKER + secrets.token_bytes(46)
-    for sender in ("t1", "t2"):
-        source = ALL + wires[sender].mac
+    for wire in (wires["t1"], wires["t2"]):
         for tags in (tag(16), tag(20), b""):
-            await wires[sender].send(source + tags + marker)
+            await wire.send(ALL + wire.mac + tags + marker)
     seen = {name: await wire.before(marker) for name, wire in wires.items()}
     return {name: frames for name, frames in seen.items() if frames}
 
