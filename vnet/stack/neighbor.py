@@ -38,6 +38,8 @@ STALE_TIME: Final = 10 * MINUTE
 MAX_ENTRIES: Final = 4096
 MAX_QUEUE: Final = 16
 """Packets that wait for one address; RFC 1122, 2.3.2.2 wants at least one."""
+MAX_QUEUED_OCTETS: Final = 4 * 1024 * 1024
+"""Octets that wait for all addresses of an interface: a super-frame has 64 KiB, and a scan asks for thousands."""
 
 
 class State(Enum):
@@ -97,33 +99,46 @@ class Neighbor:
             self._enter(State.REACHABLE, REACHABLE_TIME)
         elif news:
             self._enter(State.STALE, STALE_TIME)
-        queue, self._queue = self._queue, None
-        for packet, offload in queue or ():
+        for packet, offload in self._dequeue():
             self.send(packet, offload)
 
     def fail(self) -> None:
-        """Forget what is known, and give back the packets that wait."""
-        queue, self._queue = self._queue, None
+        """Forget what is known, and give back the packets that wait.
+
+        They come back as events: the error that is sent for one may need an entry, which takes the place of another, whose
+        packets come back.
+        """
         self._enter(State.FAILED, None)
-        for packet, _ in queue or ():
-            self.interface.host.on_unresolved(self.interface, packet)
+        host = self.interface.host
+        for packet, _ in self._dequeue():
+            host.scheduler.soon(host.on_unresolved, self.interface, packet)
 
     def _wait(self, packet: bytes, offload: bytes) -> None:
         current = self.interface.neighbors.current(self)
         if current is not self:
             current.send(packet, offload)
             return
+        cache = self.interface.neighbors
         queue = self._queue
         if queue is None:
             queue = self._queue = []
         if len(queue) >= MAX_QUEUE:
-            del queue[0]
+            cache.queued_octets -= len(queue.pop(0)[0])
             self.interface.host.drop("neighbor-queue-full")
-        queue.append((packet, offload))
+        if cache.queued_octets + len(packet) <= MAX_QUEUED_OCTETS:
+            cache.queued_octets += len(packet)
+            queue.append((packet, offload))
+        else:
+            self.interface.host.drop("neighbor-queue-full")
         if self.state is State.FAILED:
             self._solicits = 0
             self._enter(State.INCOMPLETE, RETRANSMIT_TIME)
             self._solicit()
+
+    def _dequeue(self) -> list[tuple[bytes, bytes]]:
+        queue, self._queue = self._queue or [], None
+        self.interface.neighbors.queued_octets -= sum(len(packet) for packet, _ in queue)
+        return queue
 
     def _enter(self, state: State, timeout: int | None) -> None:
         self.state = state
@@ -165,13 +180,17 @@ class Neighbor:
 
 @final
 class NeighborCache:
-    """The entries of one interface, oldest first; when there are too many the oldest that is not in use gives way."""
+    """The entries of one interface, oldest first; when there are too many the oldest that is not in use gives way.
 
-    __slots__ = ("_interface", "entries")
+    ``queued_octets`` counts the packets that wait in them.
+    """
+
+    __slots__ = ("_interface", "entries", "queued_octets")
 
     def __init__(self, interface: Interface) -> None:
         self._interface = interface
         self.entries: dict[bytes, Neighbor] = {}
+        self.queued_octets = 0
 
     def lookup(self, address: bytes) -> Neighbor:
         """Find or make the entry of an address."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 from vnet.addresses import BROADCAST
 from vnet.ports import NO_OFFLOAD, REPORT_BURST, REPORT_WINDOW
-from vnet.stack.neighbor import MAX_ENTRIES, MAX_QUEUE, State
+from vnet.stack.neighbor import MAX_ENTRIES, MAX_QUEUE, MAX_QUEUED_OCTETS, State
 from vnet.units import MINUTE, SECOND
-from vnet.wire import arp
+from vnet.wire import arp, ipv4
 
 ONE, TWO, THREE = (bytes((10, 0, 0, n)) for n in (1, 2, 3))
 MAC1, MAC2, MAC3 = (bytes((0x52, 0x54, 0, 0, 0, n)) for n in (1, 2, 3))
@@ -114,6 +116,44 @@ def test_a_neighbor_that_vanished_is_noticed_while_it_is_in_use(lan):
     assert found[0].error == "no answer"
 
 
+def test_what_waits_for_addresses_that_nobody_has_is_bounded(lan):
+    one = lan.host(1)
+    cache = one.interfaces["eth0"].neighbors
+    for number in range(200):
+        for _ in range(MAX_QUEUE + 1):
+            one.interfaces["eth0"].neighbor(bytes((10, 0, 0, 50 + number))).send(bytes(60_000), NO_OFFLOAD)
+    waiting = sum(len(packet) for entry in cache.entries.values() for packet, _ in entry._queue)
+    assert MAX_QUEUED_OCTETS - 60_000 < waiting == cache.queued_octets <= MAX_QUEUED_OCTETS
+    kept = waiting // 60_000
+    assert one.drops == {"neighbor-queue-full": 200 * (MAX_QUEUE + 1) - kept}
+    cache.entries[bytes((10, 0, 0, 50))].heard(MAC2, confirmed=True)
+    assert cache.queued_octets == waiting - MAX_QUEUE * 60_000
+    lan.run(4 * SECOND)
+    assert cache.queued_octets == 0
+    assert one.drops["no-neighbor"] == kept - MAX_QUEUE
+
+
+def test_entries_that_give_way_to_each_other_do_so_one_after_the_other(lan):
+    """The error about a packet that waited needs an entry, whose place is another's, whose packets come back, and so on."""
+    one = lan.host(1, "10.0.0.1/8")
+    interface = one.interfaces["eth0"]
+    depths = []
+    unresolved = one.on_unresolved
+
+    def watch(*args):
+        depths.append(len(inspect.stack(0)))
+        unresolved(*args)
+
+    one.on_unresolved = watch
+    for number in range(MAX_ENTRIES + 1):
+        source = bytes((10, 2)) + number.to_bytes(2, "big")
+        packet = ipv4.build(source, TWO, 17, 8) + bytes(8)
+        interface.neighbor(bytes((10, 1)) + number.to_bytes(2, "big")).send(packet, NO_OFFLOAD)
+    lan.timeline.run_until(lan.timeline.now)
+    assert len(depths) > 20, "one gave way to each error"
+    assert max(depths) == min(depths)
+
+
 def test_stations_that_claim_each_others_addresses_do_not_fill_the_event_log(lan):
     one = lan.host(1)
     moved = []
@@ -181,6 +221,7 @@ def test_link_down_forgets_the_neighbors_and_fails_what_waits(lan):
     found = results(one, THREE, timeout=10 * SECOND)
     one.interfaces["eth0"].port.set_carrier(False)
     assert one.interfaces["eth0"].neighbors.entries == {}
+    lan.run(0)
     assert [result.error for result in found] == ["host unreachable"]
     assert lan.events[-1] == ("h1", "link", {"interface": "eth0", "up": False})
 
