@@ -231,7 +231,8 @@ class UdpTable:
                 socket.on_datagram(datagram.payload, peer)
             return
         best = max(fitting, key=_specificity)
-        if best.interface is None and len(self._sockets[best.port]) == 1:
+        # what the host sends to itself is not remembered: the short way does not ask whether a source is the host's own
+        if best.interface is None and len(self._sockets[best.port]) == 1 and source not in host.local:
             if len(self.flows) >= MAX_FLOWS:
                 self.flows.clear()
             self.flows[source + destination + packet[octets : octets + 4]] = (best, peer)

@@ -11,7 +11,7 @@ from vnet.addresses import BROADCAST
 from vnet.errors import UsageError
 from vnet.stack.udp import EPHEMERAL_FIRST
 from vnet.units import SECOND
-from vnet.wire import udp
+from vnet.wire import ipv4, udp
 
 ONE, TWO, NINE = (bytes((10, 0, 0, n)) for n in (1, 2, 9))
 ANY = b"\xff\xff\xff\xff"
@@ -104,6 +104,19 @@ def test_a_port_is_taken_until_it_is_closed(pair):
     one.udp_bind(7, on_datagram=ignore)
     with pytest.raises(UsageError):
         one.udp_bind(65536, on_datagram=ignore)
+
+
+def test_what_a_host_sends_itself_opens_no_way_for_forged_frames(lan, pair):
+    one, _ = pair
+    inbox = Inbox()
+    one.udp_bind(7, on_datagram=inbox)
+    one.udp_bind(5000, on_datagram=ignore).send_to(b"own", (ONE, 7))
+    lan.run(0)
+    assert inbox == [(b"own", (ONE, 5000))]
+    datagram = udp.build(ONE, ONE, 5000, 7, b"forged")
+    lan.inject(MAC1 + MAC2 + b"\x08\x00" + ipv4.build(ONE, ONE, 17, len(datagram)) + datagram)
+    assert len(inbox) == 1
+    assert one.drops == {"ipv4-source": 1}
 
 
 def test_the_more_special_socket_gets_the_datagram(lan, pair):
