@@ -29,6 +29,8 @@ DECLINED: Final = BindingState.DECLINED
 
 MAX_CLIENT_ID: Final = 255
 """Octets of option 61: one piece on the wire. The field may be longer by RFC 3396, no client's is."""
+MAX_HOSTNAME: Final = 255
+"""Octets of option 12 that are kept: a name has no more (RFC 1035, 2.3.4), whatever RFC 3396 lets a client send."""
 
 
 class Save(NamedTuple):
@@ -353,7 +355,7 @@ class DhcpServer:
 
 def _hostname(message: Message) -> str:
     value = message.options.get(opt.HOST_NAME)
-    return opt.decode_text(value) if value else ""
+    return opt.decode_text(value[:MAX_HOSTNAME]) if value else ""
 
 
 def _dotted(address: bytes) -> str:

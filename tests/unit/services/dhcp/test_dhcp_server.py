@@ -10,7 +10,7 @@ from vnet.errors import UsageError
 from vnet.ports import REPORT_BURST
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.services.dhcp.replies import Reply
-from vnet.services.dhcp.server import DhcpServer, Probe, Save
+from vnet.services.dhcp.server import MAX_HOSTNAME, DhcpServer, Probe, Save
 from vnet.units import HOUR, MINUTE, SECOND
 from vnet.wire import dhcpv4
 from vnet.wire import dhcpv4_options as opt
@@ -158,6 +158,11 @@ def test_relayed_requests_are_answered_to_the_relay_agent(talk):
 
 def test_relays_of_other_subnets_are_not_served(talk):
     assert talk.discover(1, giaddr=bytes((10, 0, 1, 1))) is None and talk.count("other-subnet") == 1
+
+
+def test_a_host_name_is_kept_as_long_as_a_name_may_be(talk):
+    address = talk.bind(1, options={opt.HOST_NAME: b"x" * 2000})
+    assert talk.server.table.of_address(address).hostname == "x" * MAX_HOSTNAME
 
 
 def test_a_client_that_asks_for_the_wrong_address_again_and_again_does_not_fill_the_event_log(talk):
