@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, final
@@ -55,6 +57,8 @@ def capture_command(
         names = capture.ports
         click.echo(f"capturing {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}; Ctrl-C ends it", err=True)
         show = _Lines() if as_text else _Copy(out)
+        if target is None or target == "-":
+            threading.Thread(target=_end_with_reader, args=(capture,), daemon=True).start()
         try:
             show.take_all(capture)
         except KeyboardInterrupt:
@@ -114,6 +118,15 @@ class _Lines(_Taker):
     def take(self, piece: bytes) -> None:
         """Print what the piece completes."""
         click.echo("".join(line_of(packet) + "\n" for packet in self._reader.feed(piece)), nl=False)
+
+
+def _end_with_reader(capture: RemoteCapture) -> None:
+    """End a capture when nobody reads behind the pipe any more: no frame may come that would tell."""
+    with contextlib.suppress(OSError, ValueError):  # standard output may be no file at all
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors are always told
+        poll.poll()
+        capture.finish()
 
 
 @contextlib.contextmanager

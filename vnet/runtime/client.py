@@ -40,6 +40,8 @@ def find_lab(name: str, root: Path | None = None) -> LabPlace:
     running = running_labs(root)
     if name in running:
         return place_of(name, root)
+    if any(place.name == name for place in all_labs(root)):
+        raise UsageError(f"lab {name!r} is dead: it was killed; vnet down {name} removes what it left")
     near = difflib.get_close_matches(name, running, 1)
     if near:
         hint = f"did you mean {near[0]!r}?"
@@ -47,6 +49,8 @@ def find_lab(name: str, root: Path | None = None) -> LabPlace:
         hint = f"running are: {', '.join(running)}"
     else:
         hint = "none is running; vnet up FILE starts one"
+        if os.geteuid() != 0:
+            hint += ", and sudo shows those of root"
     raise UsageError(f"no lab {name!r} is running; {hint}")
 
 

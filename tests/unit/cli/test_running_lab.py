@@ -244,6 +244,17 @@ def test_ctrl_c_ends_a_capture_and_its_file_is_whole(run: Run, lab: LabThread, t
     assert pcapng.closing_statistics(data)[0][1] >= 4
 
 
+def test_a_capture_ends_with_its_reader(lab: LabThread) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vnet", "capture", "tiny", "a", "-w", "-"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert lab.lab is not None
+    assert process.stdout is not None
+    process.stdout.read(4)
+    process.stdout.close()  # no frame is under way that could tell
+    process.wait(timeout=10)
+
+
 def test_capture_of_what_is_not_there(run: Run, lab: LabThread, tmp_path: Path) -> None:
     assert "no port is called 'zzz'" in run("capture", "tiny", "zzz", "-w", tmp_path / "x").err
     assert run("capture", "tiny", "-w", tmp_path / "no" / "x").status == 2

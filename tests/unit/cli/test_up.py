@@ -155,7 +155,7 @@ def test_down_cleans_up_after_a_lab_that_was_killed(run: Run, topology: Path) ->
     process.kill()
     process.communicate()
     assert "dead" in run("ls").out
-    assert "no lab 'tiny' is running" in run("show", "tiny").err
+    assert "vnet down tiny removes what it left" in run("show", "tiny").err
     assert run("down", "tiny") == (0, "tiny: was dead; nothing of it is left\n", "")
     assert not place_of("tiny").directory.exists()
 
