@@ -299,7 +299,7 @@ def create_all(guests: Sequence[NamespaceGuest]) -> None:
     if not guests:
         return
     if os.geteuid() != 0:
-        raise HostError("namespace guests need root: run with sudo, or make them emulated")
+        raise HostError("namespace guests need root: run with sudo, or give --emulate or --simulate")
 
     def create() -> None:
         for guest in guests:
