@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from vnet.stack.icmp import PingResult
@@ -35,6 +36,11 @@ class Hop(NamedTuple):
     source: bytes | None
     rtt: Duration | None
     error: str | None = None
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """*source* for people; None if nobody answered."""
+        return None if self.source is None else IPv4Address(self.source)
 
 
 OnRoute = Callable[[list[Hop], bool], None]
