@@ -30,8 +30,6 @@ Ts = TypeVarTuple("Ts")
 MAX_DURATION: Final[Duration] = 3650 * DAY
 """A simulation that gets this far is taken to wait for something that never happens."""
 
-_FOREVER: Final = 1 << 62
-
 
 @final
 class VirtualClock(trio.abc.Clock):
@@ -80,19 +78,22 @@ class Simulation:
         while True:
             await wait_all_tasks_blocked()
             until = trio.lowlevel.current_statistics().seconds_to_next_deadline
-            head = timeline.next_instant()
             if until == math.inf:
-                if head is None:
+                if timeline.next_instant() is None:
                     raise SimulationStalled("every task waits, and nothing is left to happen in the lab")
-                end = _FOREVER
+                end = None
+            elif until > 0:
+                # one nanosecond at least, or a deadline that a float rounds down would never come; and who sleeps for 1e300
+                # seconds is told at the limit
+                end = timeline.now + max(1, math.ceil(min(until, self.limit / SECOND) * SECOND))
             else:
-                # one nanosecond at least, or a deadline that a float rounds down would never come
-                end = max(timeline.now + 1, math.ceil(timeline.now + until * SECOND)) if until > 0 else timeline.now
-            timeline.run_until(min(end, self.limit))
-            if not timeline.interrupted and end != _FOREVER:
-                timeline.now = max(timeline.now, end)
-            if timeline.now >= self.limit or (end == _FOREVER and (timeline.next_instant() or 0) > self.limit):
+                end = timeline.now
+            timeline.run_until(self.limit if end is None else min(end, self.limit))
+            if timeline.interrupted or timeline.next_instant() is None and end is None:
+                continue
+            if end is None or end > self.limit:
                 raise SimulationStalled(f"the lab clock passed {format_duration(self.limit)} and somebody still waits")
+            timeline.now = max(timeline.now, end)
 
 
 _current: Final[trio.lowlevel.RunVar[Simulation | None]] = trio.lowlevel.RunVar("vnet.simulation", default=None)

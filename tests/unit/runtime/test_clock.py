@@ -60,9 +60,24 @@ def test_deadlines_that_no_float_can_hold_still_come():
     simulate(main)
 
 
+@pytest.mark.parametrize("seconds", [1e12, 1e300])
+def test_a_sleep_beyond_all_bounds_is_a_stall(seconds):
+    with pytest.raises(SimulationStalled, match="87600h"):
+        simulate(trio.sleep, seconds)
+
+
 def test_waiting_for_nothing_is_an_error_not_a_hang():
     with pytest.raises(SimulationStalled, match="nothing is left to happen"):
         simulate(trio.sleep_forever)
+
+
+def test_waiting_after_the_last_event_is_the_same_error():
+    async def main() -> None:
+        current_simulation().timeline.at(5, lambda: None)
+        await trio.sleep_forever()
+
+    with pytest.raises(SimulationStalled, match="nothing is left to happen"):
+        simulate(main)
 
 
 def test_waiting_while_the_lab_goes_round_and_round_ends_at_the_limit():
