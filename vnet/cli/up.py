@@ -20,13 +20,14 @@ import trio
 from vnet.cli.output import print_json, print_progress
 from vnet.cli.show import print_view, rows_of
 from vnet.errors import UsageError
-from vnet.units import SECOND, Duration, format_duration, parse_duration
+from vnet.units import DAY, SECOND, Duration, format_duration, parse_duration
 
 if TYPE_CHECKING:
     from vnet.fabric.trace import Event
     from vnet.runtime.lab import Lab
 
 READY: Final = "ready"
+MOST_TIMEOUT: Final = 86_400.0
 FLUSH_INTERVAL: Final = 1.0
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -95,6 +96,8 @@ def up_command(
         raise click.UsageError("which topology file is to run? vnet up FILE")
     if detach and simulate is not None:
         raise click.UsageError("a simulated lab runs at once and ends: --detach and --simulate exclude each other")
+    if not timeout <= MOST_TIMEOUT:  # nan is not either
+        raise click.UsageError(f"--timeout is at most {MOST_TIMEOUT:.0f} seconds")
     if detach:
         return _detach(Options(file, seed, state, capture, events, timeout, emulate, as_json))
     options = Options(file, seed, state, capture, events, timeout, emulate, as_json)
@@ -105,10 +108,15 @@ def up_command(
 
 def parse_simulated(text: str) -> Duration:
     """Read the length of a simulation; raise UsageError."""
+    from vnet.runtime.clock import MAX_DURATION
+
     try:
-        return parse_duration(text)
+        duration = parse_duration(text)
     except ValueError as error:
         raise UsageError(f"--simulate: {error}") from error
+    if duration >= MAX_DURATION:
+        raise UsageError(f"--simulate: {text} is too long; the lab clock goes up to {MAX_DURATION // DAY} days")
+    return duration
 
 
 def _is_duration(text: str) -> bool:

@@ -6,6 +6,7 @@ the file is (binary, huge, nested without end), nothing else comes out.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vnet.errors import Problem, TopologyError
@@ -28,7 +29,7 @@ def parse_topology(text: str | bytes, source: str = "<text>") -> ResolvedTopolog
 def check_topology(path: str | Path) -> tuple[ResolvedTopology | None, tuple[Problem, ...]]:
     """Load a topology file; return it (None if it has errors) and everything that is wrong with it, warnings too."""
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             raw = file.read(MOST_OCTETS + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
         problems = Problems(str(path))
@@ -47,6 +48,13 @@ def check_text(text: str | bytes, source: str = "<text>") -> tuple[ResolvedTopol
     problems.places = NodePlaces(root)
     resolved = resolve_data(root.data, problems)
     return None if problems.has_error() else resolved, problems.all()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for somebody to write into a FIFO; one that nobody writes into is empty."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _or_raise(resolved: ResolvedTopology | None, problems: tuple[Problem, ...]) -> ResolvedTopology:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,30 @@ def test_an_unreadable_file_is_a_problem_of_its_own(tmp_path: Path, name: str) -
         load_topology(f"{tmp_path}/{name}")
     assert [problem.code for problem in caught.value.problems] == ["unreadable-file"]
     assert str(caught.value).startswith(f"{tmp_path}/{name}: cannot be read: ")
+
+
+def test_a_fifo_that_nobody_writes_into_is_empty_and_no_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert [problem.code for problem in check_topology(tmp_path / "fifo")[1]] == [
+        problem.code for problem in check_text("")[1]
+    ]
+
+
+def test_a_pipe_is_read_to_its_end() -> None:
+    """As a shell gives it for ``vnet check <(make-topology)``."""
+    read_end, write_end = os.pipe()
+
+    def write() -> None:
+        for part in (b"name: lab\n", b"guests: {a: }\n"):
+            os.write(write_end, part)
+        os.close(write_end)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    resolved, problems = check_topology(f"/dev/fd/{read_end}")
+    writer.join()
+    os.close(read_end)
+    assert resolved is not None and not problems
 
 
 def test_a_flood_of_problems_is_cut() -> None:
