@@ -42,6 +42,8 @@ class Nic:
     """One interface of a namespace guest, resolved; *ipv6* lets Linux make a link-local address and speak unasked."""
 
     mac: Mac
+    name: str = ""
+    """As Linux is to call it; not given: eth0, eth1, ... in the order of the NICs."""
     mtu: int = 1500
     addresses: tuple[IPv4Interface, ...] = ()
     gateway: IPv4Address | None = None
@@ -55,7 +57,7 @@ class Nic:
 
 @final
 class NamespaceGuest:
-    """A network namespace called *namespace*, with *nics* as eth0, eth1, ...
+    """A network namespace called *namespace*, with an interface for each of *nics*.
 
     Made by ``create_all``, which raises HostError where it cannot be. Then ``ports`` are there to be plugged in, ``start``
     begins to pass frames. *processes* starts programs inside; *directory* is where the guest's resolv.conf lies; *scheduler*
@@ -119,7 +121,7 @@ class NamespaceGuest:
             ) from error
         _linux.mount("/proc/thread-self/ns/net", self.path, "none", _linux.MS_BIND)
         for number, nic in enumerate(self.nics):
-            device = TapDevice(f"eth{number}")
+            device = TapDevice(self._name(number))
             self._devices.append(device)
             self._indexes.append(socket.if_nametoindex(device.name))
             self.adapters.append(TapPort(f"{self.name}:{device.name}", device, nic.mtu, self._report))
@@ -134,8 +136,8 @@ class NamespaceGuest:
         messages = [link("lo")]
         for number, nic in enumerate(self.nics):
             if not nic.ipv6 and os.path.exists("/proc/sys/net/ipv6"):
-                messages.append(quiet_ipv6(f"eth{number}"))
-            messages.append(link(f"eth{number}", mac=nic.mac, mtu=nic.mtu, queue_length=QUEUE_LENGTH))
+                messages.append(quiet_ipv6(self._name(number)))
+            messages.append(link(self._name(number), mac=nic.mac, mtu=nic.mtu, queue_length=QUEUE_LENGTH))
         for index, nic in zip(self._indexes, self.nics, strict=True):
             messages += [address(index, each) for each in nic.addresses]
         gateways = set[IPv4Address]()
@@ -204,7 +206,7 @@ class NamespaceGuest:
             gateways = self._netlink.gateways()
         return tuple(
             InterfaceState(
-                f"eth{number}",
+                self._name(number),
                 nic.mac,
                 tuple(found.get(index, ())),
                 gateways.get(index),
@@ -226,11 +228,14 @@ class NamespaceGuest:
             return lease.address.ip
         raise NoAnswer(f"{self.name} got no address by DHCP within {timeout:g} s")
 
+    def _name(self, number: int) -> str:
+        return self.nics[number].name or f"eth{number}"
+
     def _make_client(self, number: int, nic: Nic) -> NamespaceDhcp:
         assert self._scheduler is not None and self._streams is not None, "checked when the guest was made"
         index = self._indexes[number]
         client = NamespaceDhcp(
-            self.name, f"eth{number}", nic.mac, nic.mtu, self._scheduler, self._streams,
+            self.name, self._name(number), nic.mac, nic.mtu, self._scheduler, self._streams,
             lambda lease: self._use(index, lease), lambda lease: self._use(index, lease, remove=True), self._report,
         )  # fmt: skip
         self.adapters[number].on_carrier = client.set_carrier

@@ -133,5 +133,12 @@ def _nic(guest: ResolvedGuest, nic: ResolvedInterface, *, first: bool) -> Nic:
     )
     dns = tuple(server for server in guest.dns if isinstance(server, IPv4Address)) if first else ()
     return Nic(
-        mac=nic.mac, mtu=nic.mtu, addresses=addresses, gateway=gateway, routes=routes, dns=dns, dhcp=nic.dhcp == "vnet"
+        mac=nic.mac,
+        name=nic.name,
+        mtu=nic.mtu,
+        addresses=addresses,
+        gateway=gateway,
+        routes=routes,
+        dns=dns,
+        dhcp=nic.dhcp == "vnet",
     )
