@@ -32,6 +32,10 @@ READ_OCTETS: Final = HEADER_OCTETS + 18 + 65_536
 """The largest super-frame with its header, and a tag."""
 TAG_OCTETS: Final = 4
 
+_EAGER: Final = 4
+"""Wake-ups in a row that found all they were allowed to read, before more is read at a time."""
+
+
 _DEVICE_GONE: Final = frozenset({errno.EBADFD, errno.ENODEV, errno.EBADF, errno.ENXIO})
 _REASONS: Final = {
     errno.EAGAIN: "queue-full",
@@ -118,7 +122,10 @@ class TapPort:
     drops them. The descriptor stays the device's; ``stop`` only stops reading. ``on_carrier`` is told after Linux was.
     """
 
-    __slots__ = ("_carrier_shown", "_fd", "_limit", "_mtu", "_poller", "_report", "device", "drops", "on_carrier", "port")
+    __slots__ = (
+        "_burst", "_carrier_shown", "_fd", "_full_reads", "_limit", "_mtu", "_poller", "_report",
+        "device", "drops", "on_carrier", "port",
+    )  # fmt: skip
 
     def __init__(self, name: str, device: TapDevice, mtu: int = 1500, report: Report = no_report) -> None:
         self.port = Port(name, self._to_linux)
@@ -128,6 +135,8 @@ class TapPort:
         self.device = device
         self._carrier_shown = True  # as Linux has it for a device that was just opened
         self._fd = device.fd
+        self._burst = 1
+        self._full_reads = 0
         self._mtu = mtu
         self._limit = mtu + 14 + TAG_OCTETS
         self._report = report
@@ -151,10 +160,13 @@ class TapPort:
         self._fd = -1
 
     def on_readable(self) -> None:
-        """Pass on what Linux has sent, at most ``FRAMES_A_WAKE_UP`` frames."""
-        fd, send, read, plain = self._fd, self.port.send, os.read, NO_OFFLOAD
+        """Pass on what Linux has sent, at most ``FRAMES_A_WAKE_UP`` frames.
+
+        To be told that there is no more (EAGAIN) costs as much as a frame. So only as many are read as were there lately.
+        """
+        fd, send, read, plain, burst = self._fd, self.port.send, os.read, NO_OFFLOAD, self._burst
         try:
-            for _ in range(FRAMES_A_WAKE_UP):
+            for _ in range(burst):
                 data = read(fd, READ_OCTETS)
                 if data.startswith(plain):
                     send(data[10:], plain)
@@ -162,9 +174,15 @@ class TapPort:
                     # DATA_VALID alone asks for nothing
                     send(data[10:], data[:10] if data[0] & 1 or data[1] else plain)
         except BlockingIOError:
+            self._burst = 1
+            self._full_reads = 0
             return
         except OSError as error:
             self._on_read_error(error)
+            return
+        self._full_reads += 1
+        if self._full_reads >= _EAGER:
+            self._burst = FRAMES_A_WAKE_UP
 
     def _to_linux(self, frame: bytes, offload: bytes) -> None:
         if len(frame) > self._limit and self._is_oversize(offload):

@@ -89,7 +89,7 @@ class Simulation:
             else:
                 end = timeline.now
             timeline.run_until(self.limit if end is None else min(end, self.limit))
-            if timeline.interrupted or timeline.next_instant() is None and end is None:
+            if timeline.interrupted or (timeline.next_instant() is None and end is None):
                 continue
             if end is None or end > self.limit:
                 raise SimulationStalled(f"the lab clock passed {format_duration(self.limit)} and somebody still waits")

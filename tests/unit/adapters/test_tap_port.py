@@ -82,14 +82,29 @@ def test_what_linux_sends_arrives_with_its_header(rig: Rig, header: bytes, expec
     assert rig.seen[0][1] is NO_OFFLOAD or expected is not NO_OFFLOAD  # so that `is` tells a plain frame
 
 
-def test_a_wake_up_reads_a_bounded_burst(rig: Rig) -> None:
-    for number in range(FRAMES_A_WAKE_UP + 5):
+def test_a_wake_up_reads_one_frame_while_they_come_one_by_one(rig: Rig) -> None:
+    for number in range(20):
         rig.linux.send(NO_OFFLOAD + bytes((number,)) * 20)
-    rig.tap.on_readable()
-    assert len(rig.seen) == FRAMES_A_WAKE_UP
-    rig.tap.on_readable()
-    assert [frame[0] for frame, _ in rig.seen] == list(range(FRAMES_A_WAKE_UP + 5))
+        rig.tap.on_readable()
+        assert len(rig.seen) == number + 1
     rig.tap.on_readable()  # nothing more: no error
+
+
+def test_a_burst_is_read_in_growing_portions_up_to_a_bound(rig: Rig) -> None:
+    portions = []
+    sent = 0
+    for _ in range(60):
+        while sent < len(rig.seen) + 2 * FRAMES_A_WAKE_UP:  # there is always more
+            rig.linux.send(NO_OFFLOAD + sent.to_bytes(2, "big") * 10)
+            sent += 1
+        before = len(rig.seen)
+        rig.tap.on_readable()
+        portions.append(len(rig.seen) - before)
+    assert portions == sorted(portions)
+    assert portions[0] == 1 and portions[-1] == FRAMES_A_WAKE_UP
+    while len(rig.seen) < sent:
+        rig.tap.on_readable()
+    assert [int.from_bytes(frame[:2], "big") for frame, _ in rig.seen] == list(range(sent))
 
 
 @pytest.mark.parametrize("header", [NO_OFFLOAD, CSUM, SUPER])
