@@ -42,9 +42,7 @@ ELSEWHERE = LAB.replace("SUBNET", "10.78.0")
 SCRIPT = """#!/bin/sh
 case "${reason:-$1}" in
     PREINIT) ip link set eth0 up ;;
-    bound|renew|BOUND|RENEW|REBIND|REBOOT)
-        ip address flush dev eth0
-        ip address replace "${new_ip_address:-$ip}/24" dev eth0 ;;
+    bound|renew|BOUND|RENEW|REBIND|REBOOT) ip address replace "${new_ip_address:-$ip}/24" dev eth0 ;;
     deconfig|nak|EXPIRE|RELEASE|STOP|NAK) ip address flush dev eth0 ;;
 esac
 """
