@@ -237,6 +237,8 @@ async def _flush_files(lab: Lab) -> None:
 
 async def _wait_up(lab: Lab, timeout: float) -> None:
     """Wait for every guest's address, or for the end of the lab."""
+    from vnet.runtime.views import without_client
+
     waiting = [guest.name for guest in lab.guests.values() if any(each.dhcp for each in guest.interfaces())]
     if waiting:
         print_progress(f"waiting for the addresses of {', '.join(waiting[:8])}{', ...' if len(waiting) > 8 else ''}")
@@ -249,6 +251,12 @@ async def _wait_up(lab: Lab, timeout: float) -> None:
         nursery.start_soon(stop)
         await lab.wait_up(timeout)
         nursery.cancel_scope.cancel()
+    for port in without_client(lab):
+        guest, interface = port.split(":")
+        print_progress(
+            f"{port} has no address until a client of yours asks: vnet exec {lab.name} {guest} -- dhclient {interface}; "
+            "or write `dhcp: vnet` at the NIC"
+        )
 
 
 # -- detached

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from vnet.addresses import format_mac
 from vnet.errors import UsageError
@@ -17,7 +17,9 @@ from vnet.switch.vlan import VlanConfig
 from vnet.units import SECOND, Instant
 
 if TYPE_CHECKING:
+    from vnet.guests.base import Guest
     from vnet.runtime.lab import Lab
+    from vnet.topology.resolved import ResolvedInterface
 
 Row: TypeAlias = dict[str, object]
 View: TypeAlias = "Callable[[Lab], list[Row]]"
@@ -214,6 +216,23 @@ def flows(lab: Lab) -> list[Row]:
     ]
 
 
+def _own_client(lab: Lab, guest: Guest, nic: ResolvedInterface) -> str | None:
+    """Say that nobody asks for an address unless the user's own client in the namespace does."""
+    network = lab.topology.networks.get(nic.network or "")
+    waits = guest.kind == "namespace" and nic.dhcp is None and not nic.addresses
+    return "own client" if waits and network is not None and network.dhcp is not None else None
+
+
+def without_client(lab: Lab) -> list[str]:
+    """Name the interfaces (``guest:eth0``) that have no address until the user's own DHCP client gets one."""
+    return [
+        f"{row['name']}:{interface['name']}"
+        for row in guests(lab)
+        for interface in cast("list[Row]", row["interfaces"])
+        if interface["dhcp"] == "own client" and not interface["addresses"]
+    ]
+
+
 def guests(lab: Lab) -> list[Row]:
     """List the guests and their interfaces, with the addresses they have now: configured, or leased to their MAC."""
     lease_of = leased(lab)
@@ -231,7 +250,7 @@ def guests(lab: Lab) -> list[Row]:
                 "addresses": own or by_lease,
                 "gateway": str(state.gateway) if state.gateway is not None else None,
                 "state": "up" if state.up else "down",
-                "dhcp": state.dhcp or ("leased" if by_lease and not own else None),
+                "dhcp": state.dhcp or ("leased" if by_lease and not own else _own_client(lab, guest, nic)),
             })  # fmt: skip
         rows.append({"name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces})
     return rows
