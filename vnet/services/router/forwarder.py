@@ -14,6 +14,7 @@ not tracked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
@@ -140,9 +141,9 @@ class Forwarder:
                 self.drops.refuse(now, UNSOLICITED.reason, protocol, arrives, interface.name, interface.name)
                 return Fate.DROPPED
             mapping = found
-        if not self._may_be_forwarded(interface, packet):
+        if not self._may_be_forwarded(interface, packet, offload):
             return Fate.DROPPED
-        hop = self._next_hop(interface, packet, packet[16:20] if mapping is None else mapping.address)
+        hop = self._next_hop(interface, packet, offload, packet[16:20] if mapping is None else mapping.address)
         if hop is None:
             return Fate.DROPPED
         opened = self.sessions.open(
@@ -151,7 +152,7 @@ class Forwarder:
         if isinstance(opened, Refusal):
             self.drops.refuse(now, opened.reason, protocol, arrives, interface.name, hop[0].name)
             if opened.action == "reject":
-                self._reject(interface, packet, octets)
+                self._reject(interface, packet, octets, offload)
             return Fate.DROPPED
         self._send(interface, packet, octets, offload, opened, hop)
         return opened or Fate.ROUTED
@@ -173,10 +174,10 @@ class Forwarder:
             self.drops.count("icmp-unrelated")
         elif direction.ingress != interface.name or packet[16:20] != direction.arrives[4:8]:
             self.drops.count("icmp-unrelated")
-        elif self._may_be_forwarded(interface, packet):
+        elif self._may_be_forwarded(interface, packet, offload):
             translated = bytearray(packet)
             translate_error(translated, octets, direction)
-            hop = self._next_hop(interface, packet, direction.leaves[4:8])
+            hop = self._next_hop(interface, packet, offload, direction.leaves[4:8])
             if hop is not None:
                 self._send(interface, bytes(translated), octets, NO_OFFLOAD, None, hop, original=packet)
         return Fate.DROPPED  # an error is never split, so what its fragments would be is nobody's
@@ -232,7 +233,7 @@ class Forwarder:
 
     # Whether and where to
 
-    def _may_be_forwarded(self, interface: Interface, packet: bytes) -> bool:
+    def _may_be_forwarded(self, interface: Interface, packet: bytes, offload: bytes) -> bool:
         """Check addresses and TTL (RFC 1812 5.3.7, 5.3.1); say why not, and tell the sender where that is due."""
         source, destination = packet[12:16], packet[16:20]
         host = self._host
@@ -244,18 +245,20 @@ class Forwarder:
             self.drops.count("link-local")  # RFC 3927 section 7
         elif packet[8] <= 1:
             self.drops.count("ttl")
-            host.send_icmp_error(interface, packet, icmpv4.TIME_EXCEEDED, icmpv4.TTL_EXCEEDED)
+            self._tell(interface, packet, offload, icmpv4.TIME_EXCEEDED, icmpv4.TTL_EXCEEDED)
         else:
             return True
         return False
 
-    def _next_hop(self, interface: Interface, packet: bytes, destination: bytes) -> tuple[Interface, Neighbor] | None:
+    def _next_hop(
+        self, interface: Interface, packet: bytes, offload: bytes, destination: bytes
+    ) -> tuple[Interface, Neighbor] | None:
         """Find the way to *destination*, which may be a translated one; tell the sender if there is none."""
         host = self._host
         hop = host.next_hop(destination)
         if hop is None:
             self.drops.count("no-route")
-            host.send_icmp_error(interface, packet, icmpv4.UNREACHABLE, icmpv4.NET_UNREACHABLE)
+            self._tell(interface, packet, offload, icmpv4.UNREACHABLE, icmpv4.NET_UNREACHABLE)
             return None
         if destination in hop[0].broadcasts:
             self.drops.count("directed-broadcast")  # RFC 2644
@@ -271,9 +274,9 @@ class Forwarder:
         self, interface: Interface, packet: bytes, octets: int, offload: bytes, direction: Direction | None
     ) -> None:
         """Forward a packet of a known connection, or an untracked one."""
-        if not self._may_be_forwarded(interface, packet):
+        if not self._may_be_forwarded(interface, packet, offload):
             return
-        hop = self._next_hop(interface, packet, packet[16:20] if direction is None else direction.leaves[4:8])
+        hop = self._next_hop(interface, packet, offload, packet[16:20] if direction is None else direction.leaves[4:8])
         if hop is None:
             return
         if direction is not None and hop[0].name != direction.egress:
@@ -291,9 +294,8 @@ class Forwarder:
         fits = len(packet) <= egress.mtu or self._parts_fit(packet, offload, egress.mtu)
         if not fits and packet[6] & 0x40:
             self.drops.count("mtu")
-            self._host.send_icmp_error(
-                interface, original or packet, icmpv4.UNREACHABLE, icmpv4.FRAGMENTATION_NEEDED, rest=egress.mtu
-            )
+            quoted = original or packet
+            self._tell(interface, quoted, offload, icmpv4.UNREACHABLE, icmpv4.FRAGMENTATION_NEEDED, rest=egress.mtu)
             return
         first = not (packet[6] & 0x1F or packet[7])
         flags = packet[octets + 13] if packet[9] == PROTOCOL_TCP and first and len(packet) > octets + 13 else 0
@@ -338,10 +340,17 @@ class Forwarder:
         """Tell whether every frame that a super-frame stands for fits."""
         return is_super(offload) and largest_frame(bytes(HEADER_OCTETS) + packet, offload) <= mtu + HEADER_OCTETS
 
-    def _reject(self, interface: Interface, packet: bytes, octets: int) -> None:
+    def _tell(self, interface: Interface, packet: bytes, offload: bytes, kind: int, code: int, rest: int = 0) -> None:
+        """Send an ICMP error; it quotes the packet as a wire would have carried it, with its checksum."""
+        if offload != NO_OFFLOAD:
+            with suppress(WireError):  # a header that lies about its packet: quote what is there
+                packet = complete(_frame(interface, packet), offload)[0][HEADER_OCTETS:]
+        self._host.send_icmp_error(interface, packet, kind, code, rest=rest)
+
+    def _reject(self, interface: Interface, packet: bytes, octets: int, offload: bytes) -> None:
         """Tell the sender of a refused packet (RFC 1812 5.2.7.1); TCP by a reset, which ends its attempt at once."""
         if packet[9] != PROTOCOL_TCP:
-            self._host.send_icmp_error(interface, packet, icmpv4.UNREACHABLE, icmpv4.COMMUNICATION_PROHIBITED)
+            self._tell(interface, packet, offload, icmpv4.UNREACHABLE, icmpv4.COMMUNICATION_PROHIBITED)
             return
         source, destination = packet[12:16], packet[16:20]
         try:

@@ -8,6 +8,7 @@ from scapy.packet import Raw
 from vnet.ports import NO_OFFLOAD
 from vnet.services.nat.translator import NatConfig
 from vnet.units import SECOND
+from vnet.wire.checksum import ones_sum
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM, Offload, encode
 
@@ -426,3 +427,20 @@ def test_a_fragment_beyond_the_largest_packet_is_not_cut_again(nat: NatConfig | 
     lab.run()
     assert lab.router.drops == {"fragment-malformed": 1}
     assert not lab.seen["web"]
+
+
+@pytest.mark.parametrize("nat", [None, NAT])
+@pytest.mark.parametrize("transport", [UDP(sport=1, dport=33434), TCP(sport=1, dport=80, flags="S")])
+def test_an_error_quotes_the_packet_as_a_wire_would_have_carried_it(nat: NatConfig | None, transport: UDP | TCP):
+    """A guest that leaves checksums to its NIC sends half of one, which Wireshark would call bad in the quote."""
+    lab, pc, *_ = plain_lab(nat=nat)
+    warm(lab, pc, WEB)
+    packet = bytes(IP(src=PC, dst=PEER, ttl=1) / transport / Raw(b"x" * 30))
+    at = 6 if isinstance(transport, UDP) else 16
+    half = ones_sum(packet[12:20] + bytes((0, packet[9], 0, len(packet) - 20))).to_bytes(2, "big")
+    pending = packet[: 20 + at] + half + packet[22 + at :]
+    frame_to(lab.router, "office", pending, encode(Offload(NEEDS_CSUM, 0, 0, 0, 34, at)))
+    lab.run()
+    (error,) = ipv4_seen(lab, "pc")
+    assert (error[ICMP].type, is_right(error)) == (11, True)
+    assert bytes(error[ICMP].payload) == packet
