@@ -222,6 +222,9 @@ class UdpTable:
         ]
         if not fitting:
             host.drop("udp-port")
+            if trusted and packet[octets + 6] | packet[octets + 7]:  # perhaps pending: quote it as a wire would carry it
+                ports = datagram.source_port, datagram.destination_port
+                packet = packet[:octets] + udp.build(source, destination, *ports, datagram.payload)
             host.icmp.send_error(interface, packet, icmpv4.UNREACHABLE, icmpv4.PORT_UNREACHABLE, group=group)
             return
         host.delivered += 1

@@ -196,6 +196,16 @@ def test_errors_come_to_the_socket_that_sent(lan, pair):
     assert told == [(5001, (TWO, 7), "port unreachable"), (5000, (NINE, 7), "host unreachable")]
 
 
+def test_a_refused_datagram_is_quoted_as_a_wire_would_have_carried_it(lan, pair):
+    one, _ = pair
+    socket = one.udp_bind(5000, on_datagram=ignore)
+    for payload in (b"", b"odd", bytes(100)):
+        socket.send_to(payload, (TWO, 7))
+        lan.run(0)
+        sent, refusal = (frame for frame in lan.hub.take() if frame[12:14] == b"\x08\x00")
+        assert refusal[23] == 1 and refusal[42:] == sent[14:]
+
+
 def test_what_cannot_be_sent_is_said(lan, pair):
     one, _ = pair
     socket = one.udp_bind(on_datagram=ignore)
