@@ -115,7 +115,7 @@ def test_tcp_there_and_back(source_port, port, payload, sequence, window, option
 def test_used_up_ports_and_limits_are_refused_counted_and_reported():
     lab = Tapped()
     events = []
-    lab.router._log._report = lambda kind, **fields: events.append(fields["reason"])
+    lab.router._log._limit._report = lambda kind, **fields: events.append(fields["reason"])
 
     def knock(port: int, host: int = 16) -> None:
         guest = GUEST[:3] + bytes((host,))
