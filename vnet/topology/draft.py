@@ -8,7 +8,7 @@ from typing import final
 
 from vnet.topology.addressing import MacAllotter
 from vnet.topology.model import Topology
-from vnet.topology.problems import Path, Problems, suggestion
+from vnet.topology.problems import Path, Problems, nearest, suggestion
 from vnet.topology.profiles import Profile
 from vnet.topology.reading import Reader
 from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedInterface
@@ -58,12 +58,14 @@ class Draft:
             on_network.setdefault(static.node, static.address.ip)
 
     def network(self, name: str, path: Path, *, key: bool = False) -> str | None:
-        """Check a reference to a network."""
+        """Check a reference to a network; after a typing mistake return the network that was probably meant."""
         if name in self.model.networks:
             return name
+        if self.problems.blamed(("networks",)):
+            return None
         text = f"there is no network {name!r}; {suggestion(name, list(self.model.networks))}"
         self.problems.error("unknown-network", path, text, key=key)
-        return None
+        return nearest(name, self.model.networks)
 
     def has_dhcp(self, network: str) -> bool:
         """Tell whether the network has a DHCP server."""

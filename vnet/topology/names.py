@@ -64,7 +64,7 @@ def _check_namespaces(model: Topology, problems: Problems) -> None:
             continue
         path: Path = ("guests", name, "namespace")
         if guest.kind != "namespace":
-            if guest.namespace is not None:
+            if guest.namespace is not None and not problems.blamed(("guests", name, "kind")):
                 text = f"guest {name!r} is {guest.kind}, so it has no namespace; add kind: namespace"
                 problems.error("bad-namespace", path, text, key=True)
             continue

@@ -105,14 +105,13 @@ def _attached(
     """Check that a network is one of the router's."""
     if name in attached:
         return name
-    if draft.network(name, place) is not None and name not in (_interfaces(draft, router)):
+    network = draft.network(name, place)
+    if network in attached:
+        return network
+    if network == name and not draft.problems.within(("routers", router, "interfaces")):
         text = f"router {router!r} has no interface on {name!r}{hint}; {suggestion(name, list(attached))}"
         draft.problems.error("not-attached", place, text)
     return None
-
-
-def _interfaces(draft: Draft, router: str) -> list[str]:
-    return list(draft.model.routers[router].interfaces)
 
 
 def _forward(draft: Draft, model: Forward, path: Path) -> ResolvedForward | None:
@@ -129,14 +128,15 @@ def _forward(draft: Draft, model: Forward, path: Path) -> ResolvedForward | None
     address: IPv4Address | None
     if host in draft.model.guests:
         address = next((a for a in draft.guest_addresses(host) if isinstance(a, IPv4Address)), None)
-        if address is None:
+        if address is None and not draft.problems.within(("guests", host)):
             text = f"guest {host!r} has no fixed IPv4 address; give it a static one or a DHCP reservation"
             draft.problems.error("forward-target", (*path, "to"), text)
     elif host[:1].isdigit() or ":" in host:
         address = draft.reader.address4(host, (*path, "to"))
     else:
-        text = f"there is no guest {host!r}; {suggestion(host, list(draft.model.guests))}"
-        draft.problems.error("unknown-guest", (*path, "to"), text)
+        if not draft.problems.blamed(("guests",)):
+            text = f"there is no guest {host!r}; {suggestion(host, list(draft.model.guests))}"
+            draft.problems.error("unknown-guest", (*path, "to"), text)
         address = None
     if address is None or not port:
         return None
@@ -191,7 +191,7 @@ def _rule(draft: Draft, router: str, rule: Rule, path: Path, interfaces: Sequenc
         )
         return tuple(prefix for place, text in pairs for prefix in _prefixes(draft, text, place))
 
-    if rule.port is not None and rule.protocol not in ("tcp", "udp"):
+    if rule.port is not None and rule.protocol not in ("tcp", "udp") and not draft.problems.blamed((*path, "protocol")):
         text = f"only tcp and udp have ports, and the protocol here is {rule.protocol}; add protocol: tcp or udp"
         draft.problems.error("bad-rule", (*path, "port"), text, key=True)
     return ResolvedRule(
@@ -214,7 +214,7 @@ def list_of(value: str | list[str] | None) -> list[str]:
 def _prefixes(draft: Draft, text: str, place: Path) -> list[Network]:
     if text in draft.model.guests:
         addresses = draft.guest_addresses(text)
-        if not addresses:
+        if not addresses and not draft.problems.within(("guests", text)):
             wrong = f"guest {text!r} has no fixed address; give it a static one or a DHCP reservation"
             draft.problems.error("bad-rule", place, wrong)
         return [prefix for address in addresses if (prefix := draft.reader.prefix(str(address), place)) is not None]

@@ -66,13 +66,36 @@ def suggestion(wrong: str, known: Sequence[str]) -> str:
 
 @final
 class Problems:
-    """Collects problems; each culprit is blamed for the same thing once."""
+    """Collects problems; each culprit is blamed for the same thing once.
+
+    What only follows from a mistake that was noted already would send people to the wrong line; whoever is about to
+    complain of it asks ``blamed`` or ``within`` first.
+    """
 
     def __init__(self, file: str | None = None, places: Places | None = None) -> None:
         self.file = file
         self.places = places
         self.overflow = 0
         self._found: dict[tuple[str, str, str], Problem] = {}
+        self._typed: dict[Path, str] = {}
+        self._blamed: set[Path] = set()
+        self._within: set[Path] = set()
+
+    def rename(self, path: Path, typed: str) -> None:
+        """Say that the last key of *path* was meant where *typed* stands; problems are placed there."""
+        self._typed[path] = typed
+
+    def blame(self, path: Path) -> None:
+        """Say that the value at *path* could not be used, so that nothing is known of what it was meant to be."""
+        self._blamed.add(path)
+
+    def blamed(self, path: Path) -> bool:
+        """Tell whether the value at *path* could not be used."""
+        return path in self._blamed
+
+    def within(self, path: Path) -> bool:
+        """Tell whether an error was noted at *path* or beneath it."""
+        return path in self._within
 
     def error(self, code: str, path: Path, text: str, *, key: bool = False) -> None:
         """Note something that keeps the topology from being built; *key* blames the key rather than its value."""
@@ -102,6 +125,9 @@ class Problems:
         return tuple(found)
 
     def _add(self, severity: Literal["error", "warning"], code: str, path: Path, text: str, key: bool) -> None:
+        if severity == "error":
+            self._within.update(path[:steps] for steps in range(len(path) + 1))
+        path = self._as_typed(path)
         where = format_path(path)
         if (code, where, text) in self._found:
             return
@@ -112,3 +138,8 @@ class Problems:
         self._found[code, where, text] = Problem(
             code=code, severity=severity, text=text, where=where, file=self.file, line=line, column=column
         )
+
+    def _as_typed(self, path: Path) -> Path:
+        if not self._typed:
+            return path
+        return tuple(self._typed.get(path[: index + 1], step) for index, step in enumerate(path))

@@ -156,15 +156,16 @@ def _addresses(
 
 def _router_interfaces(draft: Draft, name: str, model: Router) -> tuple[ResolvedInterface, ...]:
     interfaces: list[ResolvedInterface] = []
-    for network, given in model.interfaces.items():
-        path: Path = ("routers", name, "interfaces", network)
+    for typed, given in model.interfaces.items():
+        path: Path = ("routers", name, "interfaces", typed)
+        network = draft.network(typed, path, key=True)
         full = given if isinstance(given, RouterInterface) else RouterInterface(address=given)
         address_path = (*path, "address") if isinstance(given, RouterInterface) else path
-        addresses = _addresses(draft, full.address, network, name, network, address_path, router=True)
+        addresses = _addresses(draft, full.address, network, name, network or typed, address_path, router=True)
         cable = draft.reader.impairment(full, path)
         mtu = draft.reader.whole(full.mtu, (*path, "mtu"), SMALLEST_MTU, LARGEST_MTU, MTU)
         switch = draft.wiring.find((full.switch, (*path, "switch")), (model.switch, ("routers", name, "switch")))
-        if draft.network(network, path, key=True) is None:
+        if network is None or (name, network) in draft.interfaces:
             continue
         if not full.address:
             draft.problems.error("missing-address", path, f"router {name!r} needs an address on {network!r}")

@@ -145,11 +145,15 @@ def _client(draft: Draft, network: str, key: str, place: Path) -> Mac | None:
         for (node, _), interface in draft.interfaces.items():
             if node == key and interface.network == network:
                 return interface.mac
+        if draft.problems.within(("guests", key)):
+            return None  # what became of its NIC was said there
         text = f"guest {key!r} has no NIC on network {network!r}; give it one or reserve by MAC address"
         draft.problems.error("bad-reservation", place, text, key=True)
         return None
     if key.count(":") == 5 or key.count("-") == 5:
         return draft.reader.mac(key, place)
+    if draft.problems.blamed(("guests",)):
+        return None
     text = f"{key!r} is neither a guest nor a MAC address; {suggestion(key, list(draft.model.guests))}"
     draft.problems.error("unknown-guest", place, text, key=True)
     return None

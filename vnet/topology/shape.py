@@ -3,6 +3,8 @@
 ``msgspec.convert`` stops at the first mistake and knows no places, so the model's types (as msgspec sees them) are walked
 here.
 What cannot be used is left out after its problem was noted, and the rest goes on to ``resolve``: one run reports all.
+A key or word that is nearly right is taken for the right one, so that only the typing mistake is reported and not what
+would follow from it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from vnet.topology.model import Topology
-from vnet.topology.problems import Path, Problems, suggestion
+from vnet.topology.problems import Path, Problems, nearest, suggestion
 
 T = TypeVar("T")
 
@@ -106,7 +108,27 @@ def _shape(data: object, kind: inspect.Type, path: Path, problems: Problems) -> 
             case _:
                 pass
     _mismatch(data, kinds, path, problems, _wanted(kind))
-    return _BAD
+    problems.blame(path)
+    meant = nearest(data, _words(kinds)) if isinstance(data, str) else None
+    return _BAD if meant is None else meant
+
+
+def _accepts(data: object, kind: inspect.Type) -> bool:
+    """Tell whether a value is roughly of a kind: a mapping, a list, or something simple."""
+
+    def rough(alternative: inspect.Type) -> str:
+        match alternative:
+            case inspect.ListType():
+                return "list"
+            case inspect.StructType() | inspect.DictType():
+                return "mapping"
+            case _:
+                return "simple"
+
+    found = (
+        "list" if isinstance(data, list | tuple) else "mapping" if isinstance(data, Mapping | msgspec.Struct) else "simple"
+    )
+    return found in {rough(each) for each in _kinds(kind) if not isinstance(each, inspect.NoneType)}
 
 
 def _list(data: list[object] | tuple[object, ...], kind: inspect.ListType, path: Path, problems: Problems) -> object:
@@ -138,6 +160,7 @@ def _struct(data: object, kind: inspect.StructType, path: Path, problems: Proble
         _mismatch(data, (kind,), path, problems)
         return _BAD
     known = [field.encode_name for field in kind.fields]
+    meant = _misspelt(data, kind, path, problems)
     for key in data:
         if key not in known:
             text = f"{key!r} is not a key of {_name(kind)}; {suggestion(str(key), known)}"
@@ -145,7 +168,7 @@ def _struct(data: object, kind: inspect.StructType, path: Path, problems: Proble
     arguments: dict[str, object] = {}
     complete = True
     for field in kind.fields:
-        given = data.get(field.encode_name)
+        given = data.get(meant.get(field.encode_name, field.encode_name))
         if given is None:  # `key:` with nothing behind it is as good as no key
             if field.required:
                 problems.error("missing-key", path, f"{_name(kind)} needs {field.encode_name!r}")
@@ -160,6 +183,23 @@ def _struct(data: object, kind: inspect.StructType, path: Path, problems: Proble
         arguments.setdefault("name", "lab")
         complete = True
     return kind.cls(**arguments) if complete else _BAD
+
+
+def _misspelt(data: Mapping[object, object], kind: inspect.StructType, path: Path, problems: Problems) -> dict[str, object]:
+    """Find the keys that are not there and those that stand for them; whole sections that have no such are blamed."""
+    fields = {field.encode_name: field.type for field in kind.fields}
+    meant: dict[str, object] = {}
+    for key in data:
+        if key in fields:
+            continue
+        match = nearest(str(key), fields)
+        if match is not None and match not in meant and data.get(match) is None and _accepts(data[key], fields[match]):
+            meant[match] = key
+            problems.rename((*path, match), str(key))
+        elif kind.cls is Topology and isinstance(data[key], Mapping | list):
+            for missing in fields.keys() - data.keys():
+                problems.blame((missing,))
+    return meant
 
 
 _NAMES: Final[Mapping[str, str]] = {
@@ -185,8 +225,12 @@ def _wanted(kind: inspect.Type) -> str:
     return ""
 
 
+def _words(kinds: _Kinds) -> list[str]:
+    return [str(value) for kind in kinds if isinstance(kind, inspect.LiteralType) for value in kind.values]
+
+
 def _mismatch(data: object, kinds: _Kinds, path: Path, problems: Problems, wanted: str = "") -> None:
-    words = [str(value) for kind in kinds if isinstance(kind, inspect.LiteralType) for value in kind.values]
+    words = _words(kinds)
     if isinstance(data, str) and words:
         others = [_expected(kind) for kind in kinds if not isinstance(kind, inspect.LiteralType | inspect.NoneType)]
         choice = " or ".join([", ".join(words), *others])

@@ -197,6 +197,8 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
             hops: list[tuple[Address | None, Path]] = [
                 (route.via, (section, name, "routes", index, "via")) for index, route in enumerate(node.routes)
             ]
+            if draft.problems.within((section, name, "interfaces" if section == "routers" else "nics")):
+                continue  # without its right address a node reaches nothing; the address is what has to be mended
             if section == "routers":
                 hops.append((resolved.routers[name].default_gateway, (section, name, "default_gateway")))
             else:
@@ -246,7 +248,8 @@ def _check_somebody(
     draft: Draft, resolved: ResolvedTopology, network: str, hop: Address, holders: set[tuple[str, Address]], place: Path
 ) -> None:
     """Warn of a next hop that nobody has: on an internal network nobody ever will (unless a guest takes it by itself)."""
-    if (network, hop) not in holders and not resolved.networks[network].open_end:
+    misread = draft.problems.within(("routers",)) or draft.problems.within(("guests",))  # perhaps it was somebody's
+    if (network, hop) not in holders and not misread and not resolved.networks[network].open_end:
         text = f"nobody on network {network!r} has the address {hop}; packets sent there get lost"
         draft.problems.warning("missing-gateway", place, text)
 
@@ -290,7 +293,7 @@ def profile_limits(draft: Draft, resolved: ResolvedTopology) -> None:
 
 def nothing_to_run(draft: Draft, resolved: ResolvedTopology) -> None:
     """A lab has somebody in it."""
-    if not draft.model.guests and not draft.model.routers:
+    if not draft.model.guests and not draft.model.routers and not draft.problems.blamed(("guests",)):
         text = "there are no guests; add some, such as guests: {pc: {nics: [lan]}}"
         draft.problems.warning("no-guests", (), text)
 

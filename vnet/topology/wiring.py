@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, final
 
 from vnet.topology.model import Link, Switch, Topology
-from vnet.topology.problems import Path, Problems, suggestion
+from vnet.topology.problems import Path, Problems, nearest, suggestion
 from vnet.topology.reading import Reader
 from vnet.topology.resolved import (
     ALL_VLANS,
@@ -81,11 +81,15 @@ class Wiring:
                 continue
             if name in self.models:
                 return name
-            self.problems.error(
-                "unknown-switch", path, f"there is no switch {name!r}; {suggestion(name, list(self.models))}"
-            )
-            break
+            return self._meant(name, path) or self.default
         return self.default
+
+    def _meant(self, name: str, path: Path) -> str | None:
+        """Note that there is no such switch; return the one that was probably meant."""
+        if self.problems.blamed(("switches",)):
+            return None
+        self.problems.error("unknown-switch", path, f"there is no switch {name!r}; {suggestion(name, list(self.models))}")
+        return nearest(name, self.models)
 
     def plug(self, switch: str, peer: Peer, node: str, interface: str, vlans: PortVlans, *, name: str = "") -> PortRef:
         """Take the switch's next port."""
@@ -137,7 +141,7 @@ class Wiring:
     def _not_a_vlan(self, value: int | str, path: Path) -> None:
         if isinstance(value, int) or value.strip().isdigit():
             self.problems.error("bad-vlan", path, f"{value} is not a VLAN number; write one from 1 to 4094")
-        else:
+        elif not self.problems.blamed(("networks",)):
             text = f"{value!r} is neither a VLAN number nor a network; {suggestion(value, list(self.vids))}"
             self.problems.error("unknown-network", path, text)
 
@@ -177,8 +181,7 @@ class Wiring:
         good = True
         for end, name in enumerate(link.between):
             if name not in self.models:
-                text = f"there is no switch {name!r}; {suggestion(name, list(self.models))}"
-                self.problems.error("unknown-switch", (*path, "between", end), text)
+                self._meant(name, (*path, "between", end))
                 good = False
         a, b = link.between
         if a == b:
