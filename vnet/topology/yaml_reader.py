@@ -40,6 +40,8 @@ _FITS: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "null": (type(None),),
 }  # fmt: skip
 
+_BRACKETS: Final = {"while parsing a flow mapping": "the closing }", "while parsing a flow sequence": "the closing ]"}
+
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -91,14 +93,33 @@ def read_yaml(raw: str | bytes, problems: Problems) -> Node | None:
         return None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = " ".join(part for part in (error.context, error.problem) if part) or "cannot be parsed"
         line, column = _place(mark)
-        tab = re.match(r"[ ]*\t", text.split("\n")[line - 1] if line <= text.count("\n") + 1 else "")
-        hint = "; indent with spaces, not with tabs" if tab else ""
-        problems.at_place("yaml-syntax", f"this is not YAML: {what}{hint}", line, column)
+        problems.at_place("yaml-syntax", _in_words(error, text, line), line, column)
     except (yaml.YAMLError, ValueError, UnicodeError) as error:
         problems.at_place("yaml-syntax", f"this is not YAML: {error}")
     return None
+
+
+def _in_words(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
+    """Say what the parser complains of; its own words are about its grammar, and differ between PyYAML's two parsers."""
+    lines = text.split("\n")
+    if re.match(r"[ ]*\t", lines[line - 1] if line <= len(lines) else ""):
+        return "a tab is not allowed here; indent with spaces, not with tabs"
+    context, problem = error.context or "", error.problem or "cannot be parsed"
+    since = f" (it began in line {error.context_mark.line + 1})" if error.context_mark is not None else ""
+    if context == "while parsing a block mapping" or "document start" in problem:
+        return "this line belongs to nothing above it; indent it like its neighbours"
+    if context == "while parsing a block collection":
+        return "this line is no item of the list above it; begin it with - or indent it like its neighbours"
+    if problem.startswith("mapping values are not allowed"):
+        return "a second ':' in one value; indent the line like its neighbours, or put the value in quotes"
+    if context == "while scanning a simple key":
+        return "a word without ':' before this line; write key: value, and indent it like its neighbours"
+    if context in _BRACKETS:
+        return f"a comma or {_BRACKETS[context]} is missing before this{since}"
+    if context == "while scanning a quoted scalar" and "end of stream" in problem:
+        return f"the quotes are never closed{since}"
+    return f"this is not YAML: {context} {problem}".replace(":  ", ": ")
 
 
 def _decode(raw: str | bytes, problems: Problems) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vnet.errors import TopologyError
 from vnet.topology import check_text, check_topology, load_topology
@@ -103,6 +105,51 @@ def test_any_file_is_refused_in_words(raw: bytes, code: str, place: tuple[int, i
     assert problems[0].code == code
     if place is not None:
         assert (problems[0].line, problems[0].column) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("a:\n  b: {}\n c: {}\n", 3,
+         "this line belongs to nothing above it; indent it like its neighbours"),
+        ("a:\n  b: {}\n    c: {}\n", 3, "this line belongs to nothing above it"),
+        ("  a: b\nc: {}\n", 2, "this line belongs to nothing above it; indent it like its neighbours"),
+        ("name: lab\n networks: {}\n", 2, "a second ':' in one value; indent the line like its neighbours"),
+        ("a:\n  - b\n  c: d\n", 3, "this line is no item of the list above it"),
+        ("a:\n  b: c\n  word\n  d: e\n", 4, "a word without ':' before this line; write key: value"),
+        ("a: {b: c\nd: {}\n", 2, "a comma or the closing } is missing before this (it began in line 1)"),
+        ("a: [b\n", 2, "a comma or the closing ] is missing before this (it began in line 1)"),
+        ("a: 'b\nc: d\n", 3, "the quotes are never closed (it began in line 1)"),
+        ("a: @b\n", 1, "this is not YAML: while scanning for the next token found character"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+def test_syntax_errors_are_said_in_plain_words(
+    text: str, line: int, words: str, loader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vnet.topology.yaml_reader._LOADER", getattr(yaml, loader))
+    resolved, (problem,) = check_text(text)
+    assert resolved is None
+    assert (problem.code, problem.line) == ("yaml-syntax", line)
+    assert problem.text.startswith(words)
+
+
+@pytest.mark.parametrize("ends", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_from_windows_is_read_like_any_other(tmp_path: Path, ends: bytes, mark: bytes) -> None:
+    shipped = Path(__file__).parents[3] / "topologies" / "office-in-a-box.yaml"
+    path = tmp_path / "lab.yaml"
+    path.write_bytes(mark + shipped.read_bytes().replace(b"\n", ends))
+    resolved, problems = check_topology(path)
+    assert resolved is not None and problems == ()
+    assert replace(resolved, source=str(shipped)) == load_topology(shipped)
+    path.write_bytes(mark + ends.join([b"name: lab", b"notes: |", b"  one", b"  two", b"guests: {a: {nic: []}}"]))
+    (problem,) = check_topology(path)[1]
+    assert (problem.code, problem.line, problem.column) == ("unknown-key", 5, 14)
+    path.write_bytes(
+        mark + b"# no line has anything on it but this one" + ends + b"name: lab" + ends + b"guests: {a: }" + ends
+    )
+    assert check_topology(path)[1] == ()
 
 
 def test_a_byte_order_mark_is_no_mistake() -> None:
