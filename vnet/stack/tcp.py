@@ -103,19 +103,9 @@ class ClosedTcp:
 
     def _refuse(self, segment: Tcp, source: bytes, destination: bytes) -> None:
         """Answer a segment for a connection that is not there (RFC 9293, 3.10.7.1)."""
-        if segment.flags & RST:
-            return
-        if segment.flags & ACK:
-            answer = Tcp(
-                source_port=segment.destination_port, destination_port=segment.source_port,
-                sequence=segment.acknowledgment, flags=RST,
-            )  # fmt: skip
-        else:
-            answer = Tcp(
-                source_port=segment.destination_port, destination_port=segment.source_port, sequence=0,
-                acknowledgment=(segment.sequence + segment.length) % _MODULUS, flags=RST | ACK,
-            )  # fmt: skip
-        self._host.send_ipv4(source, PROTOCOL_TCP, answer.encode(destination, source), source=destination)
+        answer = tcp.reset_answering(segment)
+        if answer is not None:
+            self._host.send_ipv4(source, PROTOCOL_TCP, answer.encode(destination, source), source=destination)
 
     def error(self, quoted: bytes, octets: int, error: IcmpError) -> bool:
         """Take an ICMP error about a probe."""

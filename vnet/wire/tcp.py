@@ -67,3 +67,16 @@ def decode(segment: bytes, source: bytes, destination: bytes, *, verify: bool = 
         source_port=source_port, destination_port=destination_port, sequence=sequence, acknowledgment=acknowledgment,
         flags=flags, window=window, urgent=urgent, options=segment[HEADER_OCTETS:octets], payload=segment[octets:],
     )  # fmt: skip
+
+
+def reset_answering(segment: Tcp) -> Tcp | None:
+    """Make the reset that a segment without a connection gets (RFC 9293, 3.10.7.1); None if it is a reset itself."""
+    if segment.flags & RST:
+        return None
+    acknowledges = bool(segment.flags & ACK)
+    return Tcp(
+        source_port=segment.destination_port, destination_port=segment.source_port,
+        sequence=segment.acknowledgment if acknowledges else 0,
+        acknowledgment=0 if acknowledges else (segment.sequence + segment.length) & 0xFFFFFFFF,
+        flags=RST if acknowledges else RST | ACK,
+    )  # fmt: skip

@@ -32,8 +32,8 @@ from vnet.wire.checksum import update
 from vnet.wire.ethernet import ETHERTYPE_IPV4, HEADER_OCTETS
 from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from vnet.wire.segmentation import complete, largest_frame
-from vnet.wire.tcp import ACK, RST, Tcp
 from vnet.wire.tcp import decode as decode_tcp
+from vnet.wire.tcp import reset_answering
 from vnet.wire.virtio_net import NEEDS_CSUM, is_super
 
 if TYPE_CHECKING:
@@ -357,15 +357,9 @@ class Forwarder:
             segment = decode_tcp(packet[octets:], source, destination, verify=False)
         except WireError:
             return
-        if segment.flags & RST:
-            return
-        reset = Tcp(
-            source_port=segment.destination_port, destination_port=segment.source_port,
-            sequence=segment.acknowledgment if segment.flags & ACK else 0,
-            acknowledgment=0 if segment.flags & ACK else (segment.sequence + segment.length) & 0xFFFFFFFF,
-            flags=RST if segment.flags & ACK else RST | ACK,
-        )  # fmt: skip
-        self._host.send_ipv4(source, PROTOCOL_TCP, reset.encode(destination, source), source=destination)
+        reset = reset_answering(segment)
+        if reset is not None:
+            self._host.send_ipv4(source, PROTOCOL_TCP, reset.encode(destination, source), source=destination)
 
     def unresolved(self, egress: Interface, packet: bytes) -> None:
         """Tell the sender of a packet that its next hop, or the destination itself, does not answer.
