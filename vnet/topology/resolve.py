@@ -20,7 +20,7 @@ from vnet.topology.model import Adapter, Guest, Nic, Route, Router, RouterInterf
 from vnet.topology.model import Network as NetworkModel
 from vnet.topology.names import check_names
 from vnet.topology.policies import resolve_firewall, resolve_nat
-from vnet.topology.problems import Path, Problems
+from vnet.topology.problems import Path, Problems, format_path
 from vnet.topology.profiles import PROFILES
 from vnet.topology.reading import Reader
 from vnet.topology.resolved import (
@@ -331,6 +331,10 @@ def _nic_vlans(draft: Draft, nic: Nic, path: Path, place: Path) -> tuple[PortVla
 def _dhcp(draft: Draft, guest: Guest, nic: Nic, network: str | None, path: Path) -> Literal["client", "vnet"] | None:
     if nic.dhcp and nic.address:
         text = "the NIC has a static address already; remove address or dhcp"
+        if network is not None:
+            place = format_path(("networks", network, "dhcp", "reservations"))
+            first = nic.address if isinstance(nic.address, str) else nic.address[0]
+            text += f"; for a reservation write {place}: {{{path[1]}: {first.partition('/')[0].strip()}}}"
         draft.problems.error("bad-nic", (*path, "dhcp"), text, key=True)
         return None
     if nic.dhcp and network is None:
