@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,41 +10,50 @@ import click
 
 from vnet.addresses import format_mac
 from vnet.cli.output import print_json, print_table
-from vnet.topology import ResolvedTopology, check_topology
+from vnet.errors import UsageError
+from vnet.topology import ResolvedTopology, check_text, check_topology
 from vnet.topology.describe import address_text, cable_text, vlans_text
 from vnet.topology.resolved import ALL_VLANS
+from vnet.topology.yaml_reader import MOST_OCTETS
 
 FILE = click.Path(path_type=Path)
+STANDARD_INPUT = Path("-")
+"""How programs that read files are told to read what is piped into them; a file of this name is ./- there."""
 
 
 @click.command("check")
 @click.argument("file", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print problems and the resolved topology as JSON.")
 def check_command(file: Path, as_json: bool) -> int:
-    """Validate a topology FILE: print its networks, VLANs and addresses, and every mistake with its line.
+    """Validate a topology FILE (- is standard input): print networks, VLANs and addresses, and every mistake with its line.
 
     \b
     vnet check topologies/infrastructure-in-a-box.yaml
     vnet check lab.yaml --json | jq '.problems[].text'
+    make-topology | vnet check -
 
     The exit status is 0 if a lab can be made of it (perhaps with warnings), 1 if not.
     """
-    resolved, problems = check_topology(file)
+    name = "<stdin>" if file == STANDARD_INPUT else str(file)
+    if file == STANDARD_INPUT:
+        if sys.stdin is None:  # it was closed before we began
+            raise UsageError("standard input is closed; pipe a topology in, or name a file")
+        resolved, problems = check_text(sys.stdin.buffer.read(MOST_OCTETS + 1), name)
+    else:
+        resolved, problems = check_topology(file)
     if as_json:
         summary = describe_topology(resolved) if resolved is not None else {}
-        print_json(
-            {"file": str(file), "ok": resolved is not None, "problems": [asdict(each) for each in problems], **summary}
-        )
+        print_json({"file": name, "ok": resolved is not None, "problems": [asdict(each) for each in problems], **summary})
         return 0 if resolved is not None else 1
     for problem in problems:
         click.echo(str(problem))
     if resolved is None:
         count = sum(problem.severity == "error" for problem in problems)
-        click.echo(f"{file}: {count} error{'s' if count != 1 else ''}")
+        click.echo(f"{name}: {count} error{'s' if count != 1 else ''}")
         return 1
     print_topology(resolved)
     warnings = f", {len(problems)} warning{'s' if len(problems) != 1 else ''}" if problems else ""
-    click.echo(f"{file}: ok{warnings}")
+    click.echo(f"{name}: ok{warnings}")
     return 0
 
 

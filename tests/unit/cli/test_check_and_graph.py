@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,22 @@ def test_a_file_that_is_not_there(run: Run, tmp_path: Path) -> None:
     assert run("check", path) == (1, f"{path}: cannot be read: No such file or directory\n{path}: 1 error\n", "")
     assert run("graph", path) == (1, "", f"{path}: cannot be read: No such file or directory\n")
     assert run("check", tmp_path).status == 1
+
+
+def test_check_reads_standard_input(run: Run, topology: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pipe(text: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(text)))
+
+    pipe(topology.read_bytes())
+    assert run("check", "-") == (0, f"{CHECKED}\n<stdin>: ok\n", "")
+    pipe(b"name: lab\r\nguests: {a: {nic: []}}\r\n")
+    status, out, err = run("check", "-")
+    assert (status, err) == (1, "")
+    assert out.splitlines() == ["<stdin>:2:14: 'nic' is not a key of a guest; did you mean 'nics'?", "<stdin>: 1 error"]
+    pipe(b"\xff")
+    assert json.loads(run("check", "-", "--json").out)["file"] == "<stdin>"
+    monkeypatch.setattr("sys.stdin", None)
+    assert run("check", "-") == (2, "", "vnet: standard input is closed; pipe a topology in, or name a file\n")
 
 
 def test_check_as_json(run: Run, topology: Path) -> None:
