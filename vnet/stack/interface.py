@@ -83,10 +83,6 @@ class Interface:
         """Send a plain frame as it is."""
         self.port.send(frame, NO_OFFLOAD)
 
-    def send_frame_to(self, neighbor: bytes, packet: bytes, offload: bytes) -> None:
-        """Send an IPv4 packet to the neighbor with this address, once its MAC address is known."""
-        self.neighbor(neighbor).send(packet, offload)
-
     def neighbor(self, address: bytes) -> Neighbor:
         """Find the entry for an address on this link; broadcast and groups have a permanent one."""
         if address in self.broadcasts:

@@ -20,8 +20,6 @@ PROTOCOL_NAMES: Final = {PROTOCOL_ICMP: "icmp", PROTOCOL_TCP: "tcp", PROTOCOL_UD
 
 HEADER_OCTETS: Final = 20
 MAX_PACKET: Final = 0xFFFF
-MIN_MTU: Final = 68
-"""Every link must pass packets of this size whole (RFC 791, section 3.2)."""
 DEFAULT_TTL: Final = 64
 DONT_FRAGMENT: Final = 0x4000
 MORE_FRAGMENTS: Final = 0x2000
@@ -50,11 +48,6 @@ class Ipv4:
     more_fragments: bool = False
     offset: int = 0
     options: bytes = b""
-
-    @property
-    def is_fragment(self) -> bool:
-        """Tell whether it heads less than a whole packet."""
-        return self.more_fragments or self.offset > 0
 
     def encode(self, payload_octets: int) -> bytes:
         """Write the header of a packet that carries *payload_octets*."""

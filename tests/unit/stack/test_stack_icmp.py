@@ -219,7 +219,7 @@ def test_pings_are_bounded(lan, host):
 
 
 def test_a_router_tells_the_sender_of_a_packet_that_found_no_neighbor(lan, host):
-    host.interfaces["eth0"].send_frame_to(TWO, packet(17, udp.build(NINE, TWO, 1, 2, b"")), bytes(10))
+    host.interfaces["eth0"].neighbor(TWO).send(packet(17, udp.build(NINE, TWO, 1, 2, b"")), bytes(10))
     lan.run(3 * SECOND)
     answer = [f for f in lan.hub.take() if f[12:14] == b"\x08\x00"][-1]
     ip = read(answer)

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from vnet.errors import WireError
 from vnet.wire import arp, icmpv4, ipv4, tcp, udp
-from vnet.wire.buffer import Reader
-from vnet.wire.flow import FlowKey, flow_hash, flow_of
 
 A, B = b"\x0a\0\0\1", b"\xc0\xa8\1\2"
 u8, u16, u32 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32))
@@ -148,33 +146,3 @@ def test_decoders_raise_only_wire_errors(octets):
             decode(octets)
         except WireError as error:
             assert str(error)
-    flow_of(octets)
-
-
-def test_reader_stops_at_the_end():
-    reader = Reader(bytes(range(10)))
-    assert (reader.u8(), reader.u16(), reader.u32()) == (0, 0x0102, 0x03040506)
-    assert reader.take(1) == b"\x07" and reader.remaining == 2
-    with pytest.raises(WireError, match="offset 8"):
-        reader.take(3)
-    with pytest.raises(WireError):
-        reader.take(-1)
-    assert reader.rest() == b"\x08\x09" and reader.rest() == b""
-    with pytest.raises(WireError):
-        reader.u8()
-
-
-def test_flow_of_a_packet():
-    datagram = udp.build(A, B, 1000, 53, b"query")
-    header = ipv4.Ipv4(source=A, destination=B, protocol=17, ident=1)
-    flow = flow_of(header.encode(len(datagram)) + datagram)
-    assert flow == FlowKey(A, B, 17, 1000, 53)
-    assert flow.reverse() == FlowKey(B, A, 17, 53, 1000)
-    assert flow_hash(flow) == flow_hash(flow.reverse()) == 0xD5EB46FC
-    with_options = ipv4.Ipv4(source=A, destination=B, protocol=17, options=bytes(8))
-    assert flow_of(with_options.encode(len(datagram)) + datagram) == flow
-    first = ipv4.Ipv4(source=A, destination=B, protocol=17, more_fragments=True)
-    assert flow_of(first.encode(len(datagram)) + datagram) == FlowKey(A, B, 17, 0, 0)
-    ping = ipv4.Ipv4(source=A, destination=B, protocol=1)
-    assert flow_of(ping.encode(8) + bytes(8)) == FlowKey(A, B, 1, 0, 0)
-    assert flow_of(b"\x60" + bytes(39)) is None and flow_of(b"\x45") is None
