@@ -31,6 +31,9 @@ _BETWEEN: Final = 26
 _SWITCH_WIDTH: Final = 150
 _SWITCH_HEIGHT: Final = 44
 _SWITCH_APART: Final = 190
+_BOLD: Final = 7.8
+"""Width that a letter of a name takes, on the safe side; fonts differ."""
+_SMALL: Final = 6.0
 _HUES: Final = (0.58, 0.08, 0.38, 0.78, 0.0, 0.5, 0.92, 0.16)
 
 _STYLE: Final = """
@@ -88,7 +91,6 @@ class _Lane:
     """A line that waits to be drawn: from a router's underside, down by *depth*, and along the left margin to a band."""
 
     network: str
-    label: str
     x: float
     bottom: float
     depth: float
@@ -127,13 +129,14 @@ class _Drawing:
         far = sum(len(self._far_networks(name)) for name in resolved.routers)
         self.left = _MARGIN + far * _LANE + (_LANE if far else 0)
         widest = max((min(len(guests), _PER_ROW) for guests in self.homes.values()), default=1)
-        self.band_width = max(3, widest) * (_BOX + _GAP) + _GAP
+        self.labels = self._far_labels()
+        """For each band the routers that reach it by a lane, with their addresses."""
+        headers = [self._header_width(name) for name in self.order]
+        self.band_width = max([max(3, widest) * (_BOX + _GAP) + _GAP, *headers])
         self.bands: dict[str, tuple[float, float]] = {}
         """Top and bottom of each network's band."""
         self.boxes: dict[str, tuple[float, float]] = {}
         """Right edge and middle of each guest's box."""
-        self.labels: dict[str, list[str]] = {}
-        """For each band the routers that reach it by a lane, with their addresses."""
         self.right = self.left + self.band_width
 
     def _homes(self) -> dict[str | None, list[ResolvedGuest]]:
@@ -155,6 +158,20 @@ class _Drawing:
         names = [interface.name for interface in self.resolved.routers[router].interfaces]
         return [name for name in names if self.order.index(name) not in (place, place + 1)]
 
+    def _far_labels(self) -> dict[str, str]:
+        labels: dict[str, list[str]] = {}
+        for router in sorted(self.resolved.routers.values(), key=lambda router: self._place(router.name)):
+            for name in self._far_networks(router.name):
+                addresses = next(i.addresses for i in router.interfaces if i.name == name)
+                labels.setdefault(name, []).append(f"{router.name} {', '.join(str(a) for a in addresses)}")
+        return {name: ",  ".join(parts) for name, parts in labels.items()}
+
+    def _header_width(self, name: str) -> float:
+        """Return how wide a band has to be for its name, its description and the routers that reach it by a lane."""
+        about = network_text(self.resolved.networks[name])
+        label = self.labels.get(name, "")
+        return _GAP * 3 + len(name) * _BOLD + len(about) * _SMALL + (_GAP * 2 + len(label) * _SMALL if label else 0)
+
     def draw(self) -> str:
         canvas, resolved = self.canvas, self.resolved
         canvas.text(_MARGIN, 34, resolved.name, "title")
@@ -169,9 +186,9 @@ class _Drawing:
             y = self._band(None, y) + _GAP
         for waiting in pending:
             self._left_lane(waiting, lane)
-        for name, labels in self.labels.items():
+        for name, label in self.labels.items():
             edge = self.left + self.band_width - _GAP
-            canvas.text(edge, self.bands[name][0] + 20, ",  ".join(labels), "small", anchor="end")
+            canvas.text(edge, self.bands[name][0] + 20, label, "small", anchor="end")
         self._right_lanes()
         y = self._switches(y + 24)
         width, height = canvas.width + _MARGIN, max(y, canvas.height) + _MARGIN
@@ -196,7 +213,7 @@ class _Drawing:
         self.canvas.text(self.left + _GAP, top + 20, title, "name")
         if name is not None:
             about = network_text(self.resolved.networks[name])
-            self.canvas.text(self.left + _GAP * 2 + len(title) * 7.8, top + 20, about, "small")
+            self.canvas.text(self.left + _GAP * 2 + len(title) * _BOLD, top + 20, about, "small")
             self.bands[name] = (top, bottom)
         y = top + _HEAD
         for row, height in zip(rows, heights, strict=True):
@@ -245,9 +262,8 @@ class _Drawing:
                     self.canvas.path([(middle, y + _ROUTER_HEIGHT), (middle, y + _ROUTER_HEIGHT + _BETWEEN)], way)
                     self.canvas.text(middle + 7, y + _ROUTER_HEIGHT + 17, address, "small")
                 else:
-                    bottom, label = y + _ROUTER_HEIGHT, f"{name} {address}"
                     step = far % 6  # lanes of one router keep apart
-                    pending.append(_Lane(interface.name, label, x + 24 + 12 * step, bottom, 8 + 3 * step))
+                    pending.append(_Lane(interface.name, x + 24 + 12 * step, y + _ROUTER_HEIGHT, 8 + 3 * step))
                     far += 1
             self.canvas.rect(x, y, _ROUTER_WIDTH, _ROUTER_HEIGHT, 'class="router"', 20)
             self.canvas.text(middle, y + 19, name, "name", _ROUTER_WIDTH - 30, "middle")
@@ -264,7 +280,6 @@ class _Drawing:
         way = f'stroke="{self.colours[network][0]}" stroke-width="2.5" fill="none" stroke-linejoin="round"'
         x, depth = waiting.x, waiting.bottom + waiting.depth
         self.canvas.path([(x, waiting.bottom), (x, depth), (rail, depth), (rail, target), (self.left, target)], way)
-        self.labels.setdefault(network, []).append(waiting.label)
 
     def _right_lanes(self) -> None:
         """Draw lines from guests on several networks to the other bands."""

@@ -73,6 +73,41 @@ def test_any_topology_can_be_drawn(text: str) -> None:
         assert 0 <= float(rect.attrib["y"]) <= float(rect.attrib["y"]) + float(rect.attrib["height"]) <= height
 
 
+def text_extent(element: ElementTree.Element) -> tuple[float, float]:
+    """From where to where a text reaches in DejaVu Sans, whose letters are wide."""
+    each = {"name": 7.6, "small": 5.8}.get(element.attrib.get("class", "").split(" ")[0], 6.4)
+    x, width = float(element.attrib["x"]), each * len("".join(element.itertext()))
+    title = element.find(f"{SVG}title")
+    width -= each * len(title.text or "") if title is not None else 0
+    start = {"end": x - width, "middle": x - width / 2}.get(element.attrib.get("text-anchor", ""), x)
+    return start, start + width
+
+
+CROWDED = """
+name: crowded
+networks:
+  far-away: {vlan: 1, subnet: 100.100.100.0/24, dhcp: {}}
+  b: {subnet: 10.0.2.0/24}
+  c: {subnet: 10.0.3.0/24}
+  d: {subnet: 100.100.200.0/24, dhcp: {}}
+routers:
+  one: {interfaces: {far-away: 100.100.100.251, b: 10.0.2.1, c: 10.0.3.1, d: 100.100.200.251}}
+  another-one: {interfaces: {far-away: 100.100.100.252, d: [100.100.200.252, 100.100.200.253]}}
+  THIRD: {interfaces: {b: 10.0.2.3, d: 100.100.200.254}}
+"""
+
+
+@pytest.mark.parametrize("text", [*(path.read_text() for path in SHIPPED), TWISTED, CROWDED])
+def test_no_text_is_printed_over_another(text: str) -> None:
+    root = ElementTree.fromstring(draw(parse_topology(text), "svg"))
+    by_line: dict[str, list[tuple[float, float]]] = {}
+    for element in root.iter(f"{SVG}text"):
+        by_line.setdefault(element.attrib["y"], []).append(text_extent(element))
+    for line in by_line.values():
+        ordered = sorted(line)
+        assert all(before[1] < after[0] for before, after in zip(ordered, ordered[1:], strict=False))
+
+
 def test_boxes_do_not_overlap() -> None:
     root = ElementTree.fromstring(draw(parse_topology(TWISTED), "svg"))
     boxes = [
