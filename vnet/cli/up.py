@@ -269,7 +269,7 @@ def _go_into_background(lab: Lab, ready_fd: int) -> None:
     with place_of(lab.name).log.open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    with os.fdopen(ready_fd, "w") as starter, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), os.fdopen(ready_fd, "w") as starter:  # the starter may be gone
         json.dump(_summary(lab), starter)
 
 

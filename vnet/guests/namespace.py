@@ -47,6 +47,7 @@ class Nic:
     mtu: int = 1500
     addresses: tuple[IPv4Interface, ...] = ()
     gateway: IPv4Address | None = None
+    """Without *addresses* it comes, as do the *routes*, with the lease, and counts for more than the lease's."""
     routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()
     dns: tuple[IPv4Address, ...] = ()
     domain: str = ""
@@ -140,11 +141,13 @@ class NamespaceGuest:
             messages.append(link(self._name(number), mac=nic.mac, mtu=nic.mtu, queue_length=QUEUE_LENGTH))
         for index, nic in zip(self._indexes, self.nics, strict=True):
             messages += [address(index, each) for each in nic.addresses]
-        gateways = set[IPv4Address]()
+        has_default = False
         for index, nic in zip(self._indexes, self.nics, strict=True):
+            if not nic.addresses:
+                continue  # Linux takes no route by a gateway that it cannot reach yet; a lease brings them
             messages += [route(destination, gateway, index) for destination, gateway in nic.routes]
-            if nic.gateway is not None and not gateways:  # the first gateway is the default one
-                gateways.add(nic.gateway)
+            if nic.gateway is not None and not has_default:  # the first gateway is the default one
+                has_default = True
                 messages.append(route(DEFAULT_ROUTE, nic.gateway, index))
         return messages
 
@@ -233,19 +236,22 @@ class NamespaceGuest:
 
     def _make_client(self, number: int, nic: Nic) -> NamespaceDhcp:
         assert self._scheduler is not None and self._streams is not None, "checked when the guest was made"
-        index = self._indexes[number]
         client = NamespaceDhcp(
             self.name, self._name(number), nic.mac, nic.mtu, self._scheduler, self._streams,
-            lambda lease: self._use(index, lease), lambda lease: self._use(index, lease, remove=True), self._report,
+            lambda lease: self._use(number, lease), lambda lease: self._use(number, lease, remove=True), self._report,
         )  # fmt: skip
         self.adapters[number].on_carrier = client.set_carrier
         return client
 
-    def _use(self, index: int, lease: Lease, *, remove: bool = False) -> None:
-        """Give Linux the address, the default route and the DNS servers of a lease, or take them away."""
+    def _use(self, number: int, lease: Lease, *, remove: bool = False) -> None:
+        """Give Linux the address, the routes and the DNS servers of a lease, or take them away."""
+        index, nic = self._indexes[number], self.nics[number]
         messages = [address(index, lease.address, remove=remove)]
-        if lease.gateway is not None and not remove:  # the route goes with the address
-            messages.append(route(DEFAULT_ROUTE, lease.gateway, index))
+        if not remove:  # the routes go with the address
+            gateway = nic.gateway or lease.gateway
+            if gateway is not None and not any(other.gateway and other.addresses for other in self.nics):
+                messages.append(route(DEFAULT_ROUTE, gateway, index))
+            messages += [route(destination, via, index) for destination, via in nic.routes]
         try:
             if self._netlink is not None:
                 self._netlink.run(messages)

@@ -49,6 +49,9 @@ from vnet.wire.ethernet import HEADER_OCTETS
 
 DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
 
+_BEFORE_LEASED: Final = -1
+"""Metric of a default route that the topology states where the lease has one too."""
+
 StoreFor = Callable[[str], BindingStore]
 """Gives the store of a network's DHCP bindings."""
 
@@ -212,13 +215,14 @@ class Builder:
                 made.add_address(address)
             if isinstance(nic.gateway, IPv4Address):
                 host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, made)
-            routes = [route for route in guest.routes if self._is_beside(route.via, nic)]
+            routes = [route for route in guest.routes if is_beside(self._topology, route.via, nic)]
             _add_routes(host.routes, routes, made)
             self._plug(made.port, nic.port, nic.cable)
             if self._wants_dhcp(guest, nic):
                 client = emulated.start_dhcp(made)
-                if routes:  # they go with the address, and must come back with the next one
-                    client.on_bound.append(partial(_add_routes_again, host.routes, routes, made))
+                own = leased_gateway(self._topology, guest, nic)
+                if routes or own:  # they go with the address, and must come back with the next one
+                    client.on_bound.append(partial(_add_routes_again, host.routes, routes, own, made))
 
     def _address_of(self, name: str) -> IPv4Address | None:
         """Resolve the name of a guest or router for programs on guests."""
@@ -227,12 +231,6 @@ class Builder:
         if name in self.parts.routers:
             return router_address(self.parts.routers[name])
         return None
-
-    def _is_beside(self, address: object, nic: ResolvedInterface) -> bool:
-        """Tell whether *address* is on the subnet that the NIC is plugged into."""
-        network = self._topology.networks.get(nic.network or "")
-        subnets = [each.network for each in nic.addresses] + ([network.subnet] if network and network.subnet else [])
-        return any(address in subnet for subnet in subnets)
 
     def _wants_dhcp(self, guest: ResolvedGuest, nic: ResolvedInterface) -> bool:
         """Tell whether the guest's stand-in asks for an address: where vnet would, and where the user's own client would."""
@@ -247,6 +245,21 @@ def namespace_guests(topology: ResolvedTopology) -> Iterator[ResolvedGuest]:
     return (guest for guest in topology.guests.values() if guest.kind == "namespace")
 
 
+def is_beside(topology: ResolvedTopology, address: object, nic: ResolvedInterface) -> bool:
+    """Tell whether *address* is on the subnet that the NIC is plugged into."""
+    network = topology.networks.get(nic.network or "")
+    subnets = [each.network for each in nic.addresses] + ([network.subnet] if network and network.subnet else [])
+    return any(address in subnet for subnet in subnets)
+
+
+def leased_gateway(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface) -> IPv4Address | None:
+    """Return the gateway that the topology prefers to that of the lease on this NIC; None if it leaves the choice."""
+    gateway = guest.gateway
+    if nic.addresses or not isinstance(gateway, IPv4Address) or not is_beside(topology, gateway, nic):
+        return None
+    return gateway
+
+
 def router_address(router: Router) -> IPv4Address | None:
     """Name the address by which a router is called: its first."""
     return next((address.ip for interface in router.interfaces.values() for address in interface.addresses), None)
@@ -258,8 +271,12 @@ def _add_routes(table: RouteTable, routes: Iterable[ResolvedRoute], interface: I
             table.add(route.destination, route.via.packed, interface)
 
 
-def _add_routes_again(table: RouteTable, routes: Iterable[ResolvedRoute], interface: Interface, lease: Lease) -> None:
+def _add_routes_again(
+    table: RouteTable, routes: Iterable[ResolvedRoute], gateway: IPv4Address | None, interface: Interface, lease: Lease
+) -> None:
     _add_routes(table, routes, interface)
+    if gateway is not None:
+        table.add(DEFAULT_ROUTE, gateway.packed, interface, _BEFORE_LEASED)
 
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, final
 
 from vnet.errors import HostError, LabError, NetworkError, UsageError, VnetError
-from vnet.runtime.journal import read_journal, sweep
+from vnet.runtime.journal import describe, read_journal, remaining, sweep
 from vnet.runtime.places import LabPlace, all_labs, place_of
 
 MAX_LINE: Final = 256 * 2**20
@@ -167,14 +167,20 @@ def _terminate(place: LabPlace) -> None:
 
 
 def sweep_dead(place: LabPlace) -> list[str]:
-    """Remove what a lab that was killed left behind; return what that was, in words."""
+    """Remove what a lab that was killed left behind; return what that was, in words.
+
+    Raise HostError if something is still there; then its journal is too.
+    """
     lock = place.acquire()
     try:
         swept = sweep(lock)
+        left = remaining(place)
     except BaseException:
         lock.release(keep=True)
         raise
-    lock.release()
+    lock.release(keep=bool(left))
+    if left:
+        raise HostError(f"lab {place.name} left what cannot be removed: {', '.join(map(describe, left))}")
     return swept
 
 

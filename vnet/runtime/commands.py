@@ -19,7 +19,7 @@ from vnet.runtime.change import change
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.matrix import measure
 from vnet.runtime.sinks import Sink
-from vnet.runtime.views import address_of, show
+from vnet.runtime.views import show
 from vnet.units import SECOND
 
 if TYPE_CHECKING:
@@ -150,8 +150,6 @@ class Commands:
     async def ping(self, arguments: Arguments, progress: Progress) -> object:
         """Ping ``target`` from ``guest`` ``count`` times; each reply is progress."""
         guest, target = arguments.text("guest"), arguments.text("target")
-        if target in self._lab.guests and (known := address_of(self._lab, target)) is not None:
-            target = str(known)
         count = arguments.number("count", 1, MAX_COUNT, 1) or 1
         interval, timeout = arguments.seconds("interval", 1.0), arguments.seconds("timeout", 2.0)
         for sequence in range(1, count + 1):

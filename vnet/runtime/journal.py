@@ -136,19 +136,26 @@ def sweep(lock: LabLock) -> list[str]:
     # Processes first: they hold the namespaces, and what they would still do there is of no use to anybody.
     ended = end_all_with_token(left.token) if left.token else []
     ended += [resource for resource in left.resources if isinstance(resource, ProcessResource) and resource.remove()]
-    swept += [_describe(process) for process in ended]
+    swept += [describe(process) for process in ended]
     for resource in reversed(left.resources):
         if not isinstance(resource, ProcessResource) and resource.remove():
-            swept.append(_describe(resource))
+            swept.append(describe(resource))
     with contextlib.suppress(OSError):
         lock.place.control.unlink()
     return swept
 
 
 def begin(lock: LabLock, token: str) -> tuple[Journal, list[str]]:
-    """Sweep after an earlier run, then start the journal of this one; return it and what was swept."""
+    """Sweep after an earlier run, then start the journal of this one; return it and what was swept.
+
+    What could not be removed is written down again, for the run after this one.
+    """
     swept = sweep(lock)
-    return Journal(lock.place.journal, token), swept
+    left = remaining(lock.place)
+    journal = Journal(lock.place.journal, token)
+    for resource in left:
+        journal.add(resource)
+    return journal, swept
 
 
 def finish(lock: LabLock, journal: Journal) -> list[str]:
@@ -157,12 +164,18 @@ def finish(lock: LabLock, journal: Journal) -> list[str]:
     Return in words what is left, for the next run to sweep.
     """
     journal.close()
-    left = [resource for resource in read_journal(journal.path).resources if resource.exists()]
+    left = remaining(lock.place)
     lock.release(keep=bool(left))
-    return [_describe(resource) for resource in left]
+    return [describe(resource) for resource in left]
 
 
-def _describe(resource: Resource) -> str:
+def remaining(place: LabPlace) -> list[Resource]:
+    """List what a lab's journal has and the host still has too."""
+    return [resource for resource in read_journal(place.journal).resources if resource.exists()]
+
+
+def describe(resource: Resource) -> str:
+    """Name a resource for people."""
     if isinstance(resource, ProcessResource):
         return f"process {resource.pid}"
     return f"{_KINDS[type(resource)]} {resource.path}"

@@ -29,6 +29,7 @@ from vnet.runtime.capture import Captures
 from vnet.runtime.clock import current_simulation
 from vnet.runtime.live import LiveHost
 from vnet.runtime.state import open_store
+from vnet.runtime.views import address_of
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
 from vnet.switch.switch import Switch
@@ -148,12 +149,13 @@ class Lab:
     def resolve(self, target: str | IPv4Address) -> IPv4Address:
         """Turn the name of a guest or router, or an address as text, into an address.
 
-        A guest without an address raises NoAnswer, an unknown name UsageError.
+        A guest whose own DHCP client asked is known by its lease. A guest without an address raises NoAnswer, an unknown
+        name UsageError.
         """
         if isinstance(target, IPv4Address):
             return target
         if target in self.guests:
-            address = self.guests[target].address
+            address = address_of(self, target)
             if address is None:
                 raise NoAnswer(f"{target} has no address")
             return address
@@ -246,8 +248,8 @@ async def _open_live(
     timeline = Timeline()
     events = EventLog(timeline)
     async with AsyncExitStack() as stack:
-        store = stack.enter_context(open_store(state, topology.name, timeline, live=True))
         host = await stack.enter_async_context(LiveHost.open(topology, timeline, events, emulate, progress))
+        store = stack.enter_context(open_store(state, topology.name, timeline, live=True))  # who has the lock has the file
         progress("plugging everything together")
         parts = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces).build()
         lab = Lab(topology, timeline, events, parts, seed=seed, live=True, epoch=time.time_ns() - timeline.now)

@@ -22,7 +22,7 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
-from vnet.runtime.build import namespace_guests
+from vnet.runtime.build import is_beside, leased_gateway, namespace_guests
 from vnet.runtime.journal import begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 class LiveHost:
     """The host side of one live lab; ``namespaces`` are its live guests by name."""
 
-    def __init__(self, place: LabPlace, shell: Shell, namespaces: dict[str, NamespaceGuest]) -> None:
+    def __init__(
+        self, place: LabPlace, shell: Shell, namespaces: dict[str, NamespaceGuest], processes: LabProcesses
+    ) -> None:
         self.place = place
         self.shell = shell
         self._namespaces = namespaces
+        self._processes = processes
 
     @property
     def namespaces(self) -> dict[str, Guest]:
@@ -59,6 +62,10 @@ class LiveHost:
             lock.write_pid()
             token = secrets.token_hex(16)
             journal, swept = begin(lock, token)
+        except BaseException:
+            lock.release(keep=place.journal.exists())  # what an earlier run left is still to be swept
+            raise
+        try:
             for text in swept:
                 progress(f"removed what an earlier run left: {text}")
             processes = LabProcesses(journal, token)
@@ -67,7 +74,7 @@ class LiveHost:
                 NamespaceGuest(
                     guest.name,
                     guest.namespace or guest.name,
-                    [_nic(guest, nic, first=number == 0) for number, nic in enumerate(guest.interfaces)],
+                    [_nic(topology, guest, nic, first=number == 0) for number, nic in enumerate(guest.interfaces)],
                     directory=str(place.directory),
                     ledger=journal,
                     processes=processes,
@@ -82,30 +89,46 @@ class LiveHost:
             shell = Shell(timeline)
             try:
                 await trio.to_thread.run_sync(create_all, guests)
-                yield cls(place, shell, {guest.name: guest for guest in guests})
+                yield cls(place, shell, {guest.name: guest for guest in guests}, processes)
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(processes.stop)
                     await trio.to_thread.run_sync(remove_all, guests)
                 shell.close()
-                for text in finish(lock, journal):
-                    progress(f"could not be removed, the next run tries again: {text}")
         finally:
-            lock.release()
+            for text in finish(lock, journal):
+                progress(f"could not be removed, the next run tries again: {text}")
 
     @asynccontextmanager
     async def running(self, lab: Lab) -> AsyncIterator[None]:
-        """Drive the lab for the length of the block."""
+        """Drive the lab for the length of the block, and until the programs in its guests have ended.
+
+        A DHCP client that is told to end can so still give its lease back. What the block raises comes out as it is.
+        """
+        failure: Exception | None = None
+        driving = trio.CancelScope(shield=True)
+
+        async def drive() -> None:
+            with driving:
+                await self.shell.run()
+
         async with trio.open_nursery() as nursery:
             for guest in self._namespaces.values():
                 guest.start(self.shell)
-            nursery.start_soon(self.shell.run)
+            nursery.start_soon(drive)
             try:
                 yield
+            except Exception as error:
+                failure = error  # the nursery would put it into a group
             finally:
+                if self._namespaces:
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(self._processes.stop)
                 for guest in self._namespaces.values():
                     guest.stop()
-                nursery.cancel_scope.cancel()
+                driving.cancel()
+        if failure is not None:
+            raise failure
 
 
 def refuse_what_is_not_built(topology: ResolvedTopology) -> None:
@@ -121,15 +144,15 @@ def refuse_what_is_not_built(topology: ResolvedTopology) -> None:
             raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")
 
 
-def _nic(guest: ResolvedGuest, nic: ResolvedInterface, *, first: bool) -> Nic:
-    gateway = nic.gateway if isinstance(nic.gateway, IPv4Address) else None
+def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface, *, first: bool) -> Nic:
+    gateway = nic.gateway if isinstance(nic.gateway, IPv4Address) else leased_gateway(topology, guest, nic)
     addresses = tuple(address for address in nic.addresses if isinstance(address, IPv4Interface))
     routes = tuple(
         (route.destination, route.via)
         for route in guest.routes
         if isinstance(route.destination, IPv4Network)
         and isinstance(route.via, IPv4Address)
-        and any(route.via in address.network for address in addresses)
+        and is_beside(topology, route.via, nic)
     )
     dns = tuple(server for server in guest.dns if isinstance(server, IPv4Address)) if first else ()
     return Nic(

@@ -48,7 +48,7 @@ def address_of(lab: Lab, name: str) -> IPv4Address | None:
     if address is None:
         lease_of = leased(lab)
         for interface in lab.topology.guests[name].interfaces:
-            if interface.mac in lease_of:
+            if interface.dhcp is None and interface.mac in lease_of:
                 return IPv4Address(lease_of[interface.mac][0].address)
     return address
 

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vnet.errors import HostError
 from vnet.guests.resources import FileId, FileResource, NamespaceResource, ProcessResource, Resource
 from vnet.runtime import journal as journal_module
+from vnet.runtime.client import sweep_dead
 from vnet.runtime.journal import Journal, begin, dead_labs, finish, read_journal, sweep
 from vnet.runtime.places import LabLock, place_of
 
@@ -159,3 +161,20 @@ def test_what_could_not_be_removed_is_left_to_the_next_run(lock: LabLock, tmp_pa
     again = lock.place.acquire()
     assert sweep(again) == [f"file {stays}"]
     again.release()
+
+
+def test_what_cannot_be_removed_stays_written_down(lock: LabLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "left"
+    left.touch()
+    resource = FileResource(str(left), FileId.of(left.lstat()))
+    write(lock.place.journal, resource).close()
+    monkeypatch.setattr(FileResource, "remove", lambda self: False)
+    for token in ("second", "third"):
+        journal, swept = begin(lock, token)
+        assert swept == [] and read_journal(journal.path).resources == [resource]
+        journal.close()
+    lock.release(keep=True)
+    with pytest.raises(HostError, match=f"cannot be removed: file {left}"):
+        sweep_dead(lock.place)
+    monkeypatch.undo()
+    assert sweep_dead(lock.place) == [f"file {left}"] and not lock.place.directory.exists()
