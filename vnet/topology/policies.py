@@ -56,6 +56,8 @@ def resolve_nat(
         subnet = draft.subnets.get(network)
         if network == model.outside:
             draft.problems.error("bad-nat", place, f"{network!r} is outside already; a network is on one side only")
+        elif subnet is None and draft.problems.lost(("networks", network, "subnet")):
+            continue
         elif not isinstance(subnet, IPv4Network):
             draft.problems.error("bad-nat", place, f"{network!r} has no IPv4 subnet to translate; give it one")
         else:

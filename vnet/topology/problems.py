@@ -45,11 +45,11 @@ def format_path(path: Path) -> str:
     return text
 
 
-def nearest(wrong: str, known: Iterable[str]) -> str | None:
-    """Find the known word that *wrong* was probably meant to be."""
+def nearest(wrong: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Find the known word that *wrong* was probably meant to be; *likeness* 1 is the same word."""
     by_folded = {word.casefold(): word for word in known}
     # difflib takes the square of the length; nobody mistypes a word of a hundred letters
-    matches = difflib.get_close_matches(wrong.casefold()[:100], by_folded, n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(wrong.casefold()[:100], by_folded, n=1, cutoff=likeness)
     return by_folded[matches[0]] if matches else None
 
 
@@ -69,7 +69,7 @@ class Problems:
     """Collects problems; each culprit is blamed for the same thing once.
 
     What only follows from a mistake that was noted already would send people to the wrong line; whoever is about to
-    complain of it asks ``blamed`` or ``within`` first.
+    complain of it asks ``blamed``, ``within`` or ``lost`` first.
     """
 
     def __init__(self, file: str | None = None, places: Places | None = None) -> None:
@@ -96,6 +96,10 @@ class Problems:
     def within(self, path: Path) -> bool:
         """Tell whether an error was noted at *path* or beneath it."""
         return path in self._within
+
+    def lost(self, path: Path) -> bool:
+        """Tell whether it is not known what was meant at *path*: it, or something beneath it, is wrong."""
+        return path in self._blamed or path in self._within
 
     def error(self, code: str, path: Path, text: str, *, key: bool = False) -> None:
         """Note something that keeps the topology from being built; *key* blames the key rather than its value."""

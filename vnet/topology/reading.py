@@ -119,8 +119,8 @@ class Reader:
         self.problems.error("bad-prefix", path, f"{text} has host bits set; the prefix is {meant}")
         return None
 
-    def interface(self, text: str, subnet: Network | None, path: Path) -> Interface | None:
-        """Read an address with its prefix length, which *subnet* supplies if it is missing."""
+    def interface(self, text: str, subnet: Network | None, path: Path, *, lost: bool = False) -> Interface | None:
+        """Read an address with its prefix length, which *subnet* supplies; *lost*: that there is none was said already."""
         text = text.strip()
         try:
             if "/" in text:
@@ -129,6 +129,8 @@ class Reader:
         except ValueError:
             right = f"write one such as {_example(subnet)}"
             self.problems.error("bad-address", path, f"{text[:60]!r} is not an IP address with a prefix length; {right}")
+            return None
+        if subnet is None and lost:
             return None
         if subnet is None or subnet.version != address.version:
             text = f"{text} needs a prefix length (such as {text}/24), because the network has no subnet to take it from"

@@ -144,10 +144,11 @@ def _addresses(
 ) -> tuple[Interface, ...]:
     """Read static addresses and remember who has them."""
     subnet = draft.subnets.get(network) if network is not None else None
+    lost = network is not None and draft.problems.lost(("networks", network, "subnet"))
     addresses: list[Interface] = []
     for index, text in [(None, texts)] if isinstance(texts, str) else numbered(texts):
         place = path if index is None else (*path, index)
-        address = draft.reader.interface(text, subnet, place)
+        address = draft.reader.interface(text, subnet, place, lost=lost)
         if address is not None:
             addresses.append(address)
             draft.add(Static(address, network or "", node, interface, router, place))
@@ -314,6 +315,8 @@ def _nic_vlans(draft: Draft, nic: Nic, path: Path, place: Path) -> tuple[PortVla
         if nic.native is not None:
             text = "native goes with trunk; a NIC on a network has no native VLAN"
             draft.problems.error("bad-nic", (*path, "native"), text, key=True)
+        if nic.network is None and draft.problems.lost((*path, "network")):
+            return None, None
         if nic.network is None:
             draft.problems.error("bad-nic", path, "a NIC needs a network, or trunk: with its VLANs")
             return None, None

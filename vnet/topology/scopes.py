@@ -44,7 +44,7 @@ def resolve_dhcp(draft: Draft, network: str, model: Dhcp) -> ResolvedDhcp | None
     if not isinstance(subnet, IPv4Network):
         if subnet is not None:
             draft.problems.error("dhcp-subnet", path, f"DHCP needs an IPv4 subnet; {subnet} is IPv6", key=True)
-        elif (draft.model.networks[network] or _NOTHING).subnet is None:
+        elif not draft.problems.lost(("networks", network, "subnet")):
             text = f"DHCP needs a subnet; add one to network {network!r}, such as subnet: 10.20.100.0/24"
             draft.problems.error("dhcp-subnet", path, text, key=True)
         return None

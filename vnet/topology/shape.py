@@ -33,6 +33,8 @@ class _Bad:
 
 
 _BAD: Final = _Bad()
+_SURE: Final = 0.7
+"""How alike two keys have to be for one to be taken for the other; to suggest it, less is enough."""
 
 
 @final
@@ -170,7 +172,9 @@ def _struct(data: object, kind: inspect.StructType, path: Path, problems: Proble
     for field in kind.fields:
         given = data.get(meant.get(field.encode_name, field.encode_name))
         if given is None:  # `key:` with nothing behind it is as good as no key
-            if field.required:
+            if field.required and problems.blamed((*path, field.encode_name)):
+                complete = False
+            elif field.required:
                 problems.error("missing-key", path, f"{_name(kind)} needs {field.encode_name!r}")
                 complete = False
             continue
@@ -186,19 +190,23 @@ def _struct(data: object, kind: inspect.StructType, path: Path, problems: Proble
 
 
 def _misspelt(data: Mapping[object, object], kind: inspect.StructType, path: Path, problems: Problems) -> dict[str, object]:
-    """Find the keys that are not there and those that stand for them; whole sections that have no such are blamed."""
+    """Find the keys that are not there and those that stand for them.
+
+    Where an unknown key resembles none, it may stand for any that is missing; they are all blamed. (A simple value at the
+    top stands for no section.)
+    """
     fields = {field.encode_name: field.type for field in kind.fields}
     meant: dict[str, object] = {}
     for key in data:
         if key in fields:
             continue
-        match = nearest(str(key), fields)
+        match = nearest(str(key), fields, _SURE)
         if match is not None and match not in meant and data.get(match) is None and _accepts(data[key], fields[match]):
             meant[match] = key
             problems.rename((*path, match), str(key))
-        elif kind.cls is Topology and isinstance(data[key], Mapping | list):
+        elif kind.cls is not Topology or isinstance(data[key], Mapping | list):
             for missing in fields.keys() - data.keys():
-                problems.blame((missing,))
+                problems.blame((*path, missing))
     return meant
 
 

@@ -69,7 +69,7 @@ def _closing_links(draft: Draft, resolved: ResolvedTopology) -> list[tuple[int, 
 
 def networks_whole(draft: Draft, resolved: ResolvedTopology) -> None:
     """The switches that have ports of a network are joined by links that carry its VLAN."""
-    if len(resolved.switches) < 2 or draft.problems.has_error("bad-link", "unknown-switch"):
+    if len(resolved.switches) < 2 or draft.problems.lost(("links",)) or draft.problems.has_error("unknown-switch"):
         return
     by_vid = {vid: name for name, vid in draft.vids.items()}
     where: dict[int, dict[str, str]] = {}
