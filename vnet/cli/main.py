@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -154,4 +155,7 @@ def _explain(error: BaseException) -> int:
 
 def main() -> None:
     """Be the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no such character is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run())

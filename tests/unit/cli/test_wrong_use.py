@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,16 @@ def test_a_reader_that_goes_away_is_no_error(topology: Path) -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
     assert (result.stdout, result.stderr) == ("{", "")
     assert result.returncode in (0, 141)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "latin-1:strict"])
+def test_a_name_that_the_terminal_cannot_show(encoding: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "vnet", "check", b"/nowhere/\xff\xe2\x98\x83"],
+        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, timeout=30,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (1, b"")
+    assert result.stdout.startswith(b"/nowhere/\\udcff") and b"No such file" in result.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
