@@ -142,10 +142,11 @@ class RandomNumbers:
 def test_nearly_right_packets(nat, firewall):
     lab = FuzzLab(nat, firewall)
     draw = RandomNumbers(11)
-    offloads = [NO_OFFLOAD] * 6 + [
-        b"\1" + bytes(9),
+    offloads = [NO_OFFLOAD] * 30 + [
+        b"\1" + bytes(5) + b"\x22\0\x10\0",
         b"\1\1\x36\0\x64\0\x22\0\x10\0",
         b"\1\5\x2a\0\x0a\0\x22\0\x06\0",
+        b"\1" + bytes(9),
         b"",
         bytes(3),
         b"\xff" * 10,

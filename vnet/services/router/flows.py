@@ -61,13 +61,27 @@ def untracked() -> Connection:
     return connection
 
 
+def pending_at(octets: int, protocol: int) -> bytes:
+    """Write csum_start and csum_offset as an offload header must have them, if the packet's checksum is pending.
+
+    *octets* is the length of the IPv4 header. Whoever completes the checksum writes where these point: a lie would change
+    what the firewall has judged. Only TCP and UDP have a checksum to be left pending.
+    """
+    offset = {PROTOCOL_TCP: 16, PROTOCOL_UDP: 6}.get(protocol)
+    return b"" if offset is None else (HEADER_OCTETS + octets).to_bytes(2, "little") + offset.to_bytes(2, "little")
+
+
+def _is_lie(offload: bytes, truth: bytes) -> bool:
+    return bool(offload[0] & NEEDS_CSUM) and offload[6:] != truth
+
+
 @final
 class Flow:
     """What is the same for all packets of one key."""
 
     __slots__ = (
         "address_change", "connection", "header_change", "header_sum", "ingress", "kind", "leaves", "limit", "neighbor",
-        "port", "shortest", "transport_change", "ttl_protocol",
+        "pending_at", "port", "shortest", "transport_change", "ttl_protocol",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +99,7 @@ class Flow:
         self.header_change = delta(frame[22:24], self.ttl_protocol)
         self.leaves = frame[26:38]
         self.address_change = self.transport_change = 0
+        self.pending_at = pending_at(20, protocol)
         self.kind = 0  # 0: only the IP header changes
         self.shortest = 20
         if direction is not None and direction.arrives != direction.leaves:
@@ -130,7 +145,7 @@ class FlowTable:
             or size > len(frame)
             or connection.deadline <= now
             or frame[0] & 1
-            or (offload is not NO_OFFLOAD and len(offload) != 10)
+            or (offload is not NO_OFFLOAD and (len(offload) != 10 or _is_lie(offload, flow.pending_at)))
             or (size > flow.limit and not (offload[1] and largest_frame(frame, offload) <= flow.limit))
         ):
             self._long_way(interface, frame, offload)

@@ -24,7 +24,7 @@ from vnet.services.firewall.conntrack import Direction, turned
 from vnet.services.firewall.tcp_state import STATE_FLAGS
 from vnet.services.nat.rewrite import quoted_tuple, translate, translate_error, tuple_of
 from vnet.services.router.drops import DropLog
-from vnet.services.router.flows import FlowTable
+from vnet.services.router.flows import FlowTable, pending_at
 from vnet.services.router.fragments import FragmentTracker
 from vnet.services.router.sessions import UNSOLICITED, Refusal, Sessions, may_begin
 from vnet.wire import icmpv4, ipv4
@@ -93,6 +93,9 @@ class Forwarder:
             self.drops.count("ipv4-malformed")
             return
         packet = packet[: packet[2] << 8 | packet[3]]
+        if offload[0] & NEEDS_CSUM and offload[6:] != pending_at(octets, packet[9]):
+            self.drops.count("offload-malformed")
+            return
         destination = packet[16:20]
         if interface.is_group(destination) or interface.address is None:
             self._host.deliver_ipv4(interface, frame, offload)

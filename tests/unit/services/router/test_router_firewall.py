@@ -7,6 +7,7 @@ from vnet.services.firewall.rules import AllowRule, FirewallConfig
 from vnet.services.nat.translator import NatConfig
 from vnet.units import MILLISECOND, SECOND
 from vnet.wire import ipv4, udp
+from vnet.wire.virtio_net import HEADER, NEEDS_CSUM, UDP_CHECKSUM
 
 PERIMETER = FirewallConfig(
     policy="drop",
@@ -177,3 +178,21 @@ def test_rules_by_prefix(rule: AllowRule):
     assert lab.ping(pc, "172.17.1.26").ok
     assert not lab.ping(pc2, "172.17.1.27").ok
     assert not lab.ping(web2, "10.20.100.17").ok
+
+
+def test_a_pending_checksum_that_would_be_written_elsewhere_is_a_lie():
+    """Whoever completes it would change what was judged: on the long way and on the short one the packet ends here."""
+    lab, pc, web, _ = perimeter()
+    got = Talker(web, 53).got
+    lab.ping(pc, "172.17.1.26")
+    datagram = udp.build(packed("10.20.100.16"), packed("172.17.1.26"), 4000, 53, b"hello")
+    head = ipv4.build(packed("10.20.100.16"), packed("172.17.1.26"), 17, len(datagram), ident=1)
+    truth = UDP_CHECKSUM
+    lies = [
+        HEADER.pack(NEEDS_CSUM, 0, 0, 0, start, offset) for start, offset in ((34, 16), (26, 0), (14, 16), (0, 30), (34, 0))
+    ]
+    for offload in (*lies, truth, *lies, truth):
+        frame_to(lab.router, "office", head + datagram, offload)
+        lab.run(MILLISECOND)
+    assert len(got) == 2
+    assert lab.router.drops == {"offload-malformed": 2 * len(lies)}
