@@ -7,7 +7,7 @@ import click
 from vnet.cli.completion import LabName
 from vnet.cli.output import print_json, print_table
 from vnet.errors import LabError, UsageError
-from vnet.runtime.client import call, end_lab, find_lab, left_behind, sweep_dead
+from vnet.runtime.client import ANSWER_TIMEOUT, call, end_lab, find_lab, left_behind, sweep_dead
 from vnet.runtime.places import LabPlace, all_labs
 from vnet.units import SECOND, format_duration
 
@@ -18,7 +18,7 @@ def _describe(place: LabPlace) -> dict[str, object]:
         return {**row, "left_behind": left_behind(place)}
     row.update(state="running", pid=place.read_pid())
     try:
-        info = call(place, "info")
+        info = call(place, "info", timeout=ANSWER_TIMEOUT)
     except LabError:
         # a lab that a script or a test runs has no control socket; one of vnet up has none for a moment
         return {**row, "state": "busy" if place.control.exists() else "no commands"}
@@ -54,6 +54,9 @@ def ls_command(as_json: bool) -> None:
 def down_command(labs: tuple[str, ...], everything: bool) -> None:
     """End a LAB and wait until it is gone; after one that was killed, remove what it left.
 
+    --all passes over labs that take no commands: a program of yours runs them, or they are just starting. Name one to end
+    it, and the program with it.
+
     \b
     vnet down office
     vnet down --all
@@ -66,9 +69,20 @@ def down_command(labs: tuple[str, ...], everything: bool) -> None:
     for name in labs if labs else known:
         place = known.get(name) or find_lab(name)
         if place.is_running():
+            if not labs and not place.control.exists():
+                click.echo(
+                    f"{name}: left alone, since it takes no commands; vnet down {name} ends it and its program", err=True
+                )
+                continue
             end_lab(place)
+            if place.journal.exists():  # its program died of the signal and undid nothing
+                _sweep(place)
             click.echo(f"{name}: ended")
             continue
-        for text in sweep_dead(place):
-            click.echo(f"{name}: removed {text}")
+        _sweep(place)
         click.echo(f"{name}: was dead; nothing of it is left")
+
+
+def _sweep(place: LabPlace) -> None:
+    for text in sweep_dead(place):
+        click.echo(f"{place.name}: removed {text}")

@@ -23,6 +23,8 @@ MAX_LINE: Final = 256 * 2**20
 """A longer answer is taken for a fault of the lab."""
 PIECE: Final = 1 << 20
 CONNECT_TIMEOUT: Final = 10.0
+ANSWER_TIMEOUT: Final = 5.0
+"""Seconds for the answer to a question that every lab answers at once."""
 GRACE: Final = 30.0
 """Seconds that a lab has to end by itself before it is told by signal."""
 _POLL: Final = 0.02
@@ -55,8 +57,8 @@ def find_lab(name: str, root: Path | None = None) -> LabPlace:
 
 
 @contextmanager
-def _connected(place: LabPlace) -> Iterator[socket.socket]:
-    """Connect to a lab; raise LabError if it does not listen."""
+def _connected(place: LabPlace, timeout: float | None = None) -> Iterator[socket.socket]:
+    """Connect to a lab, which has *timeout* seconds for each piece of its answer; raise LabError if it does not listen."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(CONNECT_TIMEOUT)
         try:
@@ -66,7 +68,7 @@ def _connected(place: LabPlace) -> Iterator[socket.socket]:
             raise LabError(
                 f"lab {place.name} takes no commands ({reason}): it is starting or ending, or run by a program"
             ) from error
-        connection.settimeout(None)
+        connection.settimeout(timeout)
         yield connection
 
 
@@ -79,9 +81,13 @@ def call(
     command: str,
     arguments: Mapping[str, object] | None = None,
     on_progress: Callable[[object], None] = lambda data: None,
+    timeout: float | None = None,
 ) -> object:
-    """Have a lab carry out a command and return its data; raise what the lab says went wrong."""
-    with _connected(place) as connection:
+    """Have a lab carry out a command and return its data; raise what the lab says went wrong.
+
+    Raise LabError if there is nothing of the answer for *timeout* seconds.
+    """
+    with _connected(place, timeout) as connection:
         _request(connection, command, arguments or {})
         with connection.makefile("rb") as lines:
             while True:
@@ -89,6 +95,8 @@ def call(
                     line = lines.readline(MAX_LINE)
                 except ConnectionError:
                     line = b""
+                except TimeoutError as error:
+                    raise LabError(f"lab {place.name} does not answer") from error
                 message = _decode(place, line)
                 if "progress" in message:
                     on_progress(message["progress"])
@@ -146,24 +154,29 @@ def _data(message: Mapping[str, object]) -> object:
 def end_lab(place: LabPlace, grace: float = GRACE) -> None:
     """End a running lab and wait until it is gone; raise LabError if it does not go.
 
-    A lab that does not listen gets SIGTERM; its process is known from its lock's directory.
+    A lab that does not listen, or not answer, gets SIGTERM as soon as its process is known from its lock's directory.
     """
-    try:
-        call(place, "down")
-    except LabError:
-        _terminate(place)
     deadline = time.monotonic() + grace
+    try:
+        call(place, "down", timeout=ANSWER_TIMEOUT)
+        is_told = True
+    except LabError:
+        is_told = False
     while place.is_running():
+        is_told = is_told or _terminate(place)
         if time.monotonic() > deadline:
             raise LabError(f"lab {place.name} (process {place.read_pid()}) does not end; kill -9 it, then vnet down again")
         time.sleep(_POLL)
 
 
-def _terminate(place: LabPlace) -> None:
+def _terminate(place: LabPlace) -> bool:
+    """Send SIGTERM to the process of a running lab; return False if it has not written down which that is."""
     pid = place.read_pid()
-    if pid is not None and place.is_running():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    return True
 
 
 def sweep_dead(place: LabPlace) -> list[str]:

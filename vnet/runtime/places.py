@@ -33,6 +33,8 @@ SUN_PATH: Final = 107
 """Octets that fit into the address of a Unix socket (108 with the zero at the end, unix(7))."""
 ORPHANED_LOCK: Final = 1.0
 """Seconds to wait for a lock whose holder is dead."""
+NAMELESS_LOCK: Final = 0.1
+"""Seconds to wait for a lock whose holder has not said who he is: he starts, or only looks whether the lab runs."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -109,17 +111,20 @@ class LabPlace:
             os.close(fd)
 
     def _try_lock(self, fd: int) -> bool:
-        """Take the lock of the file; wait a moment if only a child of a killed lab can hold it.
+        """Take the lock of the file; wait a moment for one that no lab holds for long.
 
-        A child has its parent's descriptors, and so the lock, from fork to exec.
+        A child of a killed lab has its parent's descriptors, and so the lock, from fork to exec. Who asks whether the lab
+        runs (``is_running``) has it for an instant.
         """
-        deadline = time.monotonic() + ORPHANED_LOCK
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 pid = self.read_pid()
-                if pid is None or start_time(pid) is not None or time.monotonic() > deadline:
+                if pid is not None and start_time(pid) is not None:
+                    return False
+                if time.monotonic() - began > (NAMELESS_LOCK if pid is None else ORPHANED_LOCK):
                     return False
                 time.sleep(0.01)
             else:
@@ -149,6 +154,7 @@ class LabPlace:
             # Who held it before may have removed the file while we waited: then we hold a lock that nobody sees.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), self.lock.stat()):
+                    self.pid.unlink(missing_ok=True)  # of a lab that was killed: the number may be somebody else's by now
                     return LabLock(self, fd)
             os.close(fd)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vnet.errors import LabError
+from vnet.runtime import client
 from vnet.runtime.places import place_of
 from vnet.wire import pcapng
 
@@ -166,6 +168,36 @@ def test_down_ends_a_lab_that_does_not_listen(run: Run, topology: Path) -> None:
     assert run("show", "tiny").status == 1
     assert run("ls").out.splitlines()[1].startswith("tiny  no commands")
     assert run("down", "tiny").status == 0
+    assert process.wait(5) == 0
+
+
+def test_down_all_spares_the_labs_that_a_program_runs(run: Run, topology: Path, tmp_path: Path) -> None:
+    process = start(topology)
+    own = tmp_path / "own.yaml"
+    code = f"import trio, vnet\nasync def main():\n    async with vnet.open_lab({str(own)!r}, emulate=True):\n"
+    code += "        print('open', flush=True)\n        await trio.sleep_forever()\ntrio.run(main)"
+    own.write_text(topology.read_text().replace("name: tiny", "name: own"))
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert program.stdout is not None and program.stdout.readline() == "open\n"
+        status, out, err = run("down", "--all")
+        assert (status, out) == (0, "tiny: ended\n") and "own: left alone" in err
+        assert process.wait(5) == 0 and program.poll() is None
+        assert run("down", "own").out == "own: ended\n"
+        assert program.wait(5) == -signal.SIGTERM
+        assert not place_of("own").directory.exists()
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def test_down_does_not_wait_for_an_answer_without_end(run: Run, topology: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_TIMEOUT", 0.05)
+    process = start(topology)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(LabError, match="does not end"):
+        client.end_lab(place_of("tiny"), grace=0.1)
+    process.send_signal(signal.SIGCONT)
     assert process.wait(5) == 0
 
 

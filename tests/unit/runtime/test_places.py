@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,22 @@ def test_a_child_that_still_holds_the_lock_of_a_dead_lab_is_waited_for(
     again.release()
     os.close(told)
     os.close(tell)
+
+
+def test_who_only_asks_whether_a_lab_runs_stops_none_from_starting(tmp_path: Path) -> None:
+    place = place_of("lab", tmp_path)
+    place.directory.mkdir()
+    asking = os.open(place.lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(asking, fcntl.LOCK_EX)
+    threading.Timer(0.02, os.close, (asking,)).start()
+    place.acquire().release()
+    assert not place.directory.exists()
+
+
+def test_a_new_run_does_not_go_by_the_process_number_of_the_last(tmp_path: Path) -> None:
+    place = place_of("lab", tmp_path)
+    place.directory.mkdir()
+    place.pid.write_text("1\n")
+    lock = place.acquire()
+    assert place.read_pid() is None
+    lock.release()
