@@ -79,7 +79,7 @@ def table(rows: Sequence[Row]) -> str:
 def markdown(rows: Sequence[Row], rounds: int) -> str:
     """Draw the table for the documentation, with when and where it was taken."""
     lines = [
-        f"Taken {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {rounds} rounds, on {machine()}.",
+        f"Taken {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {rounds} rounds, on {machine()}, load {os.getloadavg()[0]:.1f}.",
         "",
         f"| {' | '.join(TITLES)} | medians |",
         "|" + "---|" * (len(TITLES) + 1),

@@ -1,9 +1,12 @@
-"""Simulated link hops for each wall second, hosts sending UDP at a constant rate: vnet beside ns-3, on the same trees.
+"""Simulated link hops for each second, hosts sending UDP at a constant rate: vnet beside ns-3, on the same trees.
 
 One hop is one frame over one link. Both sides deliver the same datagrams over the same paths, so hops are counted by
 multiplication: datagrams delivered times the links on their path; what ARP adds has happened before the clock starts. ns-3
 uses its lightest link (SimpleNetDevice; its CSMA Ethernet is slower) and computes no checksums. vnet's hosts compute and
 check that of the IPv4 header; that of UDP they leave pending, as a NIC with checksum offload does, and nobody here needs it.
+
+Both have one thread that never waits, so their seconds are those of the CPU: on a machine with nothing else to do the same
+as those of the clock on the wall, and on any other what the clock would have shown.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ class _Sender:
 
 
 def deliver(tree: Tree) -> tuple[int, float]:
-    """Simulate with vnet; return the datagrams delivered and the wall seconds that took."""
+    """Simulate with vnet; return the datagrams delivered and the CPU seconds that took."""
     timeline = Timeline()
     streams = RandomStreams(1)
     delivered = 0
@@ -113,9 +116,9 @@ def deliver(tree: Tree) -> tuple[int, float]:
         timeline.at(START + interval * index // tree.hosts, sender.send)
     timeline.run_until(START - 1)
     delivered = 0
-    began = time.perf_counter()
+    began = time.process_time()
     timeline.run_until(START + round(tree.seconds * SECOND))
-    return delivered, time.perf_counter() - began
+    return delivered, time.process_time() - began
 
 
 def rows(rounds: int = ROUNDS) -> list[Row]:
@@ -132,10 +135,10 @@ def _row(tree: Tree, rounds: int, reason: str) -> Row:
 
     def hops(run: Callable[[], tuple[int, float]]) -> Callable[[], float]:
         def measure() -> float:
-            delivered, wall = run()
+            delivered, used = run()
             if delivered < 0.99 * expected:
                 raise RuntimeError(f"{tree.name}: only {delivered} of {expected:.0f} datagrams arrived")
-            return delivered * tree.hops / wall
+            return delivered * tree.hops / used
 
         return measure
 
@@ -147,8 +150,8 @@ def _row(tree: Tree, rounds: int, reason: str) -> Row:
     def ours() -> tuple[int, float]:
         """Run in a process of its own, as ns-3 does: with nothing else on the heap."""
         words = [sys.executable, "-m", "benchmarks.sim_hops", str(TREES.index(tree))]
-        delivered, wall = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-        return delivered, wall
+        delivered, used = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+        return delivered, used
 
     measured = interleave({"vnet": hops(ours), "ns-3": hops(peer)}, rounds)
     ratios = against_best(measured, "vnet", ("ns-3",))

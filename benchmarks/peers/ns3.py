@@ -40,7 +40,7 @@ def deliver(
     delay: int,
     kind: str = "simple",
 ) -> tuple[int, float]:
-    """Simulate; return the datagrams delivered and the wall seconds that took. *kind* is "simple" or "csma"."""
+    """Simulate; return the datagrams delivered and the CPU seconds that took. *kind* is "simple" or "csma"."""
     words = (switches, hosts, offset, rate, payload, seconds, bps, delay)
-    delivered, wall = run(program(), kind, *(str(word) for word in words), timeout=300).split()
-    return int(delivered), float(wall)
+    delivered, used = run(program(), kind, *(str(word) for word in words), timeout=300).split()
+    return int(delivered), float(used)
