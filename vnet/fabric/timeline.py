@@ -123,19 +123,22 @@ class Timeline:
         self._stood_at, self._standing = now, standing
         return count
 
-    def run_due(self, limit: int) -> int:
-        """Run at most *limit* of the events that are due at ``now`` without moving it; return how many ran.
+    def run_due(self, limit: int) -> Instant | None:
+        """Run at most *limit* of the events that are due at ``now`` without moving it; return the instant of the next.
 
-        For a live driver, which has set ``now`` from the real clock: events late by a few microseconds all see one now.
+        For a live driver, which has set ``now`` from the real clock: events late by a few microseconds all see one now. None
+        says that nothing is scheduled; an instant that is not after ``now`` that the limit was reached.
         """
         heap = self._heap
         now = self.now
-        count = 0
-        while heap and heap[0][0] <= now and count < limit:
+        while heap:
+            head = heap[0][0]
+            if head > now or limit <= 0:
+                return head
+            limit -= 1
             _, _, action, args = heappop(heap)
             action(*args)
-            count += 1
-        return count
+        return None
 
 
 def _is_idle(action: Action) -> bool:

@@ -27,6 +27,8 @@ EVENTS_A_TURN: Final = 4096
 """Timeline events run before the descriptors are looked at again."""
 TURN: Final = 2 * MILLISECOND
 """How long the shell goes on while there is work before other tasks have their turn."""
+DESCRIPTORS_A_LOOK: Final = 64
+"""Ready descriptors taken from epoll at once; the others come first the next time."""
 LINGER: Final = 0.001
 """Seconds to wait for more frames before trio waits for everything; epoll counts in milliseconds."""
 
@@ -153,14 +155,14 @@ class Shell:
         reader_of = self._readers.get
         poll = self._epoll.poll
         monotonic = time.monotonic_ns
-        run_due, head = timeline.run_due, timeline.next_instant
+        run_due = timeline.run_due
         epoch = self._epoch
         present = self._present
         present.task_is_ready = False
         patience: float = 0
         end = monotonic() + TURN
         while True:
-            ready = poll(patience)
+            ready = poll(patience, DESCRIPTORS_A_LOOK)
             now = monotonic()
             timeline.now = now - epoch
             for fd, events in ready:
@@ -173,19 +175,19 @@ class Shell:
                 except Exception as error:
                     self._contain(error)
             try:
-                ran = run_due(EVENTS_A_TURN)
+                head = run_due(EVENTS_A_TURN)
             except Exception as error:
                 self._contain(error)
-                ran = 1
+                head = timeline.now  # others may be due
             if present.task_is_ready:
                 return True
             if now > end:
                 return False
-            if ran:
+            if head is not None and head <= timeline.now:
                 patience = 0
             elif ready or not patience:
                 patience = LINGER
-                if head() != self._armed:
+                if head != self._armed:
                     self._arm()
             else:
                 return True

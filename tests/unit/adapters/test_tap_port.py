@@ -149,9 +149,11 @@ def test_each_refusal_has_its_reason(rig: Rig, monkeypatch: pytest.MonkeyPatch, 
     def refuse(fd: int, parts: object) -> int:
         raise OSError(number, os.strerror(number))
 
+    monkeypatch.setattr(os, "write", refuse)
     monkeypatch.setattr(os, "writev", refuse)
     rig.peer.send(FRAME, NO_OFFLOAD)
-    assert rig.tap.drops == {reason: 1} and rig.tap.port.carrier
+    rig.peer.send(FRAME + bytes(1400 - len(FRAME)), NO_OFFLOAD)
+    assert rig.tap.drops == {reason: 2} and rig.tap.port.carrier
 
 
 @pytest.mark.parametrize("side", ["read", "write"])
@@ -160,6 +162,7 @@ def test_a_device_that_vanished_is_left_and_reported_once(rig: Rig, monkeypatch:
         raise OSError(errno.EBADFD, "File descriptor in bad state")
 
     monkeypatch.setattr(os, "read", gone)
+    monkeypatch.setattr(os, "write", gone)
     monkeypatch.setattr(os, "writev", gone)
     if side == "read":
         rig.tap.on_readable()

@@ -70,20 +70,27 @@ def test_run_due_runs_what_has_passed_and_leaves_the_clock_alone() -> None:
     seen: list[tuple[int, int]] = []
     for when in (90, 95, 100, 101):
         timeline.at(when, lambda when: seen.append((when, timeline.now)), when)
-    assert timeline.run_due(limit=2) == 2
-    assert timeline.run_due(limit=100) == 1
-    assert timeline.run_due(limit=100) == 0
+    assert timeline.run_due(limit=2) == 100
+    assert len(seen) == 2
+    assert timeline.run_due(limit=100) == 101
+    assert timeline.run_due(limit=100) == 101
     assert seen == [(90, 100), (95, 100), (100, 100)]
+    timeline.now = 101
+    assert timeline.run_due(limit=100) is None
 
 
 def test_run_due_stops_at_its_limit_though_events_make_events() -> None:
     timeline = Timeline()
+    count = 0
 
     def again() -> None:
+        nonlocal count
+        count += 1
         timeline.soon(again)
 
     again()
-    assert timeline.run_due(limit=1000) == 1000
+    assert timeline.run_due(limit=1000) == 0
+    assert count == 1001
 
 
 def test_a_live_driver_is_told_of_an_earlier_head_only() -> None:

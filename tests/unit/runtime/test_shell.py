@@ -27,9 +27,9 @@ class CountingEpoll:
         self.modify, self.close = epoll.modify, epoll.close
         self.polls = 0
 
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
         self.polls += 1
-        return self._epoll.poll(timeout)
+        return self._epoll.poll(timeout, most)
 
 
 @asynccontextmanager
