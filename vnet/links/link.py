@@ -35,8 +35,8 @@ class Direction:
     """One way through a link."""
 
     __slots__ = (
-        "_busy_until", "_latency", "_loss", "_ns_per_queue", "_octet_dividend", "_octet_divisor", "_queue", "_random",
-        "_rate", "_scheduler", "_target", "_up",
+        "_busy_until", "_impaired", "_latency", "_loss", "_ns_per_queue", "_octet_dividend", "_octet_divisor", "_queue",
+        "_random", "_rate", "_scheduler", "_target", "_up",
         "delivered", "dropped_down", "dropped_loss", "dropped_malformed", "dropped_queue", "octets",
     )  # fmt: skip
 
@@ -54,6 +54,7 @@ class Direction:
         )
         self._busy_until = 0
         self._up = True
+        self._impaired = False  # lossy or down
         self.delivered = 0
         self.octets = 0
         self.dropped_queue = 0
@@ -66,6 +67,7 @@ class Direction:
         if self._busy_until > self._scheduler.now:
             self._retime(rate, latency)
         self._rate, self._latency, self._loss, self._queue = rate, latency, loss, queue
+        self._impaired = bool(loss) or not self._up
         if rate:
             common = gcd(_NS_PER_OCTET_AT_1_BPS, rate)
             self._octet_dividend, self._octet_divisor = _NS_PER_OCTET_AT_1_BPS // common, rate // common
@@ -88,7 +90,7 @@ class Direction:
 
     def send(self, frame: bytes, offload: bytes) -> None:
         """Take a frame from the near end."""
-        if self._loss or not self._up:
+        if self._impaired:
             self._send_impaired(frame, offload)
             return
         scheduler = self._scheduler
@@ -116,6 +118,7 @@ class Direction:
     def set_up(self, up: bool) -> None:
         """Cut or mend: what is queued or on its way when the link is cut never arrives."""
         self._up = up
+        self._impaired = bool(self._loss) or not up
         if not up:
             self.dropped_down += len(self._scheduler.withdraw(self._arrive))
             self._busy_until = self._scheduler.now
@@ -136,13 +139,13 @@ class Direction:
             except WireError:
                 self.dropped_malformed += 1
                 return
-        loss, self._loss = self._loss, 0.0
+        self._impaired = False
         for single in frames:
-            if self._random.random() < loss:
+            if self._random.random() < self._loss:
                 self.dropped_loss += 1
             else:
                 self.send(single, offload)
-        self._loss = loss
+        self._impaired = True
 
     def _retime(self, rate: Rate | None, latency: Duration) -> None:
         """Let what waits leave at the new rate: its time until departure is in proportion to the octets before it."""
