@@ -160,7 +160,7 @@ def test_udp_fragments_and_errors_through_nat(tmp_path: Path) -> None:
 def test_ping_through_nat_and_nothing_comes_in(tmp_path: Path) -> None:
     with routed(tmp_path) as (guest, server, router):
         for size in ("0", "56", "1472", "4000"):
-            assert ", 0% packet loss" in run(guest, "ping", "-c", "2", "-i", "0.05", "-s", size, SERVER)
+            assert ", 0% packet loss" in run(guest, "ping", "-c", "2", "-i", "0.05", "-w", "10", "-s", size, SERVER)
         assert "Time to live exceeded" in run(guest, "ping", "-c", "1", "-t", "1", SERVER, check=False)
         assert ", 0% packet loss" in run(server, "ping", "-c", "1", EXTERNAL)
         run(server, "ip", "route", "add", "10.77.0.0/24", "via", EXTERNAL)
