@@ -14,11 +14,19 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Protocol, TypeAlias, final
 
 from vnet.addresses import Mac
+from vnet.errors import UsageError
 from vnet.ports import Port
 from vnet.units import Duration
 
 Target: TypeAlias = str | IPv4Address
 """Where a probe goes: an address, as text or not. Names are turned into addresses by the lab before they come here."""
+
+
+def checked_port(port: int) -> int:
+    """Pass a port number; raise UsageError for what is none."""
+    if not 0 <= port <= 0xFFFF:
+        raise UsageError(f"{port} is not a port: it must be 0 to 65535")
+    return port
 
 
 @final

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar, final
 import trio
 
 from vnet.errors import NoAnswer, UsageError
-from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, Verdict
+from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.ports import Port, Scheduler
 from vnet.stack.dhcp_client import DhcpClient
@@ -24,7 +24,7 @@ from vnet.stack.interface import Interface
 from vnet.stack.tcp import ProbeResult
 from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
 from vnet.stack.transport import IcmpError, TransportAddress
-from vnet.units import Duration, nanoseconds
+from vnet.units import DAY, SECOND, Duration, nanoseconds
 from vnet.wire import icmpv4
 
 T = TypeVar("T")
@@ -148,7 +148,7 @@ class EmulatedGuest:
         """Wait until *done*, which is asked after each change of addresses, routes or carriers; tell whether it is."""
         await trio.lowlevel.checkpoint()
         scheduler = self.host.scheduler
-        end = scheduler.now + nanoseconds(timeout)
+        end = scheduler.now + _patience(timeout)
         if self._waiters is None:
             self._waiters = []
             self.host.on_change = self._changed
@@ -178,7 +178,7 @@ class EmulatedGuest:
         results = []
         for _ in range(count):
             answer = _Answer[PingResult]()
-            self.host.ping(destination, size=size, ttl=ttl, timeout=nanoseconds(timeout), on_result=answer)
+            self.host.ping(destination, size=size, ttl=ttl, timeout=_patience(timeout), on_result=answer)
             results.append(await answer.wait())
         good = [result for result in results if result.ok]
         if not good:
@@ -202,7 +202,7 @@ class EmulatedGuest:
         answer = _Answer[list[Hop]]()
         run = Traceroute(
             self.host, self._resolve(target), lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
-            timeout=nanoseconds(timeout),
+            timeout=_patience(timeout),
         )  # fmt: skip
         run.start()
         return await answer.wait()
@@ -210,7 +210,7 @@ class EmulatedGuest:
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
         answer = _Answer[ProbeResult]()
-        self.host.tcp_probe(self._resolve(target), port, timeout=nanoseconds(timeout), on_result=answer)
+        self.host.tcp_probe(self._resolve(target), checked_port(port), timeout=_patience(timeout), on_result=answer)
         result = await answer.wait()
         if result.ok:
             return ProbeReply(Verdict.OPEN, result.rtt)
@@ -222,9 +222,9 @@ class EmulatedGuest:
         self, target: Target | HasAddress, port: int, payload: bytes = b"vnet", timeout: float = 1.0
     ) -> ProbeReply:
         """Send one datagram and wait for an answer."""
-        probe = _UdpProbe(self.host, (self._resolve(target), port))
+        probe = _UdpProbe(self.host, (self._resolve(target), checked_port(port)))
         try:
-            return await probe.run(payload, nanoseconds(timeout))
+            return await probe.run(payload, _patience(timeout))
         finally:
             probe.close()
 
@@ -312,6 +312,13 @@ class _UdpProbe:
 
 def _address(packed: bytes | None) -> IPv4Address | None:
     return None if packed is None else IPv4Address(packed)
+
+
+def _patience(timeout: float) -> Duration:
+    """Convert a time-out; one that never ends is a hundred years. Raise UsageError for what is no number."""
+    if timeout != timeout:
+        raise UsageError("a timeout is a number of seconds, not nan")
+    return nanoseconds(min(timeout, 36_500 * DAY / SECOND))
 
 
 def _with_reporter(text: str, reporter: bytes | None, host: Host) -> str:

@@ -24,7 +24,7 @@ from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
 from vnet.addresses import Mac
 from vnet.errors import HostError, NoAnswer, UsageError
 from vnet.guests import netns, probes
-from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target
+from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, checked_port
 from vnet.guests.dhcp import NamespaceDhcp
 from vnet.guests.process import LabProcesses, Process
 from vnet.guests.resources import FileId, Ledger, NamespaceResource, NoLedger
@@ -265,11 +265,11 @@ class NamespaceGuest:
 
     async def tcp_probe(self, target: Target, port: int, timeout: float = 1.0) -> ProbeReply:
         """Open a TCP connection from the namespace and close it again."""
-        return await probes.tcp_probe(self._open_fd(), IPv4Address(target), port, timeout)
+        return await probes.tcp_probe(self._open_fd(), IPv4Address(target), checked_port(port), timeout)
 
     async def udp_probe(self, target: Target, port: int, payload: bytes = b"vnet", timeout: float = 1.0) -> ProbeReply:
         """Send one datagram from the namespace and wait for an answer."""
-        return await probes.udp_probe(self._open_fd(), IPv4Address(target), port, payload, timeout)
+        return await probes.udp_probe(self._open_fd(), IPv4Address(target), checked_port(port), payload, timeout)
 
     # -- programs
 

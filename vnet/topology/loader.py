@@ -29,7 +29,7 @@ def parse_topology(text: str | bytes, source: str = "<text>") -> ResolvedTopolog
 def check_topology(path: str | Path) -> tuple[ResolvedTopology | None, tuple[Problem, ...]]:
     """Load a topology file; return it (None if it has errors) and everything that is wrong with it, warnings too."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(Path(path), "rb", opener=_open_at_once) as file:
             raw = file.read(MOST_OCTETS + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
         problems = Problems(str(path))

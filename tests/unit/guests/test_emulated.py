@@ -195,3 +195,21 @@ async def test_dhcp_that_gets_no_answer(world):
     assert world.timeline.now == 5 * SECOND and world.c.lease() is None
     with pytest.raises(UsageError, match="all have addresses"):
         await world.a.dhcp()
+
+
+@in_world
+async def test_arguments_that_cannot_be_are_refused(world):
+    for port in (-1, 65536, 1 << 40):
+        with pytest.raises(UsageError, match="is not a port"):
+            await world.a.tcp_probe("10.0.0.2", port)
+        with pytest.raises(UsageError, match="is not a port"):
+            await world.a.udp_probe("10.0.0.2", port)
+    for probe in (world.a.ping("10.0.0.2", timeout=float("nan")), world.a.tcp_probe("10.0.0.2", 1, timeout=float("nan"))):
+        with pytest.raises(UsageError, match="nan"):
+            await probe
+
+
+@in_world
+async def test_a_probe_may_have_all_the_time_there_is(world):
+    assert (await world.a.ping("10.0.0.2", timeout=float("inf"))).ok
+    assert (await world.a.tcp_probe("10.0.0.2", 9, timeout=float("inf"))).verdict is Verdict.CLOSED

@@ -202,3 +202,9 @@ def test_a_flood_of_problems_is_cut() -> None:
     assert problems[-1].code == "too-many-problems"
     assert len(problems) == 201
     assert "801 more" in problems[-1].text, "1000 unknown keys and the warning that there are no guests"
+
+
+def test_a_number_is_no_path() -> None:
+    """It would be read as a descriptor: of whatever the process has open there."""
+    with pytest.raises(TypeError):
+        check_topology(0)  # type: ignore[arg-type]
