@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import select
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO, Final, final
 
 import click
@@ -59,10 +61,7 @@ def capture_command(
         show = _Lines() if as_text else _Copy(out)
         if target is None or target == "-":
             threading.Thread(target=_end_with_reader, args=(capture,), daemon=True).start()
-        try:
-            show.take_all(capture)
-        except KeyboardInterrupt:
-            capture.finish()
+        with _ended_by_signals(capture):
             show.take_all(capture)
         click.echo(show.verdict(), err=True)
 
@@ -118,6 +117,30 @@ class _Lines(_Taker):
     def take(self, piece: bytes) -> None:
         """Print what the piece completes."""
         click.echo("".join(line_of(packet) + "\n" for packet in self._reader.feed(piece)), nl=False)
+
+
+@contextlib.contextmanager
+def _ended_by_signals(capture: RemoteCapture) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end the capture in order, and the second end us.
+
+    Not by an exception, which could come between reading a piece and writing it, and leave a hole in the file.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        restore()
+        capture.finish()
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _end_with_reader(capture: RemoteCapture) -> None:

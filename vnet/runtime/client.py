@@ -114,13 +114,16 @@ class RemoteCapture:
         self._stream = stream
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the octets until the capture ends; may be called again after an interruption."""
+        """Yield the octets until the capture ends."""
         with contextlib.suppress(ConnectionError):
             while piece := self._stream.read1(PIECE):
                 yield piece
 
     def finish(self) -> None:
-        """Want no more frames; ``pieces`` then yields what is under way and the end of the file."""
+        """Want no more frames; ``pieces`` then yields what is under way and the end of the file.
+
+        A signal handler may call it.
+        """
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
 

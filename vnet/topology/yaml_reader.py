@@ -40,6 +40,7 @@ _FITS: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "null": (type(None),),
 }  # fmt: skip
 
+_TOO_DEEP: Final = f"nested more than {DEEPEST} levels deep; a topology needs seven"
 _BRACKETS: Final = {"while parsing a flow mapping": "the closing }", "while parsing a flow sequence": "the closing ]"}
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -94,7 +95,10 @@ def read_yaml(raw: str | bytes, problems: Problems) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = _place(mark)
-        problems.at_place("yaml-syntax", _in_words(error, text, line), line, column)
+        if error.problem == "exceeded maximum nesting depth":  # newer C parsers look ahead, and stop before our own bound
+            problems.at_place("too-deep", _TOO_DEEP, line, column)
+        else:
+            problems.at_place("yaml-syntax", _in_words(error, text, line), line, column)
     except (yaml.YAMLError, ValueError, UnicodeError) as error:
         problems.at_place("yaml-syntax", f"this is not YAML: {error}")
     return None
@@ -202,7 +206,7 @@ class _Builder:
     def _start(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, place: Place) -> None:
         mapping = isinstance(event, yaml.MappingStartEvent)
         if len(self.open) >= DEEPEST:
-            self._refuse("too-deep", f"nested more than {DEEPEST} levels deep; a topology needs seven", place)
+            self._refuse("too-deep", _TOO_DEEP, place)
         if self._awaits_key():
             self._refuse("bad-key", "a key has to be a word, not a list or a mapping", place)
         if event.tag not in (None, "!", _CORE + ("map" if mapping else "seq")):

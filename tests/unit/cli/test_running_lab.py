@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from vnet.runtime.client import RemoteCapture
 from vnet.runtime.views import VIEWS
 from vnet.wire import pcapng
 
@@ -242,6 +245,28 @@ def test_ctrl_c_ends_a_capture_and_its_file_is_whole(run: Run, lab: LabThread, t
     data = (tmp_path / "x.pcapng").read_bytes()
     assert err.splitlines()[-1] == f"{len(pcapng.read(data))} frames"
     assert pcapng.closing_statistics(data)[0][1] >= 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_reading_and_writing_loses_nothing(
+    run: Run, lab: LabThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    pieces = RemoteCapture.pieces
+    sent = []
+
+    def interrupted(capture: RemoteCapture) -> Iterator[bytes]:
+        for piece in pieces(capture):
+            if not sent:
+                os.kill(os.getpid(), number)
+            sent.append(piece)
+            yield piece
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(RemoteCapture, "pieces", interrupted)
+    assert run("capture", "tiny", "a", "-w", tmp_path / "x.pcapng").status == 0
+    assert (tmp_path / "x.pcapng").read_bytes() == b"".join(sent)
+    assert len(pcapng.closing_statistics(sent[-1])) == 1
+    assert signal.getsignal(number) == before
 
 
 def test_a_capture_ends_with_its_reader(lab: LabThread) -> None:

@@ -88,8 +88,9 @@ def test_nested_aliases_do_not_explode() -> None:
         (b"lab", "wrong-type", (1, 1)),
         (b"~", "wrong-type", (1, 1)),
         (b"--- \n...\n", "wrong-type", (2, 1)),
-        (b"name: [" + b"[" * 200_000, "too-deep", (1, 38)),
-        (b"{" * 100_000, "bad-key", (1, 2)),
+        (b"name: [" + b"[" * 900, "too-deep", (1, 38)),
+        (b"name: [" + b"[" * 200_000, "too-deep", None),
+        (b"{" * 900, "bad-key", (1, 2)),
         (b"? " * 50_000, "bad-key", None),
         (b"- " * 50_000, "too-deep", None),
         (b"a: &a\n  b: *a", "recursive-alias", (2, 6)),
@@ -105,6 +106,15 @@ def test_any_file_is_refused_in_words(raw: bytes, code: str, place: tuple[int, i
     assert problems[0].code == code
     if place is not None:
         assert (problems[0].line, problems[0].column) == place
+
+
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+def test_endless_brackets_are_refused_wherever_the_parser_stops(loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vnet.topology.yaml_reader._LOADER", getattr(yaml, loader))
+    for raw in (b"{" * 100_000, b"a: [1]\n" + b"b: " + b"{" * 100_000, b"[{" * 50_000):
+        resolved, (problem,) = check_text(raw)
+        assert resolved is None
+        assert problem.code in ("bad-key", "too-deep")
 
 
 @pytest.mark.parametrize(
