@@ -52,13 +52,21 @@ class VirtualClock(trio.abc.Clock):
 
 @final
 class _WakeWatch(trio.abc.Instrument):
-    """Interrupt the timeline when an event makes a task ready, so that the task runs at this very instant."""
+    """Interrupt the timeline when an event makes a task ready, so that the task runs at this very instant.
+
+    ``woken`` counts the tasks made ready since trio last looked at the clock.
+    """
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
+        self.woken = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.woken = 0
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         self._timeline.interrupted = True
+        self.woken += 1
 
 
 @final
@@ -69,6 +77,7 @@ class Simulation:
         self.timeline = Timeline()
         self.seed = seed
         self.limit = limit
+        self.watch = _WakeWatch(self.timeline)
 
     async def drive(self) -> None:
         """Move the clock for ever; raise SimulationStalled when nothing can happen any more."""
@@ -77,6 +86,8 @@ class Simulation:
         timeline = self.timeline
         while True:
             await wait_all_tasks_blocked()
+            if self.watch.woken > 1:
+                continue  # somebody else waited for that too, and is not blocked any more: time stands still
             until = trio.lowlevel.current_statistics().seconds_to_next_deadline
             if until == math.inf:
                 if timeline.next_instant() is None:
@@ -141,7 +152,7 @@ def simulate(function: Callable[[*Ts], Awaitable[T]], *args: *Ts, seed: int = 0,
             return trio.run(
                 run,
                 clock=VirtualClock(simulation.timeline),
-                instruments=[_WakeWatch(simulation.timeline)],
+                instruments=[simulation.watch],
                 strict_exception_groups=True,
             )
         except BaseExceptionGroup as group:

@@ -50,6 +50,19 @@ def test_a_task_woken_by_an_event_runs_at_the_event_s_instant():
     assert simulate(main) == 7
 
 
+def test_time_stands_still_until_those_who_wait_for_quiet_are_blocked_too():
+    from trio.testing import wait_all_tasks_blocked
+
+    async def main() -> float:
+        with trio.move_on_after(60):
+            for _ in range(20):
+                await wait_all_tasks_blocked()
+                await trio.lowlevel.checkpoint()
+        return trio.current_time()
+
+    assert simulate(main) == 0
+
+
 def test_deadlines_that_no_float_can_hold_still_come():
     async def main() -> None:
         for step in (0.1, 1 / 3, 1e-9, 1e-7, math.pi):
