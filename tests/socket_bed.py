@@ -19,7 +19,8 @@ class Loopback:
     """Real sockets of this machine; there is one place only."""
 
     server_address = "127.0.0.1"
-    on_guests = False
+    patience = 0.2
+    """Seconds after which nothing more moves; real ones, so few."""
 
     @asynccontextmanager
     async def as_server(self):
@@ -32,7 +33,7 @@ class Guests:
     """Guests a (client, 10.0.0.1) and b (server, 10.0.0.2) on one cable."""
 
     server_address = "10.0.0.2"
-    on_guests = True
+    patience = 10
 
     def __init__(self, fake=False):
         simulation = current_simulation()

@@ -16,7 +16,7 @@ import trio
 from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
-from vnet.guests.socket_table import SocketTable
+from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.guests.streams import open_stream, serve
 from vnet.ports import Port, Scheduler
@@ -289,6 +289,8 @@ class EmulatedGuest:
             try:
                 return IPv4Address(target).packed
             except ValueError:
+                if target == "localhost":
+                    return LOOPBACK
                 found = self._resolver(target) if self._resolver is not None else None
                 if found is None:
                     raise UsageError(f"{target!r} is neither an IPv4 address nor a guest that has one") from None

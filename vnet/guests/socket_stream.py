@@ -174,10 +174,12 @@ class StreamSocket:
         source, port = (self._claim.address, self._claim.port) if self._claim is not None else (None, 0)
         if source is not None and source[0] == 127 and not self._table.host.is_local(address[0]):
             raise os_error(errno.EINVAL)
+        if not address[1]:
+            raise os_error(errno.ECONNREFUSED)  # nobody can listen there
         try:
             connection = self._tcp.connect(*address, source=source, source_port=port)
         except UsageError:
-            raise os_error(errno.EADDRINUSE if port else errno.EADDRNOTAVAIL) from None
+            raise os_error(errno.EADDRNOTAVAIL) from None
         self._was_established = self._was_told = False
         self._use(connection)
         raise BlockingIOError

@@ -240,6 +240,7 @@ async def test_the_guest_s_own_calls(guests):
                 assert isinstance(stream, trio.abc.HalfCloseableStream)
                 await stream.send_all(b"x")
                 assert await stream.receive_some() == b"X"
+        await (await guests.b.open_tcp_stream("localhost", port)).aclose()
         assert set(where) == {"b"}, "the handlers are programs of the guest"
         with pytest.raises(ConnectionRefusedError):
             await guests.a.open_tcp_stream("b", 1)

@@ -161,7 +161,7 @@ async def test_lingering_for_no_time_resets(place):
 async def test_writing_stops_when_nobody_reads(place):
     client, server = await connected(place)
     sent = 0
-    with trio.move_on_after(0.2):
+    with trio.move_on_after(place.patience):
         while True:
             sent += await client.send(bytes(65536))
     assert sent > 10_000
@@ -424,3 +424,74 @@ async def test_a_cancelled_connect_closes_the_socket(place):
             scope.cancel()
             await sock.connect(listener.getsockname())
         assert scope.cancelled_caught and sock.fileno() == -1
+
+
+@in_every_place
+async def test_nobody_listens_at_port_0(place):
+    async with place.as_client():
+        with pytest.raises(ConnectionRefusedError):
+            await trio.socket.socket().connect((place.server_address, 0))
+
+
+@in_every_place
+async def test_odd_arguments(place):
+    client, server = await connected(place)
+    s = trio.socket
+    with pytest.raises(OSError):
+        await server.recv(10, s.MSG_OOB)
+    for call in (
+        lambda: client.shutdown(99),
+        lambda: client.setsockopt(s.SOL_SOCKET, s.SO_LINGER, 1),
+        lambda: client.setsockopt(s.SOL_SOCKET, s.SO_LINGER, b"\1\0"),
+        lambda: client.setsockopt(s.SOL_SOCKET, s.SO_KEEPALIVE, b"\1"),
+    ):
+        with pytest.raises(OSError) as caught:
+            call()
+        assert caught.value.errno == errno.EINVAL
+    with pytest.raises(TypeError):
+        client.setsockopt(s.SOL_SOCKET, s.SO_KEEPALIVE, None)
+    with pytest.raises(TypeError):
+        client.setsockopt(s.SOL_SOCKET, s.SO_KEEPALIVE, 1, 4)
+    with pytest.raises(OSError):
+        client.getsockopt(s.IPPROTO_TCP, 9999)
+    with pytest.raises((TypeError, ValueError)):
+        await client.sendto(b"x")
+    with pytest.raises(TypeError):
+        await client.recv(1.5)
+    assert await client.sendto(b"to its peer", server.getsockname()) == 11
+    assert await server.recv(100) == b"to its peer"
+    client.shutdown(s.SHUT_RD)
+    assert await client.recv(10) == b""
+    client.shutdown(s.SHUT_RDWR)
+    assert await server.recv(10) == b""
+
+
+@in_every_place
+async def test_odd_datagrams(place):
+    client, server = await pair_of_datagram_sockets(place)
+    s = trio.socket
+    name = server.getsockname()
+    for number, call in (
+        (errno.EINVAL, lambda: client.sendto(b"x", (name[0], 0))),
+        (errno.EDESTADDRREQ, lambda: client.sendmsg([b"x"])),
+        (errno.EINVAL, lambda: server.bind(("", 0))),
+        (errno.EADDRNOTAVAIL, lambda: client.bind(("192.0.2.1", 0))),
+    ):
+        with pytest.raises(OSError) as caught:
+            await call()
+        assert caught.value.errno == number
+    with pytest.raises(OSError) as caught:
+        server.shutdown(s.SHUT_WR)
+    assert caught.value.errno == errno.ENOTCONN
+    assert await client.sendmsg([b"one", b"two"], [], 0, name) == 6
+    assert await server.recv(3, s.MSG_PEEK) == b"one"
+    assert (await server.recvmsg(100))[0] == b"onetwo"
+    await client.connect(name)
+    with pytest.raises(OSError) as caught:
+        client.shutdown(99)
+    assert caught.value.errno == errno.EINVAL
+    client.shutdown(s.SHUT_WR)
+    with pytest.raises(BrokenPipeError):
+        await client.send(b"x")
+    client.close()
+    client.close()
