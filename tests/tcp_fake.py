@@ -22,6 +22,7 @@ class FakeConnection:
 
     is_established = property(lambda self: self.is_up and self.error is None)
     available = property(lambda self: len(self.inbox))
+    unsent = property(lambda self: self.in_flight)
     at_end = property(lambda self: self.at_fin and not self.inbox)
 
     @property

@@ -77,13 +77,16 @@ class StreamSocket:
 
     @property
     def is_writable(self) -> bool:
-        """Whether ``send`` would not block."""
+        """Whether ``send`` takes a fair part: a third of the buffer has to be free, as in Linux.
+
+        Otherwise a program would be woken for every segment that was acknowledged.
+        """
         connection = self._connection
         if connection is None:
             return self._listener is None
         if self.is_connecting:
             return False
-        return self._shut_write or connection.error is not None or connection.room > 0
+        return self._shut_write or connection.error is not None or 2 * connection.room >= max(connection.unsent, 1)
 
     def local(self) -> Address:
         """Return this end's address; 0.0.0.0 and 0 where none was chosen."""

@@ -48,6 +48,10 @@ class TcpConnection(Protocol):
     def room(self) -> int:
         """Octets that ``send`` takes now."""
 
+    @property
+    def unsent(self) -> int:
+        """Octets that ``send`` took, and the peer has not acknowledged."""
+
     def send(self, data: bytes, /) -> int:
         """Queue data; return how many octets were taken."""
 
