@@ -1,4 +1,4 @@
-"""A TCP without segments: what ``vnet.guests.tcp_interface`` asks for, over a dictionary of hosts."""
+"""A TCP without segments, to see what sockets do with whatever it may say: the calls of ``vnet.stack.tcp`` that they use."""
 
 from __future__ import annotations
 

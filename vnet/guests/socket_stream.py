@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from typing import Final, cast, final
+from typing import Final, final
 
 from vnet.errors import UsageError
 from vnet.guests.socket_errors import errno_of, os_error
 from vnet.guests.socket_options import KEEP_ALIVE, KEEP_IDLE, NO_DELAY, NO_PORT, REUSE_ADDRESS, Option, SocketOptions
 from vnet.guests.socket_table import Address, Claim, SocketTable, text
-from vnet.guests.tcp_interface import Tcp, TcpConnection, TcpListener
+from vnet.stack.tcp import TcpConnection, TcpListener
 from vnet.stack.transport import TransportAddress
 from vnet.units import SECOND
 
@@ -30,7 +30,7 @@ class StreamSocket:
     def __init__(self, table: SocketTable, on_change: Callable[[], None], options: SocketOptions) -> None:
         self.options = options
         self._table = table
-        self._tcp = cast(Tcp, table.host.tcp)
+        self._tcp = table.host.tcp
         self._on_change = on_change
         self._claim: Claim | None = None
         self._listener: TcpListener | None = None

@@ -16,7 +16,7 @@ import trio
 from socket_bed import in_place
 from trio_websocket import ConnectionClosed, open_websocket, serve_websocket
 
-PLACES = ["fake"]
+PLACES = ["fake", "guests"]
 
 
 def on_two_guests(function):

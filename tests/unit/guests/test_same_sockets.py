@@ -9,7 +9,7 @@ import pytest
 import trio
 from socket_bed import in_place
 
-PLACES = ["loopback", "fake"]
+PLACES = ["loopback", "fake", "guests"]
 
 
 def in_every_place(function):

@@ -9,7 +9,7 @@ from trio.testing import check_half_closeable_stream
 
 from vnet.runtime.clock import simulate
 
-PLACES = ["fake"]
+PLACES = ["fake", "guests"]
 
 
 @pytest.mark.parametrize("place", PLACES)
