@@ -120,6 +120,7 @@ class Sender:
     def acknowledge(self, acknowledgment: int, now: Instant, echoed: int | None) -> None:
         """Take a cumulative acknowledgment beyond ``una``; *echoed* is the round-trip time by timestamp, if there is one."""
         octets = acknowledgment - self.una
+        was_fast = self.recovery is Recovery.FAST
         limited = self.pipe() + self.mss > self.congestion.window
         self._measure(acknowledgment, now, echoed)
         self.una = acknowledgment
@@ -139,7 +140,7 @@ class Sender:
             self._duplicate_octets = max(0, self._duplicate_octets - octets)
             self._high_rxt, self._forced = acknowledgment, True  # a partial acknowledgment: RFC 6582, 3.2 step 3
         self._high_rxt = max(self._high_rxt, acknowledgment)
-        if self.recovery is not Recovery.FAST and limited:
+        if limited and not was_fast:  # RFC 6582, 3.2: leaving recovery grows nothing
             self.congestion.acknowledged(octets, self.mss, now, self.rto.smoothed or 0)
 
     def take_sack(self, start: int, end: int) -> bool:

@@ -182,7 +182,7 @@ class Transmission:
             if alarm.deadline is not None:
                 alarm.set(None)
         elif restart or alarm.deadline is None:
-            if not self._connection.sender.is_outstanding and alarm.deadline is None:
+            if not restart and not self._connection.sender.is_outstanding:  # a shut window: patience begins
                 self._progress_at = self._host.scheduler.now
             patience = SYN_PATIENCE if self._connection.state in _OPENING else PATIENCE
             alarm.set(min(self._host.scheduler.now + self._connection.sender.rto.value, self._progress_at + patience))
