@@ -401,6 +401,25 @@ def test_what_routers_say_is_weighed(pair, told, mss):
         assert not pair.wire.frames[-1][1][20] & 0x40, "it may be fragmented then"
 
 
+def test_a_path_that_swallows_large_packets_is_found_out(pair):
+    client, server = pair.connect()
+    pair.wire.cut = True
+    pair.wire.filter = lambda frame: len(frame) <= 14 + 1200
+    client.send(bytes(100_000))
+    pair.run(20 * SECOND)
+    assert server.available == 100_000 and client.sender.mss == 1024 - 12
+    assert pair.a.tcp.path_mtus.get(B) == 1064
+
+
+def test_path_mtus_are_bounded_and_forgotten(pair):
+    mtus = pair.a.tcp.path_mtus
+    for number in range(1100):
+        assert mtus.learn(number.to_bytes(4, "big"), 1000, 1500)
+    assert len(mtus._found) == 1024 and (mtus.get(bytes(4)), mtus.get(bytes((0, 0, 4, 0)))) == (65535, 1000)
+    pair.run(10 * MINUTE)
+    assert mtus.get(bytes((0, 0, 4, 0))) == 65535
+
+
 def test_a_change_of_routes_finds_another_path(pair):
     client, server = pair.connect()
     pair.a.interfaces["eth0"].mtu = 1000
