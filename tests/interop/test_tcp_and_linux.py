@@ -21,6 +21,16 @@ guests:
   emulated: {nics: [{network: n, address: 10.77.0.1/24}]}
   linux: {kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
 """
+LOSSY = """
+name: NAME
+networks:
+  n: {vlan: 10, subnet: 10.77.0.0/24}
+switches: {core: {}, edge: {}}
+links: [{between: [core, edge], trunk: all, latency: 2ms, loss: 2%}]
+guests:
+  emulated: {switch: edge, nics: [{network: n, address: 10.77.0.1/24}]}
+  linux: {switch: core, kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
+"""
 LINUX = bytes((10, 77, 0, 2))
 MEGABYTES = 8
 SIZE = MEGABYTES << 20
@@ -121,6 +131,21 @@ async def test_bulk_data_both_ways_in_both_roles():
         assert said.split() == [str(SIZE), EXPECTED]
         assert (peer.received, peer.digest.hexdigest(), peer.connection.error) == (SIZE, EXPECTED, None)
         assert host.drops == {}
+
+
+async def test_bulk_data_over_a_lossy_trunk():
+    async with live(LOSSY) as lab:
+        host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        async with program(linux, sys.executable, "-c", SERVE, ready="listening") as server:
+            connection = host.tcp.connect(LINUX, 8080)
+            peer = Peer(connection)
+            await peer.done.wait()
+            assert await server.ends() == 0
+            await server.says(f"{SIZE} {EXPECTED}")
+        assert (peer.received, peer.digest.hexdigest(), connection.error) == (SIZE, EXPECTED, None)
+        link = lab.links["core", "edge"]
+        assert min(link.forward.dropped_loss, link.backward.dropped_loss) > 20
+        assert connection.sender.sack and connection.sender.rto.smoothed > 4_000_000
 
 
 ENDS = """
