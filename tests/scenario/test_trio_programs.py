@@ -102,6 +102,22 @@ async def test_all_guests_at_once(lab):
 
 
 @in_office
+async def test_more_clients_at_one_instant_than_a_small_backlog_has_room_for(lab):
+    done = []
+
+    async def ask():
+        done.append((await upload("site", b"x"))[1])
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lab.guests["site"].serve_tcp, digest, 80)
+        async with lab.guests["phone"].activate(), trio.open_nursery() as clients:
+            for _ in range(300):
+                clients.start_soon(ask)
+        nursery.cancel_scope.cancel()
+    assert done == [str(lab.guests["phone"].address)] * 300
+
+
+@in_office
 async def test_what_goes_wrong_on_the_way(lab):
     server, phone = lab.guests["server"], lab.guests["phone"]
 
