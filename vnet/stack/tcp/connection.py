@@ -67,7 +67,7 @@ class TcpConnection:
         path = self.out.path()
         mss = path.mss if path is not None else DEFAULT_MSS
         self.sender = Sender(iss, mss, settings.congestion(mss), settings.send_buffer)
-        self.receiver = Receiver(mss, settings.receive_buffer)
+        self.receiver = Receiver(path.announced_mss if path is not None else DEFAULT_MSS, settings.receive_buffer)
         self.heard_at: Instant = host.scheduler.now
         self.idling = Idling(self)
         self._busy = False
