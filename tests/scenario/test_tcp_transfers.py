@@ -114,3 +114,32 @@ async def test_a_slow_link_is_filled(lab):
     await upload(lab.guests["a"], lab.resolve("b"), 5000, 5_000_000)
     took = trio.current_time() - began
     assert 0.8 < took < 1.6, "0.8 s are the octets alone; slow start and its one overshoot take the rest"
+
+
+JUMBO = """
+name: jumbo
+networks:
+  one: {subnet: 10.1.0.0/24}
+  two: {subnet: 10.2.0.0/24}
+  three: {subnet: 10.3.0.0/24}
+routers:
+  west:
+    interfaces: {one: {address: 10.1.0.1/24, mtu: 9000}, two: {address: 10.2.0.1/24, mtu: 1400}}
+    routes: [{to: 10.3.0.0/24, via: 10.2.0.2}]
+  east:
+    interfaces: {two: {address: 10.2.0.2/24, mtu: 1400}, three: {address: 10.3.0.1/24, mtu: 9000}}
+    routes: [{to: 10.1.0.0/24, via: 10.2.0.1}]
+guests:
+  a: {nics: [{network: one, address: 10.1.0.10/24, mtu: 9000}]}
+  b: {nics: [{network: three, address: 10.3.0.10/24, mtu: 9000}]}
+"""
+
+
+@pytest.mark.vnet(JUMBO)
+async def test_a_narrow_network_between_two_wide_ones(lab):
+    Sink(lab.guests["b"], 5000)
+    connection = await upload(lab.guests["a"], lab.resolve("b"), 5000, OCTETS)
+    assert connection.receiver.mss == connection.peer_mss == 8960
+    assert connection.sender.mss == 1400 - 52
+    assert lab.routers["west"].drops["mtu"] >= 1
+    assert lab.guests["a"].host.tcp.path_mtus.get(lab.resolve("b").packed) == 1400

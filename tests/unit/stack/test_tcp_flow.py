@@ -452,3 +452,34 @@ def test_the_initial_window_and_slow_start(peer):
     assert sizes(peer.take()) == [1460] * 10, "the initial window of RFC 6928"
     peer.acknowledgment += 14_600
     assert sizes(peer.send(ACK)) == [1460] * 20, "slow start doubles it"
+
+
+def test_nodes_that_hand_over_within_the_call_do_not_tangle(pair):
+    one, other = (host.interfaces["eth0"].port for host in (pair.a, pair.b))
+    one.plug(lambda frame, offload: other.receive(frame, offload))
+    other.plug(lambda frame, offload: one.receive(frame, offload))
+    client, server = pair.connect()
+    random = pair.streams.stream("p", "p")
+    text = random.octets(300_000)
+    one_end, other_end = Program(client, text, random), Program(server, text[::-1], random)
+    pair.run(2 * MINUTE)
+    assert (other_end.received, one_end.received) == (text, text[::-1])
+    assert_clean(pair, client, server)
+
+
+def test_a_thousand_connections_at_once():
+    pair = Pair(delay=MILLISECOND)
+    listener = pair.b.tcp.listen(PORT, backlog=1000)
+    clients = [pair.a.tcp.connect(B, PORT) for _ in range(1000)]
+    for number, client in enumerate(clients):
+        client.send(b"%04d" % number)
+        client.shutdown()
+    pair.run(SECOND)
+    servers = [listener.accept() for _ in range(1000)]
+    assert listener.accept() is None
+    assert sorted(server.receive(10) for server in servers) == [b"%04d" % number for number in range(1000)]
+    for server in servers:
+        server.close()
+    pair.run(2 * MINUTE)
+    assert_clean(pair, *clients, *servers)
+    assert pair.timeline.next_instant() is None or len(pair.timeline._heap) < 100

@@ -95,6 +95,14 @@ def test_a_host_connects_to_itself(pair):
     assert_clean(pair, client, server)
 
 
+def test_loopback_addresses_stay_in_the_host(pair):
+    listener = pair.a.tcp.listen(PORT)
+    client = pair.a.tcp.connect(bytes((127, 0, 0, 1)), PORT)
+    pair.run(0)
+    assert client.is_established and listener.accept().remote == client.local == (bytes((127, 0, 0, 1)), client.local[1])
+    assert pair.wire.frames == []
+
+
 def test_a_closed_port_refuses(pair):
     connection = pair.a.tcp.connect(B, 9)
     told = watch(connection)
@@ -326,6 +334,7 @@ def test_abort_resets_and_tells_later(pair):
     pair.run(0)
     assert told == [State.CLOSED] and heard[-1] is State.CLOSED and server.error == "reset"
     assert (server.available, server.room, server.send(b"x")) == (0, 0, 0)
+    assert client.send(b"x") == 0
     client.abort()
     client.close()
     server.close()

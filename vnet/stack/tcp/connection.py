@@ -132,6 +132,8 @@ class TcpConnection:
 
         Raise UsageError after ``shutdown`` or ``close``.
         """
+        if self.error is not None:
+            return 0
         if self.sender.fin or self.user_closed:
             raise UsageError("the connection was shut down for sending")
         room = self.room
