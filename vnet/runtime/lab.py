@@ -24,9 +24,10 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest, PingReply
 from vnet.links.link import Link
 from vnet.ports import Port
-from vnet.runtime.build import Builder, Parts, router_address
+from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.clock import current_simulation
+from vnet.runtime.faults import Faults, Planned, When, plan
 from vnet.runtime.live import LiveHost
 from vnet.runtime.state import open_store
 from vnet.runtime.views import address_of
@@ -113,12 +114,13 @@ class Lab:
         topology: ResolvedTopology,
         timeline: Timeline,
         events: EventLog,
-        parts: Parts,
+        builder: Builder,
         *,
         seed: int,
         live: bool,
         epoch: Instant = 0,
     ) -> None:
+        parts = builder.build()
         self.topology = topology
         self.name = topology.name
         self.timeline = timeline
@@ -132,6 +134,7 @@ class Lab:
         self.dhcp: Mapping[str, DhcpServerNode] = parts.dhcp
         self.ports: Mapping[str, Port] = parts.ports
         self.captures = Captures(timeline, parts.ports, [link.a.name for link in parts.links.values()], epoch)
+        self.faults = Faults(self, builder)
         self.stopping = trio.Event()
 
     def __repr__(self) -> str:
@@ -141,6 +144,13 @@ class Lab:
     def now(self) -> float:
         """The lab clock in seconds."""
         return self.timeline.now / SECOND
+
+    def at(self, delay: When, action: Callable[..., object], *args: object) -> Planned:
+        """Run ``action(*args)`` after *delay* on the lab clock, counted from now: seconds, or text such as "90 s".
+
+        The action is a plain function, for example ``lab.faults.heal``. Its answer can cancel it.
+        """
+        return plan(self, delay, action, args)
 
     def stop(self) -> None:
         """Ask whoever runs the lab to end it."""
@@ -231,13 +241,13 @@ async def open_lab(
     used_seed = simulation.seed if seed is None else seed
     async with AsyncExitStack() as stack:
         store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
-        parts = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {}).build()
-        lab = Lab(topology, timeline, events, parts, seed=used_seed, live=False)
+        builder = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {})
+        lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False)
         try:
             yield lab
         finally:
             lab.captures.close()
-            for link in parts.links.values():
+            for link in lab.links.values():
                 link.unplug()
 
 
@@ -251,8 +261,8 @@ async def _open_live(
         host = await stack.enter_async_context(LiveHost.open(topology, timeline, events, emulate, progress))
         store = stack.enter_context(open_store(state, topology.name, timeline, live=True))  # who has the lock has the file
         progress("plugging everything together")
-        parts = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces).build()
-        lab = Lab(topology, timeline, events, parts, seed=seed, live=True, epoch=time.time_ns() - timeline.now)
+        builder = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces)
+        lab = Lab(topology, timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now)
         stack.callback(lab.captures.close)
         host.shell.on_error = lambda error: _report_error(events, error)
         await stack.enter_async_context(host.running(lab))
