@@ -14,7 +14,6 @@ power fails, set its link down as well.
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,26 +27,17 @@ from vnet.ports import Handler, Port
 from vnet.runtime.build import Builder
 from vnet.runtime.change import find_link
 from vnet.runtime.fields import Fields
-from vnet.units import SECOND, Duration, Instant, duration_of, format_duration
+from vnet.runtime.waiting import When, length_of
+from vnet.units import SECOND, Duration, Instant, format_duration
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
 
-When: TypeAlias = float | str
-"""A length of lab time: seconds, or text with a unit such as "20 ms"."""
 Names: TypeAlias = str | Sequence[str]
 
 MAX_FLAPS: Final = 100_000
 ADDRESSES_KEPT: Final[Duration] = 1 * SECOND
 """For how long the addresses of a live guest are believed: asking the kernel costs more than a frame."""
-
-
-def length_of(value: When) -> Duration:
-    """Read a length of lab time; raise UsageError for what is none."""
-    try:
-        return duration_of(value)
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
 
 
 @final
@@ -86,34 +76,6 @@ class Fault:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.heal()
-
-
-@final
-class Planned:
-    """An action that ``lab.at`` runs later."""
-
-    def __init__(self, action: Callable[..., object], args: tuple[object, ...]) -> None:
-        self.cancelled = False
-        self._action = action
-        self._args = args
-
-    def cancel(self) -> None:
-        """Do not run it, if it has not run."""
-        self.cancelled = True
-
-    def run(self) -> None:
-        """Run it unless it was cancelled."""
-        if not self.cancelled:
-            self._action(*self._args)
-
-
-def plan(lab: Lab, delay: When, action: Callable[..., object], args: tuple[object, ...]) -> Planned:
-    """Run ``action(*args)`` once *delay* of lab time has passed; raise UsageError for an async function."""
-    if inspect.iscoroutinefunction(action):
-        raise UsageError(f"{action.__name__} is async: lab.at runs plain functions; start a task that sleeps first instead")
-    planned = Planned(action, args)
-    lab.timeline.at(lab.timeline.now + length_of(delay), planned.run)
-    return planned
 
 
 @final

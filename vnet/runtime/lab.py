@@ -27,10 +27,12 @@ from vnet.ports import Port
 from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.clock import current_simulation
-from vnet.runtime.faults import Faults, Planned, When, plan
+from vnet.runtime.faults import Faults
 from vnet.runtime.live import LiveHost
+from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.state import open_store
 from vnet.runtime.views import address_of
+from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
 from vnet.switch.switch import Switch
@@ -151,6 +153,26 @@ class Lab:
         The action is a plain function, for example ``lab.faults.heal``. Its answer can cancel it.
         """
         return plan(self, delay, action, args)
+
+    async def reachability(
+        self, protocol: str = "icmp", port: int | None = None, timeout: float = PING_TIMEOUT
+    ) -> Reachability:
+        """Probe every guest from every other; the answer's ``compare`` tells what is different in a later one.
+
+        *protocol* is icmp, or tcp or udp with a *port*. A port that refuses was reached.
+        """
+        return await snapshot(self, protocol, port, timeout)
+
+    async def advance(self, length: When) -> None:
+        """Let exactly *length* of lab time pass: seconds, or text such as "90 s"."""
+        await advance(self, length)
+
+    async def sleep_until_idle(self, quiet: When = QUIET, limit: When = LIMIT) -> None:
+        """Wait until nothing is due within *quiet* (live: nothing has passed for as long); see ``vnet.runtime.waiting``.
+
+        Timers further away than that, such as renewals and ageing, do not count. Raise LabError after *limit* of lab time.
+        """
+        await sleep_until_idle(self, quiet, limit)
 
     def stop(self) -> None:
         """Ask whoever runs the lab to end it."""

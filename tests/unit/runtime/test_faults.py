@@ -10,10 +10,10 @@ import trio
 import vnet
 from vnet.errors import UsageError
 from vnet.guests.base import Verdict
-from vnet.runtime.faults import length_of
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.lab import Lab
 from vnet.runtime.sinks import MemorySink
+from vnet.runtime.waiting import length_of
 from vnet.units import MILLISECOND, SECOND
 from vnet.wire import pcapng
 
