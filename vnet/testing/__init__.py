@@ -6,11 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from vnet.testing.expect import expect, never
+    from vnet.testing.expectations import expect, never
+    from vnet.testing.invariants import Invariants
 
-__all__ = ["expect", "never"]
+__all__ = ["Invariants", "expect", "never"]
 
-_HOMES: Final = {"expect": "vnet.testing.expect", "never": "vnet.testing.expect"}
+_HOMES: Final = {
+    "Invariants": "vnet.testing.invariants",
+    "expect": "vnet.testing.expectations",
+    "never": "vnet.testing.expectations",
+}
 
 
 def __getattr__(name: str) -> object:
