@@ -24,7 +24,7 @@ import pdb
 import re
 import shlex
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
@@ -50,6 +50,8 @@ class LabRun:
     capture: bytes = b""
     events: str = ""
     state: str = ""
+    topology: str = ""
+    coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     instant: float | None = None
     """When it failed, in seconds on the lab clock."""
 
@@ -64,6 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--vnet-stop", action="store_true", help="open the debugger where a lab test fails, with the lab as it is then"
     )
+    group.addoption("--vnet-cov", action="store_true", help="report which parts of the topologies the lab tests exercised")
     group.addoption("--vnet-live", action="store_true", help="run lab tests in real time, with real namespaces")
 
 
@@ -115,6 +118,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     from vnet.runtime.lab import open_lab
     from vnet.runtime.sinks import MemorySink
     from vnet.runtime.views import everything
+    from vnet.testing.coverage import exercised
 
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
@@ -142,6 +146,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
             finally:
                 capture.finish()
                 run.capture, run.events = sink.octets(), opened.events.to_lines()
+                if pyfuncitem.config.getoption("--vnet-cov"):
+                    run.topology, run.coverage = opened.name, exercised(opened)
 
     if run.live:
         trio.run(test)
@@ -160,7 +166,10 @@ def pytest_runtest_makereport(
     if run is None or call.when != "call":
         return report
     replay = f"pytest {shlex.quote(_without_seed(item.nodeid))} --vnet-seed {run.seed}{' --vnet-live' if run.live else ''}"
-    vars(report)["vnet"] = {"test": _without_seed(item.nodeid), "seed": run.seed, "replay": replay}
+    vars(report)["vnet"] = {
+        "test": _without_seed(item.nodeid), "seed": run.seed, "replay": replay,
+        "topology": run.topology, "coverage": run.coverage,
+    }  # fmt: skip
     if not report.failed:
         return report
     directory = item.config.rootpath / FAILURES / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
@@ -184,25 +193,50 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the first seed with which each test failed, if there were many."""
-    if not terminalreporter.config.getoption("--vnet-seeds"):
-        return
+    """Name the first seed with which each test failed, if there were many; say what the tests covered, if asked."""
+    outcomes = [
+        (told, outcome == "failed")
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        if (told := vars(report).get("vnet")) is not None
+    ]
+    if terminalreporter.config.getoption("--vnet-seeds"):
+        _tell_seeds(terminalreporter, outcomes)
+    if terminalreporter.config.getoption("--vnet-cov"):
+        _tell_coverage(terminalreporter, [told for told, _ in outcomes])
+
+
+def _tell_seeds(terminal: pytest.TerminalReporter, outcomes: list[tuple[dict[str, Any], bool]]) -> None:
     failed: dict[str, list[tuple[int, str]]] = {}
     seeds: dict[str, int] = {}
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.stats.get(outcome, ()):
-            told = vars(report).get("vnet")
-            if told is None:
-                continue
-            seeds[told["test"]] = seeds.get(told["test"], 0) + 1
-            if outcome == "failed":
-                failed.setdefault(told["test"], []).append((told["seed"], told["replay"]))
+    for told, is_failure in outcomes:
+        seeds[told["test"]] = seeds.get(told["test"], 0) + 1
+        if is_failure:
+            failed.setdefault(told["test"], []).append((told["seed"], told["replay"]))
     if failed:
-        terminalreporter.section("vnet: seeds that fail")
+        terminal.section("vnet: seeds that fail")
     for test, found in failed.items():
         first, replay = min(found)
-        terminalreporter.write_line(f"{test}: {len(found)} of {seeds[test]} seeds, the first is {first}")
-        terminalreporter.write_line(f"  {replay}")
+        terminal.write_line(f"{test}: {len(found)} of {seeds[test]} seeds, the first is {first}")
+        terminal.write_line(f"  {replay}")
+
+
+def _tell_coverage(terminal: pytest.TerminalReporter, tests: list[dict[str, Any]]) -> None:
+    from vnet.testing.coverage import Counts, merge, summary
+
+    totals: dict[str, Counts] = {}
+    count: dict[str, int] = {}
+    for told in tests:
+        if told["topology"]:
+            merge(totals.setdefault(told["topology"], {}), told["coverage"])
+            count[told["topology"]] = count.get(told["topology"], 0) + 1
+    terminal.section("vnet: coverage of the network")
+    if not totals:
+        terminal.write_line("no lab was run")
+    for topology in sorted(totals):
+        terminal.write_line(f"{topology}, {count[topology]} test{'s' if count[topology] != 1 else ''}")
+        for line in summary(totals[topology]):
+            terminal.write_line("  " + line)
 
 
 def _stop(config: pytest.Config, error: Exception, opened: Lab) -> None:

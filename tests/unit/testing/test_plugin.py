@@ -211,3 +211,31 @@ def test_mistakes_are_told_plainly(project):
 def test_other_tests_are_left_alone(project):
     project.makepyfile("def test_it():\n    assert True\n")
     run(project, "--vnet-seeds", "3").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_the_report_says_what_of_the_network_was_covered(project, how):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_one(lab):
+            lab.links["a:eth0"].up = False
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_two(lab):
+            assert False
+        """
+    )
+    result = run(project, "--vnet-cov", *how)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([
+        "*vnet: coverage of the network*",
+        "tiny, 2 tests",
+        "  networks           1/1",
+        "  links              3/3",
+        "  links cut          1/3     never: lan:dhcp, b:eth0",
+        "  DHCP messages      4/8     never: lan decline, lan release, lan inform, lan nak",
+    ])  # fmt: skip
+    assert "coverage of the network" not in run(project, *how).stdout.str()
