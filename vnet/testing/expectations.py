@@ -43,8 +43,11 @@ LINES: Final = 20
 """Frames shown when it fails."""
 LOSSY_TRIES: Final = 200
 """Canaries sent through a cable that loses frames, at most."""
+QUEUE_TRIES: Final = 3
+"""Canaries sent through others: the queue of a cable with a rate may be full."""
 PATIENCE: Final[Duration] = 1 * SECOND
-"""How long a canary may wait in the queue of a cable, beside the cable's latency."""
+PAUSE: Final[Duration] = 10 * MILLISECOND
+"""How long a canary may take beyond the latency of its cable and what waits before it; on cables that lose frames."""
 
 _CANARY_HEADER: Final = bytes.fromhex("0180c200000e 02766e657400 88b5")
 _CANARY: Final = _CANARY_HEADER + b"vnet canary"
@@ -196,38 +199,45 @@ class Never(_Watch):
         far_end = _far_ends(self._lab)
         for port in self._captures[0].ports:
             link, far = far_end[port]
-            for direction, sender in ((Direction.INBOUND, far), (Direction.OUTBOUND, port)):
-                if not await self._fly(port, link, sender, direction):
-                    way = "into" if direction is Direction.INBOUND else "out of"
+            for way, sender, taker in (("into", far, port), ("out of", port, far)):
+                if not await self._fly(link, sender, taker):
                     reason = "" if link.up else f": the link {link.name} is down"
                     raise AssertionError(
                         f"never {self._expression!r} would prove nothing: {when} no canary came {way} {port.name}{reason}"
                     )
 
-    async def _fly(self, port: Port, link: Link, sender: Port, direction: Direction) -> bool:
-        """Send canaries until one is seen at *port* in *direction*; tell whether it was."""
-        sink, seen, timeline = MemorySink(), trio.Event(), self._lab.timeline
-        canary = (_CANARY + b" for " + port.name.encode()).ljust(60, b"\0")
+    async def _fly(self, link: Link, sender: Port, taker: Port) -> bool:
+        """Send canaries from one end of a cable until one is seen at both; tell whether it was."""
+        sink, came, timeline = MemorySink(), trio.Event(), self._lab.timeline
+        canary = (_CANARY + b" for " + taker.name.encode()).ljust(60, b"\0")
+        wanted = {(sender.name, Direction.OUTBOUND), (taker.name, Direction.INBOUND)}
+
+        def seen() -> bool:
+            return wanted <= {(packet.interface.name, packet.direction) for packet in pcapng.read(sink.octets())}
 
         def caught(frame: bytes) -> bool:
-            if frame != canary:
-                return False
-            seen.set()
-            return True
+            if frame == canary:
+                timeline.soon(lambda: came.set() if seen() else None)
+            return frame == canary
 
-        capture = self._lab.captures.start(sink, [port.name], caught)
+        capture = self._lab.captures.start(sink, [sender.name, taker.name], caught)
         try:
-            for _ in range(LOSSY_TRIES if link.loss else 1):
+            for _ in range(LOSSY_TRIES if link.loss else QUEUE_TRIES):
+                patience = link.latency + _wait_in_queue(link, sender) + (PAUSE if link.loss else PATIENCE)
                 sender.send(canary, NO_OFFLOAD)
-                patience = link.latency + (10 * MILLISECOND if link.loss else PATIENCE)
-                timeline.at(timeline.now + patience, seen.set)
-                await seen.wait()
-                if any(packet.direction is direction for packet in pcapng.read(sink.octets())):
+                timeline.at(timeline.now + patience, came.set)
+                await came.wait()
+                if seen():
                     return True
-                seen = trio.Event()
+                came = trio.Event()
         finally:
             capture.finish()
         return False
+
+
+def _wait_in_queue(link: Link, sender: Port) -> Duration:
+    way = link.forward if sender is link.a else link.backward
+    return way.backlog() * 8 * SECOND // link.rate if link.rate else 0
 
 
 def _far_ends(lab: Lab) -> dict[Port, tuple[Link, Port]]:

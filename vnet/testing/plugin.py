@@ -23,7 +23,7 @@ import json
 import pdb
 import re
 import shlex
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
@@ -139,8 +139,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
                 await pyfuncitem.obj(**arguments)
             except BaseException as error:
                 run.instant = opened.now
-                run.state = json.dumps(everything(opened), indent=1) + "\n"
-                if isinstance(error, Exception):
+                run.state = _dump(lambda: everything(opened))
+                if isinstance(error, Exception | pytest.fail.Exception):
                     _stop(pyfuncitem.config, error, opened)
                 raise
             finally:
@@ -239,7 +239,15 @@ def _tell_coverage(terminal: pytest.TerminalReporter, tests: list[dict[str, Any]
             terminal.write_line("  " + line)
 
 
-def _stop(config: pytest.Config, error: Exception, opened: Lab) -> None:
+def _dump(view: Callable[[], object]) -> str:
+    """Write the state as JSON. A lab so broken that it cannot be shown must not hide why its test failed."""
+    try:
+        return json.dumps(view(), indent=1) + "\n"
+    except Exception as error:
+        return json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n"
+
+
+def _stop(config: pytest.Config, error: BaseException, opened: Lab) -> None:
     """Open the debugger where *error* was raised, if that is asked for and there is a terminal: workers have none."""
     if not config.getoption("--vnet-stop") or hasattr(config, "workerinput"):
         return

@@ -155,6 +155,21 @@ def test_a_canary_comes_through_loss_and_latency() -> None:
     run(body)
 
 
+def test_a_canary_waits_in_a_queue_like_any_frame() -> None:
+    async def body(lab: Lab) -> None:
+        lab.links["a:eth0"].rate = 8_000
+        socket = await lab.guests["a"].open_udp_socket()
+        await lab.ping("a", "b")
+        for _ in range(12):
+            await socket.send_to(bytes(1000), ("10.0.0.2", 9))
+        before = lab.now
+        async with never(lab, "tcp", "a"):
+            pass
+        assert lab.now > before + 10
+
+    run(body)
+
+
 def test_canaries_disturb_nobody() -> None:
     async def body(lab: Lab) -> None:
         async with never(lab, "tcp"), never(lab, "stp or multicast"):
