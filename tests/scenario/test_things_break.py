@@ -3,6 +3,8 @@
 import pytest
 import trio
 
+from vnet import Verdict
+
 HOUR = 3600
 OFFICE = """
 name: office
@@ -79,3 +81,28 @@ async def test_a_flapping_cable_is_survived(lab):
     await trio.sleep(11)
     assert (await lab.ping("pc", "one")).ok
     assert not lab.faults.active
+
+
+@pytest.mark.vnet(OFFICE)
+async def test_a_client_fails_over_within_a_second_and_comes_back(lab):
+    servers = [await lab.guests[name].open_udp_socket(53) for name in ("one", "two")]
+
+    async def serve(socket):
+        while True:
+            await socket.send_to(b"answer", (await socket.receive())[1])
+
+    async def ask():
+        for server in ("one", "two"):
+            if (await lab.guests["pc"].udp_probe(lab.resolve(server), 53, timeout=0.5)).verdict is Verdict.OPEN:
+                return server
+        return None
+
+    async with trio.open_nursery() as nursery:
+        for socket in servers:
+            nursery.start_soon(serve, socket)
+        assert await ask() == "one"
+        with lab.faults.isolate("one"):
+            before = lab.now
+            assert await ask() == "two" and lab.now < before + 1
+        assert await ask() == "one"
+        nursery.cancel_scope.cancel()

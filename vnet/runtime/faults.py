@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
+from vnet.addresses import is_group
 from vnet.errors import UsageError
 from vnet.guests.emulated import EmulatedGuest
 from vnet.guests.sockets import EmulatedUdpSocket
@@ -108,7 +109,9 @@ class _Side:
 
     def gets(self, frame: bytes) -> bool:
         """Tell whether the frame goes here and nowhere else."""
-        return len(frame) >= 14 and (frame[:6] in self._macs or Fields(frame).destination in self._known())
+        if len(frame) < 14 or is_group(frame):
+            return False  # others get it too, an ARP request for instance: each port of this side loses it by its sender
+        return frame[:6] in self._macs or Fields(frame).destination in self._known()
 
     def _known(self) -> frozenset[bytes]:
         now = self._timeline.now

@@ -157,6 +157,18 @@ def test_captures_see_what_is_sent_into_a_fault_and_not_what_never_arrives() -> 
     run(body)
 
 
+def test_others_still_hear_what_is_sent_to_all() -> None:
+    async def body(lab: Lab) -> None:
+        sink = MemorySink()
+        lab.faults.partition("server", "backup")
+        capture = lab.captures.start(sink, ["pc", "backup"], compile_filter("arp src host 10.0.1.10"))
+        await lab.ping("server", "backup")
+        capture.finish()
+        assert {packet.interface.name for packet in pcapng.read(sink.octets())} == {"pc:eth0"}
+
+    run(body)
+
+
 def test_overlapping_faults_end_one_by_one() -> None:
     async def body(lab: Lab) -> None:
         alone, apart = lab.faults.isolate("server"), lab.faults.partition("server", "backup")
