@@ -100,9 +100,10 @@ async def play(topology: ResolvedTopology, steps: Iterable[Step], settle: When =
 def topologies(
     draw: st.DrawFn, max_switches: int = 3, max_networks: int = 3, max_guests: int = 5, routers: bool = True
 ) -> ResolvedTopology:
-    """Make right topologies: a tree of switches (there is no spanning tree yet), networks, guests, perhaps a router.
+    """Make right topologies: switches, networks, guests, perhaps a router with NAT and a firewall.
 
-    Guests have addresses of their own or ask for them; cables have a latency, a loss and a rate, or none.
+    Switches form a tree, as there is no spanning tree protocol yet. Guests have addresses of their own or ask for them;
+    cables have a latency, a loss and a rate, or none.
     """
     networks = [f"net{number}" for number in range(draw(st.integers(1, max_networks)))]
     switches = [f"switch{number}" for number in range(draw(st.integers(1, max_switches)))]
@@ -137,6 +138,9 @@ def topologies(
         router: dict[str, object] = {"interfaces": {name: f"10.0.{n}.1/24" for n, name in enumerate(networks)}}
         if len(networks) > 1 and draw(st.booleans()):
             router["nat"] = {"outside": networks[0], "inside": networks[1:]}
+        if draw(st.booleans()):
+            allow = [{"from": draw(st.sampled_from(networks)), "to": draw(st.sampled_from(networks))}]
+            router["firewall"] = {"policy": draw(st.sampled_from(["drop", "reject", "accept"])), "allow": allow}
         data["routers"] = {"gate": router}
     return resolve(data)
 

@@ -144,7 +144,7 @@ async def test_a_live_lab_is_idle_when_no_frame_passes(tmp_path, monkeypatch) ->
 
             nursery.start_soon(chatter)
             with pytest.raises(LabError, match="frames still pass"):
-                await lab.sleep_until_idle(quiet="50ms", limit="100ms")
+                await lab.sleep_until_idle(quiet="400ms", limit="400ms")
             nursery.cancel_scope.cancel()
         await lab.advance("2ms")
 
