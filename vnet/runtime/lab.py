@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
 
 import trio
 
@@ -24,6 +24,9 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest, PingReply
 from vnet.links.link import Link
 from vnet.ports import Port
+from vnet.runtime.branch import Snapshot
+from vnet.runtime.branch import branch as run_branch
+from vnet.runtime.branch import snapshot as take_snapshot
 from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.clock import current_simulation
@@ -42,6 +45,8 @@ from vnet.units import SECOND, Instant
 
 Source: TypeAlias = "str | Path | ResolvedTopology"
 """A topology, or the path of its file."""
+T = TypeVar("T")
+P = ParamSpec("P")
 Progress: TypeAlias = Callable[[str], None]
 
 PING_TIMEOUT = 2.0
@@ -121,6 +126,7 @@ class Lab:
         seed: int,
         live: bool,
         epoch: Instant = 0,
+        has_state_file: bool = False,
     ) -> None:
         parts = builder.build()
         self.topology = topology
@@ -137,6 +143,8 @@ class Lab:
         self.ports: Mapping[str, Port] = parts.ports
         self.captures = Captures(timeline, parts.ports, [link.a.name for link in parts.links.values()], epoch)
         self.faults = Faults(self, builder)
+        self.has_state_file = has_state_file
+        self.snapshots: list[Snapshot] = []
         self.stopping = trio.Event()
 
     def __repr__(self) -> str:
@@ -173,6 +181,21 @@ class Lab:
         Timers further away than that, such as renewals and ageing, do not count. Raise LabError after *limit* of lab time.
         """
         await sleep_until_idle(self, quiet, limit)
+
+    async def branch(self, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Carry out ``await function(lab, ...)`` in a copy of this simulated lab, and return what it does there.
+
+        Here nothing has happened meanwhile: the next branch, and the lab itself, go on from the same instant. What the
+        function returns or raises must be fit for pickle. See ``vnet.runtime.branch`` for what is copied.
+        """
+        return await run_branch(self, function, *args, **kwargs)
+
+    async def snapshot(self) -> Snapshot:
+        """Keep this simulated lab as it is now: ``await snapshot.run(function, ...)`` goes on from there, any time.
+
+        The function must be one of a module, because the snapshot was made before it is named.
+        """
+        return await take_snapshot(self)
 
     def stop(self) -> None:
         """Ask whoever runs the lab to end it."""
@@ -264,10 +287,12 @@ async def open_lab(
     async with AsyncExitStack() as stack:
         store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
         builder = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {})
-        lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False)
+        lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False, has_state_file=state is not None)
         try:
             yield lab
         finally:
+            for each in tuple(lab.snapshots):
+                each.close()
             lab.captures.close()
             for link in lab.links.values():
                 link.unplug()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 import trio
 
 from vnet.errors import LabError, UsageError
+from vnet.runtime.sinks import NoSink
 from vnet.units import SECOND, Duration, Instant, duration_of, format_duration
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _name(action: Action) -> str:
 
 
 async def _sleep_until_silent(lab: Lab, quiet: Duration, limit: Duration) -> None:
-    capture = lab.captures.start(_Counter())
+    capture = lab.captures.start(NoSink())
     end = lab.timeline.now + limit
     try:
         while True:
@@ -159,21 +160,3 @@ async def _sleep_until_silent(lab: Lab, quiet: Duration, limit: Duration) -> Non
                 raise LabError(f"the lab is not idle after {format_duration(limit)}: frames still pass")
     finally:
         capture.finish()
-
-
-@final
-class _Counter:
-    """A sink that keeps nothing: the capture counts."""
-
-    def keep(self, block: bytes) -> None:
-        """Forget."""
-
-    def packet(self, block: bytes) -> bool:
-        """Forget, as if it were kept."""
-        return True
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""
