@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from vnet.guests.base import Guest, PingReply, ProbeReply, Verdict
     from vnet.links.link import Link
     from vnet.runtime.clock import simulate
+    from vnet.runtime.faults import Fault
     from vnet.runtime.lab import Lab, open_lab
+    from vnet.runtime.matrix import Reachability
     from vnet.topology import ResolvedTopology, check_topology, load_topology, parse_topology
 
 __all__ = [
+    "Fault",
     "Guest",
     "HostError",
     "Lab",
@@ -38,6 +41,7 @@ __all__ = [
     "NoAnswer",
     "PingReply",
     "ProbeReply",
+    "Reachability",
     "ResolvedTopology",
     "SimulationStalled",
     "TopologyError",
@@ -57,7 +61,9 @@ _HOMES: Final = {
     "vnet.guests.base": ("Guest", "PingReply", "ProbeReply", "Verdict"),
     "vnet.links.link": ("Link",),
     "vnet.runtime.clock": ("simulate",),
+    "vnet.runtime.faults": ("Fault",),
     "vnet.runtime.lab": ("Lab", "open_lab"),
+    "vnet.runtime.matrix": ("Reachability",),
     "vnet.topology": ("ResolvedTopology", "check_topology", "load_topology", "parse_topology"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

@@ -127,7 +127,7 @@ class Port:
     """
 
     __slots__ = (
-        "_handler", "_outlet", "_peer_changed", "_rx_hook", "_tx_hook",
+        "_handler", "_outlet", "_peer_changed", "_rx_gate", "_rx_hook", "_tx_gate", "_tx_hook",
         "carrier", "name", "on_carrier", "on_change", "receive", "send", "unsent",
     )  # fmt: skip
 
@@ -142,6 +142,8 @@ class Port:
         self._peer_changed: Callable[[], None] | None = None
         self._rx_hook: Callable[[Handler], Handler] | None = None
         self._tx_hook: Callable[[Handler], Handler] | None = None
+        self._rx_gate: Callable[[Handler], Handler] | None = None
+        self._tx_gate: Callable[[Handler], Handler] | None = None
         self.receive: Handler = handler
         self.send: Handler = self._discard
 
@@ -182,13 +184,24 @@ class Port:
         self._rewire_receive()
         self._rewire_send()
 
+    def gate(self, rx: Callable[[Handler], Handler] | None = None, tx: Callable[[Handler], Handler] | None = None) -> None:
+        """Do the same on the cable's side of the hook: for faults, since a capture shows what passes the port.
+
+        What the node sends is recorded and then lost; what is lost on its way to the node is not recorded.
+        """
+        self._rx_gate, self._tx_gate = rx, tx
+        self._rewire_receive()
+        self._rewire_send()
+
     def _rewire_receive(self) -> None:
-        self.receive = self._rx_hook(self._handler) if self._rx_hook else self._handler
+        receive = self._rx_hook(self._handler) if self._rx_hook else self._handler
+        self.receive = self._rx_gate(receive) if self._rx_gate else receive
         if self._peer_changed is not None:
             self._peer_changed()
 
     def _rewire_send(self) -> None:
-        self.send = self._tx_hook(self._outlet) if self._tx_hook else self._outlet
+        outlet = self._tx_gate(self._outlet) if self._tx_gate else self._outlet
+        self.send = self._tx_hook(outlet) if self._tx_hook else outlet
         if self.on_change is not None:
             self.on_change()
 

@@ -6,6 +6,7 @@ import sys
 
 PROGRAM = """
 import hashlib, sys, trio, vnet
+from vnet.testing import expect, never
 from vnet.runtime.sinks import MemorySink
 
 async def main():
@@ -23,6 +24,13 @@ async def main():
         await trio.sleep(3600)
         lab.links["core-edge"].up = True
         await trio.sleep(40 * 3600)
+        lab.faults.flap("core-edge", times=5, period="700ms")
+        lab.at("2s", lab.faults.crash, "pc1")
+        with lab.faults.partition("web", "edge"):
+            async with never(lab, "host 203.0.113.77", "pc2"), expect(lab, "arp", "dc").within("1h"):
+                await lab.reachability()
+        lab.faults.heal()
+        await lab.sleep_until_idle()
         capture.finish()
         return sink.octets(), lab.events.to_lines()
 

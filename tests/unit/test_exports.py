@@ -34,3 +34,9 @@ def test_a_wrong_name_is_an_attribute_error():
 def test_importing_the_package_imports_nothing_heavy():
     program = "import sys, vnet; print(*(name for name in ('trio', 'msgspec', 'yaml', 'networkx') if name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_importing_the_plugin_imports_nothing_heavy():
+    heavy = "('trio', 'msgspec', 'hypothesis')"
+    program = f"import sys, vnet.testing.plugin; print(*(name for name in {heavy} if name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""

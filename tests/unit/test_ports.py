@@ -99,6 +99,7 @@ class Wiring(RuleBasedStateMachine):
         self.names = ("a", "b", "c")
         self.handler = dict.fromkeys(self.names, "0")
         self.hooked: dict[str, tuple[str, str]] = dict.fromkeys(self.names, ("", ""))
+        self.gated: dict[str, tuple[str, str]] = dict.fromkeys(self.names, ("", ""))
         self.peer: dict[str, str] = {}
         self.ports = {name: Port(name, self.make_handler(name, "0")) for name in self.names}
         self.cached = {name: self.ports[name].send for name in self.names}
@@ -134,6 +135,13 @@ class Wiring(RuleBasedStateMachine):
         self.hooked[name] = marks
         self.ports[name].hook(self.wrap(marks[0]), self.wrap(marks[1]))
 
+    @rule(name=st.sampled_from("abc"), rx=st.booleans(), tx=st.booleans())
+    def gate(self, name: str, rx: bool, tx: bool) -> None:
+        self.generation += 1
+        marks = (f"in{self.generation}" if rx else "", f"out{self.generation}" if tx else "")
+        self.gated[name] = marks
+        self.ports[name].gate(self.wrap(marks[0]), self.wrap(marks[1]))
+
     @rule(pair=st.sampled_from(["ab", "ba", "bc", "ac"]), defer=st.booleans())
     def plug(self, pair: str, defer: bool) -> None:
         one, other = pair
@@ -157,10 +165,10 @@ class Wiring(RuleBasedStateMachine):
             assert self.cached[name] is self.ports[name].send, "whoever caches send was told"
             self.ports[name].send(b"", NO_OFFLOAD)
             self.timeline.run_until(0)
-            expected = [self.hooked[name][1]]
+            expected = [self.hooked[name][1], self.gated[name][1]]
             other = self.peer.get(name)
             if other is not None:
-                expected += [self.hooked[other][0], other + self.handler[other]]
+                expected += [self.gated[other][0], self.hooked[other][0], other + self.handler[other]]
             assert self.trail == [step for step in expected if step]
             assert self.ports[name].unsent - before == (other is None)
             assert self.ports[name].carrier == (other is not None)

@@ -103,6 +103,25 @@ class Timeline:
             self._heap[:] = [event for event in self._heap if not _is_idle(event[2])]  # in place: a loop holds the list
             heapify(self._heap)
 
+    def pending(self, end: Instant) -> list[tuple[Instant, Action]]:
+        """List what is to happen up to and including *end*, in order; alarms that are disarmed or set to later do not count.
+
+        It looks through all that is scheduled. The action of an alarm is given in place of the alarm's own.
+        """
+        found = []
+        alarms: set[Alarm] = set()
+        for when, number, action, _ in self._heap:
+            alarm = getattr(action, "__self__", None)
+            if isinstance(alarm, Alarm):
+                if alarm.deadline is None or alarm in alarms:
+                    continue
+                alarms.add(alarm)  # it may have several events, of earlier settings
+                when, action = alarm.deadline, alarm.action
+            if when <= end:
+                found.append((when, number, action))
+        found.sort(key=lambda event: event[:2])
+        return [(when, action) for when, _, action in found]
+
     def next_instant(self) -> Instant | None:
         """Name the instant of the next event, or None if nothing is scheduled."""
         return self._heap[0][0] if self._heap else None
@@ -175,11 +194,11 @@ class Alarm:
     is ever there twice.
     """
 
-    __slots__ = ("_action", "_scheduled", "_timeline", "deadline")
+    __slots__ = ("_scheduled", "_timeline", "action", "deadline")
 
     def __init__(self, timeline: Timeline, action: Callable[[], None]) -> None:
         self._timeline = timeline
-        self._action = action
+        self.action = action
         self.deadline: Instant | None = None
         self._scheduled: tuple[Instant, ...] = ()
 
@@ -206,6 +225,6 @@ class Alarm:
             return
         if deadline <= self._timeline.now:
             self.deadline = None
-            self._action()
+            self.action()
         else:
             self.set(deadline)

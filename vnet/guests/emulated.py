@@ -214,6 +214,26 @@ class EmulatedGuest:
         """Look names up with *resolver* from now on; it returns None for an unknown name, and may raise NoAnswer."""
         self._resolver = resolver
 
+    def replace_host(self, host: Host) -> None:
+        """Go on as another host, as after a crash: sockets are closed, and DHCP clients and connections gone without a word.
+
+        The old host must be off the cable by now.
+        """
+        old = self.host
+        old.on_change, host.on_change = None, old.on_change
+        for client in (self._clients or {}).values():
+            client.stop()
+        for connection in old.tcp.connections:
+            connection.abort()
+        if self._sockets is not None:
+            self._sockets.move(host)
+        for socket in old.udp.sockets:
+            owner = getattr(socket.on_datagram, "__self__", None)
+            (owner if isinstance(owner, EmulatedUdpSocket) else socket).close()
+        old.changed()  # nothing that was looked up leads to the cable any more
+        self.host = host
+        self._clients = None
+
     def _table(self) -> SocketTable:
         if self._sockets is None:
             self._sockets = SocketTable(self.host, self._address_of)

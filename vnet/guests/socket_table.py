@@ -48,11 +48,25 @@ class SocketTable:
         self._resolver = resolver
         self._claims: list[Claim] = []
         self._numbers = 0
+        self._open: dict[int, Callable[[], None]] = {}
 
-    def next_number(self) -> int:
-        """Draw a number to stand for a file descriptor."""
+    def opened(self, close: Callable[[], None]) -> int:
+        """Note a socket, which is closed by *close*; return the number that stands for its file descriptor."""
         self._numbers += 1
-        return _FIRST_NUMBER + self._numbers
+        number = _FIRST_NUMBER + self._numbers
+        self._open[number] = close
+        return number
+
+    def closed(self, number: int) -> None:
+        """Forget a socket."""
+        self._open.pop(number, None)
+
+    def move(self, host: Host) -> None:
+        """Close every socket, and let later ones be those of another host: the guest starts anew."""
+        for close in tuple(self._open.values()):
+            close()
+        self._claims.clear()
+        self.host = host
 
     def claim(self, claim: Claim) -> None:
         """Keep others from binding the same; raise OSError (EADDRINUSE) if somebody has."""

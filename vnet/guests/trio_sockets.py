@@ -56,7 +56,7 @@ class GuestSocket(trio.socket.SocketType):
         self._table = table
         self._type = socket.SocketKind(kind)
         self._proto = proto
-        self._number = table.next_number()
+        self._number = table.opened(self.close)
         self._options = SocketOptions(kind)
         self._reader, self._writer = Waiter("reading"), Waiter("writing")
         maker = StreamSocket if kind == socket.SOCK_STREAM else DatagramSocket
@@ -213,6 +213,7 @@ class GuestSocket(trio.socket.SocketType):
     def close(self) -> None:
         """Close it; tasks that wait for it get ClosedResourceError. Closing again is no error."""
         if self._number != -1:
+            self._table.closed(self._number)
             self._number = -1
             self._half.close()
             self._reader.wake()

@@ -206,23 +206,56 @@ class Builder:
             for port, interface in zip(live.ports, guest.interfaces, strict=True):
                 self._plug(port, interface.port, interface.cable, inline=True)
             return
-        host = Host(guest.name, self._scheduler, self._streams_of(guest.name), self._events.reporter(guest.name))
-        emulated = EmulatedGuest(host)
+        emulated = EmulatedGuest(self._host(guest, 0))
         self.parts.guests[guest.name] = emulated
         for nic in guest.interfaces:
-            made = host.add_interface(nic.name, nic.mac, nic.mtu)
-            for address in _ipv4(nic):
-                made.add_address(address)
-            if isinstance(nic.gateway, IPv4Address):
-                host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, made)
-            routes = [route for route in guest.routes if is_beside(self._topology, route.via, nic)]
-            _add_routes(host.routes, routes, made)
+            made = emulated.host.interfaces[nic.name]
+            self._configure(emulated.host, guest, nic)
             self._plug(made.port, nic.port, nic.cable)
-            if self._wants_dhcp(guest, nic):
-                client = emulated.start_dhcp(made)
-                own = leased_gateway(self._topology, guest, nic)
-                if routes or own:  # they go with the address, and must come back with the next one
-                    client.on_bound.append(partial(_add_routes_again, host.routes, routes, own, made))
+            self._start_dhcp(emulated, guest, nic)
+
+    def blank_host(self, name: str, boot: int) -> Host:
+        """Make the host of an emulated guest anew, with its interfaces, but neither cables nor addresses.
+
+        The random streams are those of its *boot*, counted from 0: a client that starts again draws other transaction
+        identifiers, as a machine with a clock would.
+        """
+        return self._host(self._topology.guests[name], boot)
+
+    def start_host(self, name: str) -> None:
+        """Give an emulated guest's blank host, whose ports are in place by now, what the topology says, and start DHCP."""
+        emulated, guest = self.parts.guests[name], self._topology.guests[name]
+        assert isinstance(emulated, EmulatedGuest), "only emulated guests have a host"
+        for nic in guest.interfaces:
+            self._configure(emulated.host, guest, nic)
+            self._start_dhcp(emulated, guest, nic)
+
+    def _host(self, guest: ResolvedGuest, boot: int) -> Host:
+        streams = self._streams_of(f"{guest.name} boot {boot}" if boot else guest.name)
+        host = Host(guest.name, self._scheduler, streams, self._events.reporter(guest.name))
+        for nic in guest.interfaces:
+            host.add_interface(nic.name, nic.mac, nic.mtu)
+        return host
+
+    def _routes_of(self, guest: ResolvedGuest, nic: ResolvedInterface) -> list[ResolvedRoute]:
+        return [route for route in guest.routes if is_beside(self._topology, route.via, nic)]
+
+    def _configure(self, host: Host, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
+        interface = host.interfaces[nic.name]
+        for address in _ipv4(nic):
+            interface.add_address(address)
+        if isinstance(nic.gateway, IPv4Address):
+            host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, interface)
+        _add_routes(host.routes, self._routes_of(guest, nic), interface)
+
+    def _start_dhcp(self, emulated: EmulatedGuest, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
+        if not self._wants_dhcp(guest, nic):
+            return
+        interface = emulated.host.interfaces[nic.name]
+        client = emulated.start_dhcp(interface)
+        routes, own = self._routes_of(guest, nic), leased_gateway(self._topology, guest, nic)
+        if routes or own:  # they go with the address, and must come back with the next one
+            client.on_bound.append(partial(_add_routes_again, emulated.host.routes, routes, own, interface))
 
     def _wants_dhcp(self, guest: ResolvedGuest, nic: ResolvedInterface) -> bool:
         """Tell whether the guest's stand-in asks for an address: where vnet would, and where the user's own client would."""

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias, final
 from vnet.errors import UsageError, WireError
 from vnet.ports import NO_OFFLOAD, Handler, Port, Scheduler
 from vnet.runtime.filter import Predicate
-from vnet.runtime.sinks import Sink
+from vnet.runtime.sinks import FileSink, NoSink, Sink
 from vnet.units import Instant
 from vnet.wire.pcapng import Direction, Writer
 from vnet.wire.segmentation import complete
@@ -95,6 +95,12 @@ class Captures:
         for capture in self.running:
             capture.finish()
 
+    def leave_files(self) -> None:
+        """Write into no file any more, without ending anything: this lab is a copy, and the files are the original's."""
+        for capture in self.running:
+            if isinstance(capture.sink, FileSink):
+                capture.sink = NoSink()
+
     def _end(self, capture: Capture) -> None:
         self._running.remove(capture)
         for port in capture.ports:
@@ -136,7 +142,8 @@ class Capture:
     """
 
     __slots__ = (
-        "_captures", "_drops", "_left", "_seen", "_sink", "_wanted", "_writer", "failure", "finished", "ports", "recorded",
+        "_captures", "_drops", "_left", "_seen", "_wanted", "_writer", "failure", "finished", "ports", "recorded",
+        "sink",
     )  # fmt: skip
 
     def __init__(
@@ -147,7 +154,7 @@ class Capture:
         self.finished = False
         self.failure: str | None = None
         self._captures = captures
-        self._sink = sink
+        self.sink = sink
         self._wanted = wanted
         self._left = count
         self._drops = [0] * len(ports)
@@ -169,7 +176,7 @@ class Capture:
                 continue
             self._seen[number] += 1
             try:
-                if self._sink.packet(self._writer.packet(number, instant, frame, direction)):
+                if self.sink.packet(self._writer.packet(number, instant, frame, direction)):
                     self.recorded += 1
                 else:
                     self._drops[number] += 1
@@ -183,7 +190,7 @@ class Capture:
     def flush(self) -> None:
         """Pass on what waits in buffers."""
         try:
-            self._sink.flush()
+            self.sink.flush()
         except OSError as error:
             self.failure = error.strerror or str(error)
             self.finish()
@@ -197,7 +204,7 @@ class Capture:
         instant = self._captures.clock.now
         try:
             for number, seen in enumerate(self._seen):
-                self._sink.keep(self._writer.statistics(number, instant, seen, self._drops[number]))
-            self._sink.close()
+                self.sink.keep(self._writer.statistics(number, instant, seen, self._drops[number]))
+            self.sink.close()
         except OSError as error:
             self.failure = self.failure or error.strerror or str(error)

@@ -38,7 +38,7 @@ def change(lab: Lab, target: str, settings: Sequence[str]) -> dict[str, object]:
     if not settings:
         raise UsageError(f"what is to change? for example: vnet set {lab.name} {target} down, or loss=5% latency=20ms")
     pairs = [_pair(setting) for setting in settings]
-    link = _find_link(lab, target)
+    link = find_link(lab, target)
     if link is not None:
         return _change_link(link, pairs)
     found = _find_port(lab, target)
@@ -59,7 +59,8 @@ def _pair(setting: str) -> tuple[str, str]:
     return key.strip().lower(), value.strip()
 
 
-def _find_link(lab: Lab, target: str) -> Link | None:
+def find_link(lab: Lab, target: str) -> Link | None:
+    """Find a link as ``vnet set`` names it; None if there is none, UsageError if there are several."""
     if target in lab.links:
         return lab.links[target]
     ends = {part.strip() for part in target.split(",")}

@@ -21,7 +21,7 @@ from typing import Final, TypeVar, TypeVarTuple, final
 import trio
 from trio._core import _run as trio_run
 
-from vnet.errors import SimulationStalled
+from vnet.errors import LabError, SimulationStalled
 from vnet.fabric.timeline import Timeline
 from vnet.runtime.threads import LOOK, ThreadWatch
 from vnet.units import DAY, SECOND, Duration, format_duration
@@ -80,9 +80,18 @@ class Simulation:
         self.seed = seed
         self.limit = limit
         self.watch = _WakeWatch(self.timeline)
+        self.failure: LabError | None = None
+        """Why the clock stopped for good: every task of the simulation is cancelled then."""
 
     async def drive(self) -> None:
         """Move the clock for ever; raise SimulationStalled when nothing can happen any more."""
+        try:
+            await self._drive()
+        except LabError as error:
+            self.failure = error
+            raise
+
+    async def _drive(self) -> None:
         from trio.testing import wait_all_tasks_blocked  # here, because it brings pytest along where that is installed
 
         timeline, threads = self.timeline, ThreadWatch()

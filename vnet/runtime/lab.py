@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
 
 import trio
 
@@ -25,12 +25,18 @@ from vnet.guests.base import Guest, PingReply
 from vnet.guests.emulated import EmulatedGuest
 from vnet.links.link import Link
 from vnet.ports import Port
-from vnet.runtime.build import Builder, Parts, router_address
+from vnet.runtime.branch import Snapshot
+from vnet.runtime.branch import branch as run_branch
+from vnet.runtime.branch import snapshot as take_snapshot
+from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.clock import current_simulation
+from vnet.runtime.faults import Faults
 from vnet.runtime.live import LiveHost
+from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.state import open_store
 from vnet.runtime.views import address_of
+from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
 from vnet.switch.switch import Switch
@@ -40,6 +46,8 @@ from vnet.units import SECOND, Instant
 
 Source: TypeAlias = "str | Path | ResolvedTopology"
 """A topology, or the path of its file."""
+T = TypeVar("T")
+P = ParamSpec("P")
 Progress: TypeAlias = Callable[[str], None]
 
 PING_TIMEOUT = 2.0
@@ -114,12 +122,14 @@ class Lab:
         topology: ResolvedTopology,
         timeline: Timeline,
         events: EventLog,
-        parts: Parts,
+        builder: Builder,
         *,
         seed: int,
         live: bool,
         epoch: Instant = 0,
+        has_state_file: bool = False,
     ) -> None:
+        parts = builder.build()
         self.topology = topology
         self.name = topology.name
         self.timeline = timeline
@@ -133,6 +143,9 @@ class Lab:
         self.dhcp: Mapping[str, DhcpServerNode] = parts.dhcp
         self.ports: Mapping[str, Port] = parts.ports
         self.captures = Captures(timeline, parts.ports, [link.a.name for link in parts.links.values()], epoch)
+        self.faults = Faults(self, builder)
+        self.has_state_file = has_state_file
+        self.snapshots: list[Snapshot] = []
         self.stopping = trio.Event()
         for guest in parts.guests.values():
             if isinstance(guest, EmulatedGuest):
@@ -145,6 +158,48 @@ class Lab:
     def now(self) -> float:
         """The lab clock in seconds."""
         return self.timeline.now / SECOND
+
+    def at(self, delay: When, action: Callable[..., object], *args: object) -> Planned:
+        """Run ``action(*args)`` after *delay* on the lab clock, counted from now: seconds, or text such as "90 s".
+
+        The action is a plain function, for example ``lab.faults.heal``. Its answer can cancel it.
+        """
+        return plan(self, delay, action, args)
+
+    async def reachability(
+        self, protocol: str = "icmp", port: int | None = None, timeout: float = PING_TIMEOUT
+    ) -> Reachability:
+        """Probe every guest from every other; the answer's ``compare`` tells what is different in a later one.
+
+        *protocol* is icmp, or tcp or udp with a *port*. A port that refuses was reached.
+        """
+        return await snapshot(self, protocol, port, timeout)
+
+    async def advance(self, length: When) -> None:
+        """Let exactly *length* of lab time pass: seconds, or text such as "90 s"."""
+        await advance(self, length)
+
+    async def sleep_until_idle(self, quiet: When = QUIET, limit: When = LIMIT) -> None:
+        """Wait until nothing is due within *quiet* (live: nothing has passed for as long); see ``vnet.runtime.waiting``.
+
+        Timers further away than that, such as renewals and ageing, do not count. Raise LabError after *limit* of lab time.
+        """
+        await sleep_until_idle(self, quiet, limit)
+
+    async def branch(self, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Carry out ``await function(lab, ...)`` in a copy of this simulated lab, and return what it does there.
+
+        Here nothing has happened meanwhile: the next branch, and the lab itself, go on from the same instant. What the
+        function returns or raises must be fit for pickle. See ``vnet.runtime.branch`` for what is copied.
+        """
+        return await run_branch(self, function, *args, **kwargs)
+
+    async def snapshot(self) -> Snapshot:
+        """Keep this simulated lab as it is now: ``await snapshot.run(function, ...)`` goes on from there, any time.
+
+        The function must be one of a module, because the snapshot was made before it is named.
+        """
+        return await take_snapshot(self)
 
     def stop(self) -> None:
         """Ask whoever runs the lab to end it."""
@@ -241,13 +296,15 @@ async def open_lab(
     used_seed = simulation.seed if seed is None else seed
     async with AsyncExitStack() as stack:
         store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
-        parts = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {}).build()
-        lab = Lab(topology, timeline, events, parts, seed=used_seed, live=False)
+        builder = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {})
+        lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False, has_state_file=state is not None)
         try:
             yield lab
         finally:
+            for each in tuple(lab.snapshots):
+                each.close()
             lab.captures.close()
-            for link in parts.links.values():
+            for link in lab.links.values():
                 link.unplug()
 
 
@@ -261,8 +318,8 @@ async def _open_live(
         host = await stack.enter_async_context(LiveHost.open(topology, timeline, events, emulate, progress))
         store = stack.enter_context(open_store(state, topology.name, timeline, live=True))  # who has the lock has the file
         progress("plugging everything together")
-        parts = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces).build()
-        lab = Lab(topology, timeline, events, parts, seed=seed, live=True, epoch=time.time_ns() - timeline.now)
+        builder = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces)
+        lab = Lab(topology, timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now)
         stack.callback(lab.captures.close)
         host.shell.on_error = lambda error: _report_error(events, error)
         await stack.enter_async_context(host.running(lab))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
 
 import trio
 
@@ -19,6 +21,110 @@ if TYPE_CHECKING:
 PROTOCOLS: Final[tuple[Probe, ...]] = ("icmp", "tcp", "udp")
 MOST_AT_ONCE: Final = 256
 """Probes under way at a time: a live lab has descriptors for no more."""
+
+
+Pair: TypeAlias = tuple[str, str]
+"""Source and target."""
+
+
+@final
+@dataclass(frozen=True)
+class Reachability:
+    """Who reached whom at one instant (seconds on the lab clock); ``details`` say for the others why not.
+
+    ``unexpected`` are the pairs that differ from what the topology's rules say, in its order.
+    """
+
+    probe: str
+    instant: float
+    reached: Mapping[Pair, bool]
+    details: Mapping[Pair, str]
+    unexpected: tuple[Pair, ...] = ()
+
+    def __getitem__(self, pair: Pair) -> bool:
+        """Tell whether the first of a pair reached the second; raise UsageError for a pair that was not probed."""
+        if pair not in self.reached:
+            raise UsageError(f"{pair[0]} to {pair[1]} was not probed; the guests are {', '.join(self.guests)}")
+        return self.reached[pair]
+
+    @property
+    def guests(self) -> tuple[str, ...]:
+        """The guests, in the order of the topology."""
+        return tuple(dict.fromkeys(name for pair in self.reached for name in pair))
+
+    @property
+    def pairs(self) -> frozenset[Pair]:
+        """The pairs that reach each other in this direction."""
+        return frozenset(pair for pair, reached in self.reached.items() if reached)
+
+    def compare(self, after: Reachability) -> ReachabilityDiff:
+        """Tell what is different in *after*; raise UsageError if it was measured with another probe."""
+        if self.probe != after.probe:
+            raise UsageError(f"a matrix of {self.probe} and one of {after.probe} cannot be compared")
+        return ReachabilityDiff(
+            self.probe,
+            (self.instant, after.instant),
+            lost={
+                pair: after.details[pair] for pair, was in self.reached.items() if was and after.reached.get(pair) is False
+            },
+            gained=tuple(pair for pair, now in after.reached.items() if now and self.reached.get(pair) is False),
+            gone=tuple(pair for pair in self.reached if pair not in after.reached),
+            new=tuple(pair for pair in after.reached if pair not in self.reached),
+        )
+
+    def __str__(self) -> str:
+        names = self.guests
+        width = max((len(name) for name in names), default=0)
+        marks = {True: "+", False: "-", None: "."}
+        lines = [f"{self.probe} at {self.instant:.3f} s, from (row) to (column)"]
+        lines += [" " * width + " " + " ".join(names)] if names else []
+        for source in names:
+            cells = (marks[self.reached.get((source, target))].center(len(target)) for target in names)
+            lines.append(f"{source:<{width}} {' '.join(cells)}".rstrip())
+        return "\n".join(lines)
+
+
+@final
+@dataclass(frozen=True)
+class ReachabilityDiff:
+    """What differs between two matrices: false, and "no change" in words, if nothing does.
+
+    ``lost`` has the reason for each pair; ``gone`` and ``new`` are pairs that only one of the two knows.
+    """
+
+    probe: str
+    instants: tuple[float, float]
+    lost: Mapping[Pair, str]
+    gained: tuple[Pair, ...]
+    gone: tuple[Pair, ...] = ()
+    new: tuple[Pair, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.gained or self.gone or self.new)
+
+    def __str__(self) -> str:
+        lines = [f"- {source} no longer reaches {target}: {why}" for (source, target), why in self.lost.items()]
+        lines += [f"+ {source} now reaches {target}" for source, target in self.gained]
+        for pairs, when in ((self.gone, "after"), (self.new, "before")):
+            lines += [f"? {source} to {target} was not probed {when}" for source, target in pairs]
+        head = f"{self.probe}, {self.instants[0]:.3f} s to {self.instants[1]:.3f} s: "
+        if not lines:
+            return head + "no change"
+        return "\n".join([head + ("1 change" if len(lines) == 1 else f"{len(lines)} changes"), *lines])
+
+
+async def snapshot(lab: Lab, protocol: str, port: int | None, timeout: float) -> Reachability:
+    """Measure, and keep what a test compares. Errors are those of ``measure``."""
+    instant = lab.now
+    rows = cast("list[Row]", (await measure(lab, protocol, port, timeout))["matrix"])
+    by_pair = {(str(row["from"]), str(row["to"])): row for row in rows}
+    return Reachability(
+        protocol if port is None else f"{protocol}/{port}",
+        instant,
+        {pair: bool(row["reached"]) for pair, row in by_pair.items()},
+        {pair: str(row["detail"] or "") for pair, row in by_pair.items()},
+        tuple(pair for pair, row in by_pair.items() if row["agrees"] is False),
+    )
 
 
 async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> dict[str, object]:

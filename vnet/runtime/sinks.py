@@ -157,3 +157,23 @@ class MemorySink:
     def octets(self) -> bytes:
         """Return the file as it stands."""
         return b"".join((*self._headers, *self._packets))
+
+
+@final
+class NoSink:
+    """Nothing: everything is taken, nothing is kept."""
+
+    __slots__ = ()
+
+    def keep(self, block: bytes) -> None:
+        """Forget."""
+
+    def packet(self, block: bytes) -> bool:
+        """Forget, as if it were kept."""
+        return True
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -304,3 +304,15 @@ def show(lab: Lab, what: str) -> list[Row]:
     if what not in VIEWS:
         raise UsageError(f"there is nothing to show called {what!r}; there are: {', '.join(VIEWS)}")
     return VIEWS[what](lab)
+
+
+def everything(lab: Lab) -> Row:
+    """Make all views, and who the lab is: what a test that failed leaves of it."""
+    return {
+        "lab": lab.name,
+        "seed": lab.seed,
+        "live": lab.live,
+        "now_s": _seconds(lab.timeline.now, 9),
+        "faults": [str(fault) for fault in lab.faults.active],
+        **{name: view(lab) for name, view in VIEWS.items() if view is not events},
+    }

@@ -167,6 +167,11 @@ class UdpTable:
         self.flows: dict[bytes, tuple[UdpSocket, TransportAddress]] = {}
         """Sockets by source address, destination address and ports of what they receive."""
 
+    @property
+    def sockets(self) -> tuple[UdpSocket, ...]:
+        """All sockets that are open."""
+        return tuple(socket for sockets in self._sockets.values() for socket in sockets)
+
     def bind(self, port: int, address: bytes | None, interface: Interface | None, handler: OnDatagram) -> UdpSocket:
         """Make a socket; port 0 picks a free dynamic one. Raise UsageError if the port is taken."""
         if not 0 <= port <= 0xFFFF:

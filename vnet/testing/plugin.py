@@ -9,16 +9,22 @@
 
 The test runs under ``vnet.simulate`` with the seed of ``--vnet-seed`` (or one run for each of ``--vnet-seeds``), its lab is
 up before the first line and gone after the last. ``--vnet-live`` runs the same test in real time. A test that fails leaves a
-capture of every cable, the event log and the command that replays it in ``vnet-failures/``.
+capture of every cable, the event log, the state of the lab at that instant and the command that replays it in
+``vnet-failures/``; ``--vnet-stop`` opens the debugger there, while the lab stands still.
+
+With many seeds the end of the report names the first that failed of each test. What it needs for that travels with the
+tests' reports, because under pytest-xdist those come from other processes.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
+import pdb
 import re
 import shlex
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
@@ -43,6 +49,11 @@ class LabRun:
     live: bool
     capture: bytes = b""
     events: str = ""
+    state: str = ""
+    topology: str = ""
+    coverage: dict[str, dict[str, int]] = field(default_factory=dict)
+    instant: float | None = None
+    """When it failed, in seconds on the lab clock."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +63,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--vnet-seeds", type=int, default=0, metavar="COUNT", help="run each lab test with COUNT seeds, from --vnet-seed on"
     )
+    group.addoption(
+        "--vnet-stop", action="store_true", help="open the debugger where a lab test fails, with the lab as it is then"
+    )
+    group.addoption("--vnet-cov", action="store_true", help="report which parts of the topologies the lab tests exercised")
     group.addoption("--vnet-live", action="store_true", help="run lab tests in real time, with real namespaces")
 
 
@@ -64,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)  # the seed is the last part of a test's id, behind those of parametrize
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test for each seed, if many are asked for."""
     count = metafunc.config.getoption("--vnet-seeds")
@@ -101,6 +117,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     from vnet.runtime.clock import simulate
     from vnet.runtime.lab import open_lab
     from vnet.runtime.sinks import MemorySink
+    from vnet.runtime.views import everything
+    from vnet.testing.coverage import exercised
 
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
@@ -119,9 +137,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
                 if "lab" in names:
                     arguments["lab"] = opened
                 await pyfuncitem.obj(**arguments)
+            except BaseException as error:
+                run.instant = opened.now
+                run.state = _dump(lambda: everything(opened))
+                if isinstance(error, Exception | pytest.fail.Exception):
+                    _stop(pyfuncitem.config, error, opened)
+                raise
             finally:
                 capture.finish()
                 run.capture, run.events = sink.octets(), opened.events.to_lines()
+                if pyfuncitem.config.getoption("--vnet-cov"):
+                    run.topology, run.coverage = opened.name, exercised(opened)
 
     if run.live:
         trio.run(test)
@@ -137,23 +163,105 @@ def pytest_runtest_makereport(
     """Keep what helps to understand a failure, and say how to see it again."""
     report = yield
     run = item.stash.get(_RUN, None)
-    if run is None or call.when != "call" or not report.failed:
+    if run is None or call.when != "call":
+        return report
+    replay = f"pytest {shlex.quote(_without_seed(item.nodeid))} --vnet-seed {run.seed}{' --vnet-live' if run.live else ''}"
+    vars(report)["vnet"] = {
+        "test": _without_seed(item.nodeid), "seed": run.seed, "replay": replay,
+        "topology": run.topology, "coverage": run.coverage,
+    }  # fmt: skip
+    if not report.failed:
         return report
     directory = item.config.rootpath / FAILURES / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "capture.pcapng").write_bytes(run.capture)
     (directory / "events.jsonl").write_text(run.events)
-    replay = f"pytest {shlex.quote(_without_seed(item.nodeid))} --vnet-seed {run.seed}{' --vnet-live' if run.live else ''}"
+    (directory / "state.json").write_text(run.state)
     (directory / "replay.txt").write_text(replay + "\n")
+    when = ":" if run.instant is None else f" at {run.instant:.6f} s: "
     report.sections.append(
         (
             "vnet",
             f"capture of every cable: {directory / 'capture.pcapng'}\n"
             f"event log:              {directory / 'events.jsonl'}\n"
-            f"replay:                 {replay}",
+            f"state{when:<19}{directory / 'state.json'}\n"
+            f"replay:                 {replay}\n"
+            f"replay and stop there:  {replay} --vnet-stop",
         )
     )
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the first seed with which each test failed, if there were many; say what the tests covered, if asked."""
+    outcomes = [
+        (told, outcome == "failed")
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        if (told := vars(report).get("vnet")) is not None
+    ]
+    if terminalreporter.config.getoption("--vnet-seeds"):
+        _tell_seeds(terminalreporter, outcomes)
+    if terminalreporter.config.getoption("--vnet-cov"):
+        _tell_coverage(terminalreporter, [told for told, _ in outcomes])
+
+
+def _tell_seeds(terminal: pytest.TerminalReporter, outcomes: list[tuple[dict[str, Any], bool]]) -> None:
+    failed: dict[str, list[tuple[int, str]]] = {}
+    seeds: dict[str, int] = {}
+    for told, is_failure in outcomes:
+        seeds[told["test"]] = seeds.get(told["test"], 0) + 1
+        if is_failure:
+            failed.setdefault(told["test"], []).append((told["seed"], told["replay"]))
+    if failed:
+        terminal.section("vnet: seeds that fail")
+    for test, found in failed.items():
+        first, replay = min(found)
+        terminal.write_line(f"{test}: {len(found)} of {seeds[test]} seeds, the first is {first}")
+        terminal.write_line(f"  {replay}")
+
+
+def _tell_coverage(terminal: pytest.TerminalReporter, tests: list[dict[str, Any]]) -> None:
+    from vnet.testing.coverage import Counts, merge, summary
+
+    totals: dict[str, Counts] = {}
+    count: dict[str, int] = {}
+    for told in tests:
+        if told["topology"]:
+            merge(totals.setdefault(told["topology"], {}), told["coverage"])
+            count[told["topology"]] = count.get(told["topology"], 0) + 1
+    terminal.section("vnet: coverage of the network")
+    if not totals:
+        terminal.write_line("no lab was run")
+    for topology in sorted(totals):
+        terminal.write_line(f"{topology}, {count[topology]} test{'s' if count[topology] != 1 else ''}")
+        for line in summary(totals[topology]):
+            terminal.write_line("  " + line)
+
+
+def _dump(view: Callable[[], object]) -> str:
+    """Write the state as JSON. A lab so broken that it cannot be shown must not hide why its test failed."""
+    try:
+        return json.dumps(view(), indent=1) + "\n"
+    except Exception as error:
+        return json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n"
+
+
+def _stop(config: pytest.Config, error: BaseException, opened: Lab) -> None:
+    """Open the debugger where *error* was raised, if that is asked for and there is a terminal: workers have none."""
+    if not config.getoption("--vnet-stop") or hasattr(config, "workerinput"):
+        return
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+    if capture is not None:
+        capture.suspend_global_capture(in_=True)
+    try:
+        if terminal is not None:
+            terminal.write_line(f"\nstopped at {opened.now:.6f} s of lab {opened.name}: {type(error).__name__}: {error}")
+        pdb.post_mortem(error.__traceback__)
+    finally:
+        if capture is not None:
+            capture.resume_global_capture()
 
 
 def _without_seed(nodeid: str) -> str:

@@ -107,6 +107,49 @@ def test_a_burst_is_read_in_growing_portions_up_to_a_bound(rig: Rig) -> None:
     assert [int.from_bytes(frame[:2], "big") for frame, _ in rig.seen] == list(range(sent))
 
 
+def in_bursts(rig: Rig) -> None:
+    """Let frames come without a pause until all that wait are read at a time."""
+    for number in range(32):
+        rig.linux.send(NO_OFFLOAD + bytes((number,)) * 20)
+    while len(rig.seen) < 32:
+        rig.tap.on_readable()
+    rig.seen.clear()
+
+
+def test_in_bursts_all_small_frames_are_read_before_the_first_is_passed_on(rig: Rig) -> None:
+    in_bursts(rig)
+    left_behind = []
+
+    def look(frame: bytes, offload: bytes) -> None:
+        rig.seen.append((frame, offload))
+        try:
+            left_behind.append(rig._ours.recv(1 << 17, socket.MSG_PEEK))
+        except BlockingIOError:
+            left_behind.append(b"")
+
+    rig.peer.set_handler(look)
+    frames = [bytes((number,)) * size for number, size in enumerate((60, 60, 60, 9000, 60, 60, 60, 60))]
+    for frame in frames:
+        rig.linux.send(NO_OFFLOAD + frame)
+    rig.tap.on_readable()
+    assert [frame for frame, _ in rig.seen] == frames
+    next_one = NO_OFFLOAD + frames[4]
+    assert left_behind == [next_one, next_one, next_one, next_one, b"", b"", b"", b""]  # the large one did not wait
+
+
+def test_after_a_burst_frames_are_read_one_by_one_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_bursts(rig)
+    reads = []
+    monkeypatch.setattr(os, "read", lambda fd, octets, read=os.read: (reads.append(fd), read(fd, octets))[1])
+    counts = []
+    for _ in range(3):
+        reads.clear()
+        rig.linux.send(NO_OFFLOAD + FRAME)
+        rig.tap.on_readable()
+        counts.append(len(reads))
+    assert counts == [2, 1, 1]  # the first is told that there is no more
+
+
 @pytest.mark.parametrize("header", [NO_OFFLOAD, CSUM, SUPER])
 def test_what_is_handed_over_reaches_linux_with_its_header(rig: Rig, header: bytes) -> None:
     rig.peer.send(FRAME, header)

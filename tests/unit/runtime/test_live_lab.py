@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import pytest
@@ -160,3 +160,22 @@ guests:
             return bool(await lab.ping("pc", "server"))
 
     assert vnet.simulate(run)
+
+
+@pytest.mark.trio
+async def test_faults_work_in_real_time() -> None:
+    async with vnet.open_lab(TOPOLOGY, emulate=True) as lab:
+        crashed = trio.Event()
+        c, d = ("10.0.0.10", "10.0.0.11")
+        lab.guests["b"].host.interfaces["eth0"].add_address(IPv4Interface(f"{d}/24"))  # no waiting for the DHCP client
+        assert (await lab.guests["a"].ping(d)).ok
+        with lab.faults.partition("a", "b") as fault:
+            assert not (await lab.guests["a"].ping(d, timeout=0.05)).ok
+            assert fault.frames
+        assert (await lab.guests["b"].ping(c)).ok
+        lab.at("20ms", lab.faults.crash, "a")
+        lab.at("40ms", crashed.set)
+        await crashed.wait()
+        assert lab.guests["a"].address is None
+        lab.faults.heal()
+        assert (await lab.guests["b"].ping(c)).ok

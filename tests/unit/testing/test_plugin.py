@@ -62,6 +62,10 @@ def test_a_failure_leaves_a_capture_the_events_and_the_way_to_see_it_again(proje
     assert b"a:eth0" in (kept / "capture.pcapng").read_bytes()
     events = [json.loads(line) for line in (kept / "events.jsonl").read_text().splitlines()]
     assert any(event["event"] == "dhcp-lease" and event["node"] == "a" for event in events)
+    state = json.loads((kept / "state.json").read_text())
+    assert (state["lab"], state["seed"], state["faults"]) == ("tiny", 5, [])
+    assert {row["owner"] for row in state["leases"]} == {"a:eth0", "b:eth0"} and state["now_s"] > 4
+    result.stdout.fnmatch_lines([f"state at {state['now_s']:.6f} s: *state.json"])
     replay = (kept / "replay.txt").read_text().split()[1:]
     run(project, *replay).assert_outcomes(failed=1)
     run(project, "test_sad.py::test_sad", "--vnet-seed", "6").assert_outcomes(passed=1)
@@ -79,6 +83,77 @@ def test_many_seeds_are_many_tests(project):
         """
     )
     run(project, "--vnet-seed", "10", "--vnet-seeds", "4").assert_outcomes(passed=6, failed=2)
+
+
+SEED_TEST = """
+import pytest
+
+@pytest.mark.vnet("tiny.yaml", wait=False)
+@pytest.mark.parametrize("number", [1, 2])
+async def test_it(lab, number):
+    assert lab.seed % 5 != number + 1
+
+@pytest.mark.vnet("tiny.yaml", wait=False)
+async def test_good(lab):
+    pass
+"""
+SEED_LINES = [
+    "test_it.py::test_it[[]1]: 2 of 10 seeds, the first is 2",
+    "  pytest 'test_it.py::test_it[[]1]' --vnet-seed 2",
+    "test_it.py::test_it[[]2]: 2 of 10 seeds, the first is 3",
+    "  pytest 'test_it.py::test_it[[]2]' --vnet-seed 3",
+]
+
+
+@pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_the_first_seed_that_fails_is_named_at_the_end(project, how):
+    project.makepyfile(test_it=SEED_TEST)
+    result = run(project, "--vnet-seeds", "10", *how)
+    result.assert_outcomes(passed=26, failed=4)
+    if how:  # the order of tests is that in which their failures came
+        result.stdout.fnmatch_lines_random(SEED_LINES)
+    else:
+        result.stdout.fnmatch_lines(["*vnet: seeds that fail*", *SEED_LINES])
+    assert "test_good:" not in result.stdout.str()
+    assert len(list((project.path / "vnet-failures").iterdir())) == 4
+    run(project, "test_it.py::test_it[2]", "--vnet-seed", "3").assert_outcomes(failed=1)
+    assert "seeds that fail" not in run(project, "--vnet-seeds", "2", *how).stdout.str()
+
+
+def test_the_debugger_opens_at_the_instant_of_the_failure_with_the_lab_still_there(project):
+    project.makeconftest(
+        """
+        import pathlib, pdb
+
+        def post_mortem(traceback):
+            while traceback.tb_next:
+                traceback = traceback.tb_next
+            lab = traceback.tb_frame.f_locals["lab"]
+            pathlib.Path("stopped").write_text(f"{lab.now} {lab.guests['a'].address is not None}")
+
+        pdb.post_mortem = post_mortem
+        """
+    )
+    project.makepyfile(
+        test_it="""
+        import pytest, trio
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_it(lab):
+            await lab.advance(1000 - lab.now)
+            assert lab.now < 1000
+        """
+    )
+    result = run(project, "--vnet-stop")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["stopped at 1000.000000 s of lab tiny: AssertionError: *", "replay and stop there:*--vnet-stop"]
+    )
+    assert (project.path / "stopped").read_text() == "1000.0 True"
+    (project.path / "stopped").unlink()
+    run(project).assert_outcomes(failed=1)
+    run(project, "--vnet-stop", "-n", "1").assert_outcomes(failed=1)
+    assert not (project.path / "stopped").exists()
 
 
 def test_the_same_seed_is_the_same_run_and_the_text_of_a_topology_will_do(project):
@@ -136,3 +211,31 @@ def test_mistakes_are_told_plainly(project):
 def test_other_tests_are_left_alone(project):
     project.makepyfile("def test_it():\n    assert True\n")
     run(project, "--vnet-seeds", "3").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_the_report_says_what_of_the_network_was_covered(project, how):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_one(lab):
+            lab.links["a:eth0"].up = False
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_two(lab):
+            assert False
+        """
+    )
+    result = run(project, "--vnet-cov", *how)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([
+        "*vnet: coverage of the network*",
+        "tiny, 2 tests",
+        "  networks           1/1",
+        "  links              3/3",
+        "  links cut          1/3     never: lan:dhcp, b:eth0",
+        "  DHCP messages      4/8     never: lan decline, lan release, lan inform, lan nak",
+    ])  # fmt: skip
+    assert "coverage of the network" not in run(project, *how).stdout.str()

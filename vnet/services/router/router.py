@@ -148,6 +148,10 @@ class Router:
         rules = self._sessions.rules
         return dict(rules.counters) if rules is not None else {}
 
+    def nat_counters(self) -> dict[str, int]:
+        """Tell how many connections NAT translated, by how: "outbound", "hairpin", "inbound", "forward tcp/80"."""
+        return dict(self._sessions.nat_counters)
+
     def nat_table(self) -> list[NatEntry]:
         """List the mappings in the order they were made."""
         translator, external = self._sessions.translator, self._sessions.external or bytes(4)

@@ -21,7 +21,7 @@ from vnet.services.firewall.tcp_state import FIN, RST, SYN
 from vnet.services.nat.rewrite import QUERY_TYPES
 from vnet.services.nat.translator import Mapping, NatConfig, Translator
 from vnet.units import Instant
-from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_NAMES, PROTOCOL_TCP, PROTOCOL_UDP
 
 _ACK = 0x10
 
@@ -42,10 +42,11 @@ class Sessions:
     """What a router remembers of the traffic that it lets through.
 
     ``external`` is the address that NAT shows outside, None while there is none. ``on_ended`` is called with each connection
-    that ends.
+    that ends. ``nat_counters`` counts connections by what NAT did for them: "outbound", "hairpin", "inbound" (to a mapping
+    that stands) or "forward tcp/80"; the last are as many as ports are forwarded.
     """
 
-    __slots__ = ("_held", "_on_ended", "connections", "external", "rules", "translator")
+    __slots__ = ("_held", "_on_ended", "connections", "external", "nat_counters", "rules", "translator")
 
     def __init__(self, on_ended: Callable[[Connection], None]) -> None:
         self._on_ended = on_ended
@@ -54,6 +55,7 @@ class Sessions:
         self.translator: Translator | None = None
         self.rules: RuleSet | None = None
         self.external: bytes | None = None
+        self.nat_counters: dict[str, int] = {}
 
     @property
     def active(self) -> bool:
@@ -149,6 +151,8 @@ class Sessions:
             for each, remote in held:
                 translator.use(each, remote)
             self._held[connection] = tuple(held)
+            branch = _branch(mapping, hide_by is not None)
+            self.nat_counters[branch] = self.nat_counters.get(branch, 0) + 1
         return connection.original
 
     def _ended(self, connection: Connection) -> None:
@@ -157,6 +161,15 @@ class Sessions:
             if translator is not None:
                 translator.release(mapping, remote)
         self._on_ended(connection)
+
+
+def _branch(mapping: Mapping | None, hides: bool) -> str:
+    """Name what NAT does for a connection to *mapping*, whose source it hides or not."""
+    if hides:
+        return "outbound" if mapping is None else "hairpin"
+    if mapping is None or not mapping.forward:
+        return "inbound"
+    return f"forward {PROTOCOL_NAMES[mapping.protocol]}/{mapping.external_port}"
 
 
 def may_begin(packet: bytes, header_octets: int) -> bool:

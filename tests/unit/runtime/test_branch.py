@@ -1,0 +1,202 @@
+"""Branches and snapshots of simulated labs: exact copies, whose doings do not come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+import vnet
+from vnet.errors import LabError, NoAnswer, SimulationStalled, UsageError
+from vnet.runtime.lab import Lab
+from vnet.runtime.sinks import FileSink, MemorySink
+from vnet.wire import pcapng
+
+LAB = """
+name: fork
+networks: {lan: {subnet: 10.0.0.0/24, dhcp: {lease: 1h}}}
+switches: {left: {}, right: {}}
+links: [{between: [left, right], trunk: all, loss: 10%, latency: 2ms}]
+guests:
+  one: {switch: left, nics: [{network: lan, address: 10.0.0.1/24}]}
+  two: {switch: right, nics: [{network: lan, address: 10.0.0.2/24}]}
+  pc: {switch: right, nics: [lan]}
+"""
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> Path:
+    path = tmp_path / "lab.yaml"
+    path.write_text(LAB)
+    return path
+
+
+async def a_day(lab: Lab, losses: float = 0.1) -> tuple[bytes, str, float]:
+    """Do what depends on every kind of state: timers, loss, leases, caches, random draws."""
+    lab.links["left", "right"].loss = losses
+    sink = MemorySink()
+    capture = lab.captures.start(sink)
+    for _ in range(5):
+        await lab.ping("one", "two")
+        await lab.ping("two", "pc")
+    await trio.sleep(24 * 3600)
+    capture.finish()
+    return sink.octets(), lab.events.to_lines(), lab.now
+
+
+async def fail(lab: Lab, error: BaseException) -> None:
+    raise error
+
+
+async def wait(lab: Lab, seconds: float) -> float:
+    await trio.sleep(seconds)
+    return lab.now
+
+
+async def pids(lab: Lab) -> tuple[int, int]:
+    return os.getpid(), os.getppid()
+
+
+async def die(lab: Lab) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def for_ever(lab: Lab) -> None:
+    await trio.sleep_forever()
+
+
+def test_a_branch_goes_on_just_as_the_lab_does(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            await lab.wait_up()
+            await trio.sleep(100)
+            now, events = lab.now, lab.events.to_lines()
+            first = await lab.branch(a_day)
+            assert (lab.now, lab.events.to_lines()) == (now, events)
+            assert await lab.branch(a_day) == first
+            assert await lab.branch(a_day, losses=0.0) != first
+            assert await a_day(lab) == first
+            assert len(pcapng.read(first[0])) > 50
+
+    vnet.simulate(main, seed=5)
+
+
+def test_a_branch_of_a_branch(topology: Path) -> None:
+    async def twice(lab: Lab) -> tuple[float, float, float]:
+        await trio.sleep(1)
+        return lab.now, await lab.branch(wait, 10), lab.now
+
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            assert await lab.branch(twice) == (1, 11, 1)
+            assert lab.now == 0
+
+    vnet.simulate(main)
+
+
+def test_a_snapshot_is_gone_back_to_again_and_again(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            await lab.wait_up()
+            kept = await lab.snapshot()
+            expected = await lab.branch(a_day)
+            await trio.sleep(5000)
+            later = await lab.snapshot()
+            assert await kept.run(a_day) == expected == await kept.run(a_day, losses=0.1)
+            assert await later.run(wait, 1) == lab.now + 1
+            assert await kept.run(wait, seconds=1) == kept.instant + 1
+            kept.close()
+            kept.close()
+            assert await later.run(wait, 2) == lab.now + 2
+            with pytest.raises(UsageError, match="closed"):
+                await kept.run(wait, 1)
+            child, parent = await later.run(pids)
+            assert parent not in (os.getpid(), child)
+
+    vnet.simulate(main)
+    with pytest.raises(ChildProcessError):  # with the lab they are gone, and nobody is left to be waited for
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_goes_wrong_in_a_branch_is_raised_here(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            kept = await lab.snapshot()
+            for run in (lab.branch, kept.run):
+                with pytest.raises(NoAnswer, match="nobody") as caught:
+                    await run(fail, NoAnswer("nobody"))
+                assert "in fail" in caught.value.__notes__[0]
+                with pytest.raises(SimulationStalled, match="still waits"):
+                    await run(for_ever)  # leases are renewed until the clock's limit
+                with pytest.raises(LabError, match="died"):
+                    await run(die)
+                assert await run(wait, 1) == 1
+            with pytest.raises(LabError, match="cancelled"), trio.move_on_after(5):
+                await lab.branch(wait, 10)
+            with trio.move_on_after(5):
+                assert await lab.branch(wait, 4) == 4
+            assert lab.now == 0
+
+    vnet.simulate(main, limit=10**15)
+
+
+def test_what_cannot_be_handed_over_is_said(topology: Path) -> None:
+    async def local(lab: Lab) -> object:
+        return lambda: None
+
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            kept = await lab.snapshot()
+            with pytest.raises(UsageError, match="cannot be handed back"):
+                await lab.branch(local)
+            with pytest.raises(UsageError, match="a function of a module"):
+                await kept.run(local)
+
+    vnet.simulate(main)
+
+
+def test_files_stay_with_the_lab(topology: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.pcapng"
+
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            await lab.wait_up()
+            capture = lab.captures.start(FileSink(path), ["one"])
+            await lab.branch(a_day)
+            await lab.ping("one", "two")
+            assert capture.recorded >= 1
+
+    vnet.simulate(main)
+    packets = pcapng.read(path.read_bytes())
+    assert 1 <= len(packets) < 20
+    assert pcapng.closing_statistics(path.read_bytes())[0][1] == len(packets)
+
+
+def test_only_a_simulated_lab_of_its_own_can_be_branched(
+    topology: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
+
+    async def live() -> None:
+        async with vnet.open_lab(topology, emulate=True) as lab:
+            with pytest.raises(UsageError, match="only a simulated lab"):
+                await lab.branch(wait, 1)
+
+    async def stateful() -> None:
+        async with vnet.open_lab(topology, state=tmp_path / "state") as lab:
+            with pytest.raises(UsageError, match="state file"):
+                await lab.snapshot()
+
+    async def many() -> None:
+        async with vnet.open_lab(topology) as lab:
+            for _ in range(64):
+                await lab.snapshot()
+            with pytest.raises(UsageError, match="64 snapshots"):
+                await lab.snapshot()
+
+    trio.run(live)
+    vnet.simulate(stateful)
+    vnet.simulate(many)

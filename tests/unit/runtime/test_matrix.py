@@ -1,0 +1,82 @@
+"""Snapshots of who reaches whom, and what differs between two."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+import vnet
+from vnet.errors import UsageError
+from vnet.runtime.lab import Lab
+from vnet.runtime.matrix import Reachability
+
+ROOMS = vnet.parse_topology("""
+name: rooms
+networks: {lan: {vlan: 10, subnet: 10.0.0.0/24}, dmz: {vlan: 20, subnet: 10.0.1.0/24}}
+routers: {gate: {interfaces: {lan: 10.0.0.254/24, dmz: 10.0.1.254/24},
+                 firewall: {policy: drop, allow: [{from: lan, to: dmz, protocol: tcp, port: 80},
+                                                  {from: lan, to: dmz, protocol: icmp}]}}}
+guests:
+  pc: {nics: [{network: lan, address: 10.0.0.1/24, gateway: 10.0.0.254}]}
+  web: {nics: [{network: dmz, address: 10.0.1.1/24, gateway: 10.0.1.254}]}
+""")
+
+
+def run(body: Callable[[Lab], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(ROOMS) as lab:
+            await body(lab)
+
+    vnet.simulate(main)
+
+
+def test_what_changed_is_told_in_words() -> None:
+    async def body(lab: Lab) -> None:
+        before = await lab.reachability()
+        assert before["pc", "web"] and not before["web", "pc"] and before.pairs == {("pc", "web")}
+        assert before.unexpected == ()
+        assert not before.compare(await lab.reachability())
+        lab.links["web:eth0"].up = False
+        after = await lab.reachability()
+        assert after.unexpected == (("pc", "web"),)
+        diff = before.compare(after)
+        assert diff and list(diff.lost) == [("pc", "web")] and not diff.gained
+        head, line = str(diff).splitlines()
+        assert head.startswith("icmp, 0.000 s to ") and head.endswith(": 1 change")
+        assert line.startswith("- pc no longer reaches web: ") and len(line) > 30
+        back = after.compare(before)
+        assert str(back).splitlines()[1:] == ["+ pc now reaches web"]
+
+    run(body)
+
+
+def test_ports_are_probed_and_not_mixed_with_others() -> None:
+    async def body(lab: Lab) -> None:
+        web, other = await lab.reachability("tcp", 80), await lab.reachability("tcp", 81)
+        assert web["pc", "web"] and not other["pc", "web"]
+        with pytest.raises(UsageError, match="tcp/80 and one of tcp/81"):
+            web.compare(other)
+        with pytest.raises(UsageError, match="no protocol"):
+            await lab.reachability("sctp")
+
+    run(body)
+
+
+def test_it_reads_as_a_table() -> None:
+    matrix = Reachability("icmp", 1.5, {("pc", "web"): True, ("web", "pc"): False}, {("pc", "web"): "", ("web", "pc"): "no"})
+    assert str(matrix).splitlines() == [
+        "icmp at 1.500 s, from (row) to (column)",
+        "    pc web",
+        "pc  .   +",
+        "web -   .",
+    ]
+    with pytest.raises(UsageError, match="the guests are pc, web"):
+        matrix["pc", "mail"]
+
+
+def test_pairs_that_only_one_knows_are_told() -> None:
+    one = Reachability("icmp", 0, {("a", "b"): True}, {("a", "b"): ""})
+    two = Reachability("icmp", 1, {("a", "c"): True}, {("a", "c"): ""})
+    assert str(one.compare(two)).splitlines()[1:] == ["? a to b was not probed after", "? a to c was not probed before"]
+    assert str(one.compare(one)) == "icmp, 0.000 s to 0.000 s: no change"

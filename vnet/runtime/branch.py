@@ -1,0 +1,260 @@
+"""Branches of a simulated lab: "what if this happened now" as one line of a test, and snapshots to come back to.
+
+A branch is a copy of the whole process, made by fork(2): every table, timer and random stream of the lab is in it as it is
+at that instant, and so are the tasks that run beside the caller. The copy carries out one async function, hands back what
+that returned, and is gone; here no time has passed, and the next branch, or the lab itself, goes on from the same instant.
+Copying the lab's objects in place would be no safer, since handlers are closures, and slower, since memory is shared
+until it is written to.
+
+A snapshot is a branch that waits: each ``run`` makes a copy of the copy. What it is to carry out was not there when it was
+made, so it is handed over by name: a function of a module, with arguments that can be pickled.
+
+What a process shares with its copies is not part of the lab: threads stay behind, and a file that the branch's function
+writes is written. Captures into files do not follow the branch; those in memory do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast, final
+
+import trio
+
+from vnet.errors import LabError, UsageError
+from vnet.runtime.clock import current_simulation
+
+if TYPE_CHECKING:
+    from vnet.runtime.lab import Lab
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+MOST_SNAPSHOTS: Final = 64
+"""Open at a time in one lab: each is a process."""
+_LENGTH: Final = 8
+
+
+async def branch(lab: Lab, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Carry out ``await function(lab, ...)`` in a copy of the lab and return, or raise, what it did there.
+
+    Raise UsageError for a live lab, one with a state file, or a result that cannot be pickled; LabError if the branch ended
+    before its function did.
+    """
+    _check(lab)
+    await trio.lowlevel.checkpoint()
+    ours, theirs = socket.socketpair()
+    pid = _fork()
+    if pid == 0:
+        ours.close()
+        await _be_branch(lab, theirs, lambda: function(lab, *args, **kwargs))
+    theirs.close()
+    try:
+        with ours:
+            data = _receive(ours)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)  # whoever interrupts us does not want to wait for it
+        raise
+    finally:
+        _reap(pid)
+    return cast("T", _answer(data))
+
+
+async def snapshot(lab: Lab) -> Snapshot:
+    """Keep the lab as it is now; raise UsageError for a live lab, one with a state file, or too many snapshots."""
+    _check(lab)
+    if len(lab.snapshots) >= MOST_SNAPSHOTS:
+        raise UsageError(f"lab {lab.name} has {MOST_SNAPSHOTS} snapshots; close those that are not needed")
+    await trio.lowlevel.checkpoint()
+    ours, theirs = socket.socketpair()
+    pid = _fork()
+    if pid == 0:
+        ours.close()
+        await _wait_for_work(lab, theirs)
+    theirs.close()
+    made = Snapshot(lab, pid, ours)
+    lab.snapshots.append(made)
+    return made
+
+
+@final
+class Snapshot:
+    """A lab as it was at ``instant`` (seconds on its clock); also a context manager. Closed with its lab at the latest."""
+
+    def __init__(self, lab: Lab, pid: int, connection: socket.socket) -> None:
+        self.instant = lab.now
+        self._lab = lab
+        self._pid = pid
+        self._connection: socket.socket | None = connection
+
+    async def run(self, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Carry out ``await function(lab, ...)`` in a copy of the lab as it was then, and return, or raise, what it did.
+
+        *function* belongs to a module, and the arguments can be pickled; else, or if the snapshot is closed, UsageError.
+        """
+        if self._connection is None:
+            raise UsageError("the snapshot is closed")
+        try:
+            work = pickle.dumps((function, args, kwargs))
+        except Exception as error:
+            raise UsageError(
+                f"{getattr(function, '__qualname__', function)} cannot be handed to a snapshot, which was made before it: "
+                f"use a function of a module, and arguments that can be pickled ({error})"
+            ) from error
+        await trio.lowlevel.checkpoint()
+        _send(self._connection, work)
+        return cast("T", _answer(_receive(self._connection)))
+
+    def close(self) -> None:
+        """Let it go; twice is as good as once."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            _reap(self._pid)
+            self._lab.snapshots.remove(self)
+
+    def leave(self) -> None:
+        """Give up a copy of somebody else's snapshot: whose process it is closes it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _check(lab: Lab) -> None:
+    if lab.live:
+        raise UsageError("only a simulated lab can be branched: what a live lab has of the machine cannot be copied")
+    if lab.has_state_file:
+        raise UsageError("a lab with a state file cannot be branched: two branches would write one file")
+
+
+def _fork() -> int:
+    for stream in (sys.stdout, sys.stderr):  # or what waits in their buffers would be printed twice
+        if stream is not None:
+            stream.flush()
+    return os.fork()
+
+
+def _reap(pid: int) -> int:
+    """Wait for a copy, which ends at once or is being waited for anyway: in virtual time nobody is kept waiting."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# -- in the copy, which never returns to what its original was doing
+
+
+async def _be_branch(lab: Lab, connection: socket.socket, work: Callable[[], Awaitable[object]]) -> NoReturn:
+    try:
+        _settle_in(lab)
+        _send(connection, await _outcome(work))
+    finally:
+        _vanish()
+
+
+async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
+    """Be a snapshot: copy oneself for each piece of work that comes."""
+    try:
+        _settle_in(lab)
+        while work := _receive(connection):
+            pid = _fork()
+            if pid == 0:
+                _send(connection, await _outcome(partial(_unpacked, lab, work)))
+                _vanish()
+            if _reap(pid) != 0:
+                _send(connection, pickle.dumps((False, LabError("the branch died"), "")))
+    finally:
+        _vanish()
+
+
+def _settle_in(lab: Lab) -> None:
+    for other in lab.snapshots:
+        other.leave()
+    lab.snapshots.clear()
+    lab.captures.leave_files()
+
+
+def _unpacked(lab: Lab, work: bytes) -> Awaitable[object]:
+    function, args, kwargs = pickle.loads(work)
+    made: Awaitable[object] = function(lab, *args, **kwargs)
+    return made
+
+
+async def _outcome(work: Callable[[], Awaitable[object]]) -> bytes:
+    """Do the work; describe how it ended as (went well, value or error, traceback)."""
+    try:
+        value = await work()
+    except trio.Cancelled:
+        simulation = current_simulation()
+        error = simulation.failure if simulation is not None else None
+        return _packed_error(error or LabError("the branch was cancelled before its function ended"))
+    except BaseException as error:
+        return _packed_error(error)
+    try:
+        return pickle.dumps((True, value, ""))
+    except Exception as error:
+        return _packed_error(UsageError(f"what the branch returned cannot be handed back: {error}"))
+
+
+def _packed_error(error: BaseException) -> bytes:
+    trace = "".join(traceback.format_exception(error))
+    try:
+        packed = pickle.dumps((False, error, trace))
+        pickle.loads(packed)  # some exceptions can be pickled, and not made again
+    except Exception:
+        return pickle.dumps((False, LabError(f"{type(error).__name__}: {error}"), trace))
+    return packed
+
+
+def _vanish() -> NoReturn:
+    """End the copy without a word: what is to be closed or printed at the end is the original's."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
+# -- between the two
+
+
+def _answer(data: bytes) -> object:
+    if not data:
+        raise LabError("the branch died")
+    went_well, value, trace = pickle.loads(data)
+    if went_well:
+        return value
+    if trace:
+        value.add_note(f"in a branch of the lab:\n{trace}")
+    raise value
+
+
+def _send(connection: socket.socket, data: bytes) -> None:
+    connection.sendall(len(data).to_bytes(_LENGTH, "big") + data)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    """Read one message; none if the other end is gone."""
+    length = int.from_bytes(_exactly(connection, _LENGTH), "big")
+    return _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, octets: int) -> bytes:
+    data = bytearray()
+    while len(data) < octets:
+        piece = connection.recv(min(octets - len(data), 1 << 20))
+        if not piece:
+            return b""
+        data += piece
+    return bytes(data)

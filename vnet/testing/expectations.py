@@ -1,0 +1,265 @@
+"""Expectations over traffic: a frame must pass, or must not, while a block of the test runs.
+
+::
+
+    async with expect(lab, "arp host 10.0.0.9", "pc").within("2s"):
+        lab.faults.restart("pc")
+
+    async with never(lab, "net 10.20.130.0/24", "server").within("10s"):
+        await lab.ping_all()
+
+Filters are those of ``vnet capture``, ports are named as there. Who fails shows what passed instead.
+
+That nothing was seen proves little: the cable may have been out. So ``never`` sends **canaries** at the start and at the
+end, through the cable of each watched port in both directions, and fails if one does not come by. A canary is a frame of
+the EtherType for local experiments (IEEE Std 802-2014, 9.2.3) to a group address that bridges do not forward (IEEE
+802.1Q-2018, table 8-1): it teaches no FDB anything, goes no further than the next node, and is ignored there.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, final
+
+import trio
+
+from vnet.ports import NO_OFFLOAD, Port
+from vnet.runtime.filter import compile_filter
+from vnet.runtime.sinks import MemorySink
+from vnet.runtime.waiting import When, length_of
+from vnet.units import MILLISECOND, SECOND, Duration, Instant, format_duration
+from vnet.wire import pcapng
+from vnet.wire.describe import describe
+from vnet.wire.pcapng import Direction
+
+if TYPE_CHECKING:
+    from vnet.links.link import Link
+    from vnet.runtime.capture import Capture
+    from vnet.runtime.lab import Lab
+
+CONTEXT: Final = 1 << 18
+"""Octets of other frames that are kept, the newest, to be shown when it fails."""
+LINES: Final = 20
+"""Frames shown when it fails."""
+LOSSY_TRIES: Final = 200
+"""Canaries sent through a cable that loses frames, at most."""
+QUEUE_TRIES: Final = 3
+"""Canaries sent through others: the queue of a cable with a rate may be full."""
+PATIENCE: Final[Duration] = 1 * SECOND
+PAUSE: Final[Duration] = 10 * MILLISECOND
+"""How long a canary may take beyond the latency of its cable and what waits before it; on cables that lose frames."""
+
+_CANARY_HEADER: Final = bytes.fromhex("0180c200000e 02766e657400 88b5")
+_CANARY: Final = _CANARY_HEADER + b"vnet canary"
+
+
+def is_canary(frame: bytes) -> bool:
+    """Tell whether the frame is one that ``never`` sent."""
+    return frame.startswith(_CANARY)
+
+
+def show_frames(packets: list[pcapng.Packet]) -> str:
+    """Write captured frames for people, one line each: the last of them if they are many."""
+    arrows = {Direction.INBOUND: "in ", Direction.OUTBOUND: "out"}
+    lines = [
+        f"  {each.instant / SECOND:.9f} {each.interface.name} {arrows.get(each.direction, '')} {describe(each.frame)}"
+        for each in packets[-LINES:]
+    ]
+    if len(packets) > LINES:
+        lines.insert(0, f"  ... {len(packets) - LINES} before these")
+    return "\n".join(lines)
+
+
+class _Watch:
+    """What both kinds share: two captures of the same ports, one of the frames meant, one of the rest."""
+
+    def __init__(self, lab: Lab, expression: str, ports: tuple[str, ...]) -> None:
+        self._lab = lab
+        self._expression = expression
+        self._wanted = compile_filter(expression)
+        self._ports = ports
+        self._length: Duration | None = None
+        self._start: Instant = 0
+        self._first: Instant | None = None
+        self._seen = trio.Event()
+        self._matches = MemorySink(CONTEXT)
+        self._others = MemorySink(CONTEXT)
+        self._captures: list[Capture] = []
+
+    def within(self, length: When) -> Self:
+        """Set how long after the start of the block it is watched: seconds, or text such as "20 ms"."""
+        self._length = length_of(length)
+        return self
+
+    @property
+    def _deadline(self) -> Instant | None:
+        return None if self._length is None else self._start + self._length
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(self._ports) if self._ports else "any cable"
+
+    def _begin(self) -> None:
+        start = self._lab.captures.start
+        self._start = self._lab.timeline.now
+        self._captures = [
+            start(self._matches, self._ports, self._match),
+            start(self._others, self._ports, lambda frame: not self._wanted(frame) and not is_canary(frame)),
+        ]
+
+    def _match(self, frame: bytes) -> bool:
+        if is_canary(frame) or not self._wanted(frame):
+            return False
+        if self._first is None:
+            self._first = self._lab.timeline.now
+        self._seen.set()
+        return True
+
+    def _finish(self) -> None:
+        for capture in self._captures:
+            capture.finish()
+
+    def _instead(self) -> str:
+        others = pcapng.read(self._others.octets())
+        return f"; what passed there instead:\n{show_frames(others)}" if others else "; nothing else passed there"
+
+
+@final
+class Expectation(_Watch):
+    """``expect``: at least one frame passes by the end of the block, or, with ``within``, so long after its start."""
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            deadline = self._deadline
+            if error is None and deadline is not None and self._first is None:
+                over = self._lab.timeline
+                over.at(max(deadline, over.now), self._seen.set)
+                await self._seen.wait()
+        finally:
+            self._finish()
+        if error is not None:
+            return
+        late = self._first is not None and deadline is not None and self._first > deadline
+        if self._first is None or late:
+            span = "in the block" if self._length is None else f"within {format_duration(self._length)}"
+            if late:
+                after = format_duration((self._first or 0) - self._start)
+                raise AssertionError(f"expected {self._expression!r} at {self._where} {span}; it came after {after}")
+            raise AssertionError(f"expected {self._expression!r} at {self._where} {span}, saw none{self._instead()}")
+
+
+@final
+class Never(_Watch):
+    """``never``: no such frame passes during the block, nor, with ``within``, until so long after its start."""
+
+    def __init__(self, lab: Lab, expression: str, ports: tuple[str, ...], canaries: bool) -> None:
+        super().__init__(lab, expression, ports)
+        self._canaries = canaries
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        try:
+            await self._prove("at the start")
+        except BaseException:
+            self._finish()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                timeline, deadline = self._lab.timeline, self._deadline
+                if deadline is not None and deadline > timeline.now and self._first is None:
+                    timeline.at(deadline, self._seen.set)
+                    await self._seen.wait()
+                if self._first is None:
+                    await self._prove("at the end")
+        finally:
+            self._finish()
+        if error is None and self._first is not None:
+            matches = pcapng.read(self._matches.octets())
+            raise AssertionError(
+                f"never {self._expression!r} at {self._where}, but there passed {len(matches)}:\n{show_frames(matches)}"
+            )
+
+    async def _prove(self, when: str) -> None:
+        """Send canaries through every watched cable; raise AssertionError if one does not come by."""
+        if not self._canaries:
+            await trio.lowlevel.checkpoint()
+            return
+        far_end = _far_ends(self._lab)
+        for port in self._captures[0].ports:
+            link, far = far_end[port]
+            for way, sender, taker in (("into", far, port), ("out of", port, far)):
+                if not await self._fly(link, sender, taker):
+                    reason = "" if link.up else f": the link {link.name} is down"
+                    raise AssertionError(
+                        f"never {self._expression!r} would prove nothing: {when} no canary came {way} {port.name}{reason}"
+                    )
+
+    async def _fly(self, link: Link, sender: Port, taker: Port) -> bool:
+        """Send canaries from one end of a cable until one is seen at both; tell whether it was."""
+        sink, came, timeline = MemorySink(), trio.Event(), self._lab.timeline
+        canary = (_CANARY + b" for " + taker.name.encode()).ljust(60, b"\0")
+        wanted = {(sender.name, Direction.OUTBOUND), (taker.name, Direction.INBOUND)}
+
+        def seen() -> bool:
+            return wanted <= {(packet.interface.name, packet.direction) for packet in pcapng.read(sink.octets())}
+
+        def caught(frame: bytes) -> bool:
+            if frame == canary:
+                timeline.soon(lambda: came.set() if seen() else None)
+            return frame == canary
+
+        capture = self._lab.captures.start(sink, [sender.name, taker.name], caught)
+        try:
+            for _ in range(LOSSY_TRIES if link.loss else QUEUE_TRIES):
+                patience = link.latency + _wait_in_queue(link, sender) + (PAUSE if link.loss else PATIENCE)
+                sender.send(canary, NO_OFFLOAD)
+                timeline.at(timeline.now + patience, came.set)
+                await came.wait()
+                if seen():
+                    return True
+                came = trio.Event()
+        finally:
+            capture.finish()
+        return False
+
+
+def _wait_in_queue(link: Link, sender: Port) -> Duration:
+    way = link.forward if sender is link.a else link.backward
+    return way.backlog() * 8 * SECOND // link.rate if link.rate else 0
+
+
+def _far_ends(lab: Lab) -> dict[Port, tuple[Link, Port]]:
+    found: dict[Port, tuple[Link, Port]] = {}
+    for link in lab.links.values():
+        found[link.a] = link, link.b
+        found[link.b] = link, link.a
+    return found
+
+
+def expect(lab: Lab, expression: str, *ports: str) -> Expectation:
+    """Expect a frame that fits the filter to pass one of the *ports* (none: one end of every cable).
+
+    An async context manager; raise AssertionError at the end of the block, UsageError for a wrong filter or port.
+    """
+    return Expectation(lab, expression, ports)
+
+
+def never(lab: Lab, expression: str, *ports: str, canaries: bool = True) -> Never:
+    """Expect that no frame that fits the filter passes any of the *ports* (none: one end of every cable).
+
+    An async context manager; raise AssertionError at its end if one did, or if a canary was not seen. Without *canaries*
+    none are sent, and nothing is proved about cables.
+    """
+    return Never(lab, expression, ports, canaries)
