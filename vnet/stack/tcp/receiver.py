@@ -88,9 +88,12 @@ class Receiver:
         return edge - self.edge >= min(2 * self.mss, self.capacity // 2)
 
     def is_acceptable(self, sequence: int, length: int) -> bool:
-        """Check a segment against the window (RFC 9293, 3.10.7.4); one without data may also stand at the very edge."""
+        """Check a segment against the window (RFC 9293, 3.10.7.4).
+
+        One without data may also stand at the very edge, or behind a FIN there that did not fit.
+        """
         if length == 0:
-            return self.nxt <= sequence <= self.edge
+            return self.nxt <= sequence <= self.edge + 1
         return sequence < self.edge and sequence + length > self.nxt
 
     # Timestamps
