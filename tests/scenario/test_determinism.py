@@ -19,7 +19,20 @@ async def main():
             for guest in ("dc", "user1", "pc1", "pc2"):
                 nursery.start_soon(lab.ping, guest, "customer", 20)
                 nursery.start_soon(lab.guests[guest].traceroute, "customer")
+        listener = lab.guests["web"].host.tcp.listen(80)
+        listener.on_ready = lambda: listener.accept().close()
+        for number, guest in enumerate(("customer", "dc", "user1", "pc1")):
+            connection = lab.guests[guest].host.tcp.connect(lab.resolve("web").packed, 80)
+            connection.send(bytes(10_000 + number))
+            connection.shutdown()
+        peers = lab.guests["pc2"].host.tcp.listen(445)
+        taken = []
+        peers.on_ready = lambda: taken.append(peers.accept())
+        bulk = lab.guests["user1"].host.tcp.connect(lab.resolve("pc2").packed, 445)
+        bulk.send(bytes(range(256)) * 2000)
+        bulk.shutdown()
         await lab.ping_all()
+        assert taken and taken[0].available == 512_000, "a stream over the link that loses"
         lab.links["core-edge"].up = False
         await trio.sleep(3600)
         lab.links["core-edge"].up = True

@@ -1,6 +1,7 @@
 """Do in software what a super-frame's header promises: cut it into frames, and complete checksums.
 
-Only those who cannot take super-frames call this: captures, links with loss, emulated hosts, adapters without offload.
+Only those who cannot take super-frames call this: captures, links with loss, adapters without offload,
+emulated hosts for what is not plain TCP.
 Sources: VIRTIO 1.2, 5.1.6.2 (what the header means); RFC 9293 3.1 and RFC 768 for the fields that change from frame to
 frame. A header that lies about its frame raises WireError; the caller counts it.
 """

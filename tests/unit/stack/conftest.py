@@ -12,7 +12,7 @@ from vnet.ports import NO_OFFLOAD, Port
 from vnet.stack.host import Host
 from vnet.units import SECOND
 from vnet.wire.segmentation import complete
-from vnet.wire.virtio_net import UDP_CHECKSUM
+from vnet.wire.virtio_net import TCP_CHECKSUM, UDP_CHECKSUM
 
 DEFAULT = IPv4Network("0.0.0.0/0")
 
@@ -32,7 +32,7 @@ class Hub:
 
     def send(self, sender: Port | None, frame: bytes, offload: bytes = NO_OFFLOAD) -> None:
         # what a capture would show: the checksum that a socket left pending is completed
-        self.frames.append(complete(frame, offload)[0] if offload == UDP_CHECKSUM else frame)
+        self.frames.append(complete(frame, offload)[0] if offload in (TCP_CHECKSUM, UDP_CHECKSUM) else frame)
         if self.filter(frame):
             for port in self.ports:
                 if port is not sender:

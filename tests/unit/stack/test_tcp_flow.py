@@ -135,6 +135,37 @@ def test_a_probe_may_be_taken(peer):
     assert rest.payload == b"aits" and connection.unsent == 4
 
 
+def test_a_shut_window_does_not_stop_the_other_direction(pair):
+    client, server = pair.connect()
+    assert client.send(bytes(1 << 20)) == 1 << 20
+    client.shutdown()
+    pair.run(SECOND)
+    assert server.available > (1 << 20) - 1448
+    assert not server.receiver.ended
+    for _ in range(4):
+        server.send(bytes(500_000))
+        pair.run(SECOND)
+        assert client.receive(1 << 20) == bytes(500_000)
+    pair.run(MINUTE)
+    assert server.unsent == 0
+    taken = server.receive(1 << 21)
+    pair.run(2 * MINUTE)
+    assert taken + server.receive(1 << 21) == bytes(1 << 20)
+    assert server.at_end and client.state is State.FIN_WAIT_2
+
+
+def test_an_acknowledgment_counts_while_the_window_is_shut(peer):
+    peer.a.tcp.settings.receive_buffer = 1000
+    connection = peer.accept()
+    peer.send(PSH | ACK, bytes(1000))
+    connection.send(b"answer")
+    (answer,) = peer.take()
+    assert (answer.window, connection.unsent) == (0, 6)
+    peer.acknowledgment += 6
+    peer.send(PSH | ACK, b"probe", ahead=1000)
+    assert (connection.unsent, connection.available) == (0, 1000)
+
+
 def test_the_window_is_never_taken_back(peer):
     peer.a.tcp.settings.receive_buffer = 10_000
     connection = peer.accept()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.tcp_bed import Scripted
 from vnet.stack.tcp.congestion import MAX_WINDOW, Cubic, NewReno, _cube_root
+from vnet.stack.tcp.queue import BLOCK, OctetQueue
 from vnet.stack.tcp.receiver import Receiver
 from vnet.stack.tcp.scoreboard import MAX_RANGES, Scoreboard
 from vnet.stack.tcp.sender import Recovery
@@ -27,6 +28,24 @@ ranges = st.tuples(st.integers(1, 300), st.integers(1, 40)).map(lambda pair: (pa
 def test_numbers_unwrap_to_the_nearest(start, near, off):
     assert unwrap((near + off) % 2**32, near) == near + off
     assert unwrap(start, near) % 2**32 == start
+
+
+@given(st.lists(st.tuples(st.sampled_from(["append", "drop", "peek"]), st.integers(0, 150_000), st.integers(0, 150_000))))
+def test_a_queue_is_a_string_of_octets(steps):
+    queue, octets = OctetQueue(), b""
+    for number, (step, one, other) in enumerate(steps):
+        if step == "append":
+            piece = bytes((number % 256,)) * (BLOCK if one % 7 == 0 else one)
+            queue.append(piece)
+            octets += piece
+        elif step == "drop":
+            queue.drop(one)
+            octets = octets[one:]
+        else:
+            assert queue.peek(one, other) == octets[one : one + other]
+        assert len(queue) == len(octets)
+    assert queue.peek(0, len(octets)) == octets and queue.peek(0, -1) == b""
+    assert len(queue._blocks) <= len(octets) // BLOCK + 2
 
 
 # Scoreboard
@@ -85,12 +104,12 @@ def test_octets_come_out_in_order(irs, text, data):
             assert receiver.accept(first + at, piece, False)
             known |= set(range(at, at + len(piece)))
         arrived = next(octet for octet in range(len(text) + 1) if octet not in known)
-        assert receiver.nxt == first + arrived and bytes(receiver.ready) == text[:arrived]
+        assert receiver.nxt == first + arrived and receiver.ready.peek(0, 1000) == text[:arrived]
         blocks = {octet for octet in known if octet > arrived}
         named = {(left - first) % 2**32 for left, _ in receiver.sack_blocks()}
         assert all((octet in blocks) and (octet - 1 not in blocks) for octet in named)
         assert bool(named) == bool(blocks) == receiver.has_gap
-    assert receiver.accept(first, text, True) and bytes(receiver.ready) == text and receiver.ended
+    assert receiver.accept(first, text, True) and receiver.ready.peek(0, 1000) == text and receiver.ended
     assert receiver.take(5) + receiver.take(1 << 20) == text
 
 

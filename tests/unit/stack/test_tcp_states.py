@@ -137,6 +137,18 @@ def test_silence_ends_the_attempt_after_three_minutes(pair):
     assert connection.error == "timed out"
 
 
+def test_an_address_that_goes_away_ends_in_a_timeout(pair):
+    client, server = pair.connect()
+    pair.wire.filter = lambda frame: frame[12:14] != b"\x08\0"
+    opening = pair.a.tcp.connect(B, 81)
+    client.send(b"into the void")
+    interface = pair.a.interfaces["eth0"]
+    interface.remove_address(interface.addresses[0])
+    pair.run(6 * MINUTE)
+    assert opening.error == client.error == "timed out" and len(pair.a.tcp) == 0
+    assert server.state is State.ESTABLISHED
+
+
 def test_an_icmp_error_ends_an_attempt_but_not_a_connection(pair):
     pair.wire.filter = lambda frame: False
     opening = pair.a.tcp.connect(B, PORT)

@@ -144,6 +144,11 @@ def _refuse(connection: TcpConnection, segment: Segment, sequence: int, length: 
         _take_acknowledgment(connection, segment, sequence + 1, None, None)
         connection.out.challenge()
         return
+    if flags & ACK and not flags & SYN and sequence == connection.receiver.edge:
+        # 3.10.7.4 has valid acknowledgments taken while the window is shut; here without timestamp and SACK blocks
+        _take_acknowledgment(connection, segment, sequence, None, None)
+        if connection.state is State.CLOSED:
+            return
     if connection.state is State.TIME_WAIT and flags & FIN:
         connection.idling.arm()
     if length:

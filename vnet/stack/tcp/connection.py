@@ -139,7 +139,7 @@ class TcpConnection:
         room = self.room
         taken = len(data) if len(data) <= room else room
         if taken:
-            self.sender.data += data if taken == len(data) else memoryview(data)[:taken]
+            self.sender.data.append(data if taken == len(data) else memoryview(data)[:taken])
             self._output_for_user()
         return taken
 

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from operator import itemgetter
 from typing import Final, final
 
+from vnet.stack.tcp.queue import OctetQueue
 from vnet.stack.tcp.states import MASK, unwrap
 from vnet.units import DAY, MILLISECOND, Duration, Instant
 from vnet.wire.tcp_options import Block
@@ -47,7 +48,7 @@ class Receiver:
         self.capacity = capacity
         self.scale = 0
         self.mss = mss
-        self.ready = bytearray()
+        self.ready = OctetQueue()
         self._blocks: list[tuple[int, bytearray]] = []
         self._touched: list[int] = []  # starts of blocks, the latest first
         self.fin: int | None = None
@@ -88,9 +89,12 @@ class Receiver:
         return edge - self.edge >= min(2 * self.mss, self.capacity // 2)
 
     def is_acceptable(self, sequence: int, length: int) -> bool:
-        """Check a segment against the window (RFC 9293, 3.10.7.4); one without data may also stand at the very edge."""
+        """Check a segment against the window (RFC 9293, 3.10.7.4).
+
+        One without data may also stand at the very edge, or behind a FIN there that did not fit.
+        """
         if length == 0:
-            return self.nxt <= sequence <= self.edge
+            return self.nxt <= sequence <= self.edge + 1
         return sequence < self.edge and sequence + length > self.nxt
 
     # Timestamps
@@ -128,7 +132,7 @@ class Receiver:
             if payload and not self._keep(sequence, payload):
                 return False
         elif stop > self.nxt:
-            self.ready += payload[self.nxt - sequence :] if sequence < self.nxt else payload
+            self.ready.append(payload[self.nxt - sequence :] if sequence < self.nxt else payload)
             self.nxt = stop
             if self._blocks:
                 self.urgent = True
@@ -171,7 +175,7 @@ class Receiver:
         while self._blocks and self._blocks[0][0] <= self.nxt:
             first, data = self._blocks.pop(0)
             if first + len(data) > self.nxt:
-                self.ready += data[self.nxt - first :]
+                self.ready.append(data[self.nxt - first :] if first < self.nxt else data)
                 self.nxt = first + len(data)
 
     def sack_blocks(self) -> tuple[Block, ...]:
@@ -189,14 +193,8 @@ class Receiver:
 
     def take(self, limit: int) -> bytes:
         """Hand over up to *limit* octets."""
-        ready = self.ready
-        if limit >= len(ready):
-            data = bytes(ready)
-            ready.clear()
-            return data
-        with memoryview(ready) as view:
-            data = bytes(view[: max(0, limit)])
-        del ready[: max(0, limit)]
+        data = self.ready.peek(0, limit)
+        self.ready.drop(len(data))
         return data
 
     def forget(self) -> None:

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Final, final
 
 from vnet.stack.tcp.congestion import Congestion
+from vnet.stack.tcp.queue import OctetQueue
 from vnet.stack.tcp.scoreboard import DUPLICATE_THRESHOLD, Scoreboard
 from vnet.stack.tcp.timing import RetransmissionTimeout
 from vnet.units import MILLISECOND, Instant
@@ -52,7 +53,7 @@ class Sender:
     def __init__(self, iss: int, mss: int, congestion: Congestion, capacity: int = SEND_BUFFER) -> None:
         self.iss = self.una = self.nxt = self.high = iss
         self.base = iss + 1
-        self.data = bytearray()
+        self.data = OctetQueue()
         self.capacity = capacity
         self.fin = False
         self.mss = mss
@@ -128,7 +129,7 @@ class Sender:
         self.nxt = max(self.nxt, acknowledgment)
         done = min(acknowledgment - self.base, len(self.data))
         if done > 0:
-            del self.data[:done]
+            self.data.drop(done)
             self.base += done
         self.sacked.advance(acknowledgment)
         self.duplicates = 0
@@ -315,6 +316,4 @@ class Sender:
 
     def octets(self, start: int, count: int) -> bytes:
         """Copy what the user queued for these sequence numbers, a FIN left out."""
-        at = start - self.base
-        with memoryview(self.data) as view:
-            return bytes(view[at : at + count])
+        return self.data.peek(start - self.base, count)

@@ -210,6 +210,7 @@ class Transmission:
         if opening:
             sender.rto.back_off()
             self.send_syn()
+            self._arm_retransmission(restart=True)  # though there may be no route just now
             return
         if sender.is_outstanding:
             self._timeouts += 1
