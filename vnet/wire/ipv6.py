@@ -94,7 +94,7 @@ class Walk(NamedTuple):
 
     ``protocol`` is what starts at octet ``offset`` of the packet: a transport, ``FRAGMENT``, or a number that is not known
     here. ``named_at`` is the octet that names it. ``problem`` is the code of the parameter problem for which the packet is
-    to be dropped, ``pointer`` its octet, or None; ``silent`` tells that nobody is told, ``even_group`` that the sender is told
+    to be dropped, or None, and ``pointer`` its octet; ``silent``: nobody is told, ``even_group``: the sender is told
     even if the packet went to a group (RFC 8200, 4.2).
     """
 
@@ -150,12 +150,13 @@ def decode_fragment(packet: bytes, offset: int) -> FragmentHeader:
     return FragmentHeader(next_header, word & 0xFFF8, bool(word & 1), ident)
 
 
-def walk(packet: bytes, kind: int | None = None, offset: int = HEADER_OCTETS) -> Walk:
+def walk(packet: bytes, kind: int | None = None, offset: int = HEADER_OCTETS, *, heed: bool = True) -> Walk:
     """Follow the extension headers of a packet cut to its length.
 
     Start at *offset* with a header of *kind*, which must not be hop-by-hop options then. Raise WireError if a header is cut
     off or there are more than ``MAX_EXTENSIONS``. Unknown options are treated by the top bits of their type (RFC 8200, 4.2);
-    a routing header with segments left is a problem, whatever its type (4.4; RFC 5095 for type 0).
+    a routing header with segments left is a problem, whatever its type (4.4; RFC 5095 for type 0). Without *heed* neither
+    stops the walk.
     """
     named_at = 6
     if kind is None:
@@ -172,7 +173,9 @@ def walk(packet: bytes, kind: int | None = None, offset: int = HEADER_OCTETS) ->
         end = offset + 8 + 8 * packet[offset + 1]
         if len(packet) < end:
             raise WireError("IPv6 extension header cut off")
-        if kind == ROUTING:
+        if not heed:
+            pass
+        elif kind == ROUTING:
             if packet[offset + 3]:
                 return Walk(kind, offset, named_at, ERRONEOUS_HEADER, offset + 2)
         elif (bad := _options(packet, offset + 2, end)) is not None:
