@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
 from typing import Final, final
 
 import trio
@@ -197,7 +197,7 @@ class NamespaceGuest:
     @property
     def address(self) -> IPv4Address | None:
         """The first address that an interface has, whoever gave it."""
-        return next((interface.addresses[0].ip for interface in self.interfaces() if interface.addresses), None)
+        return next((IPv4Address(each.addresses[0].ip) for each in self.interfaces() if each.addresses), None)
 
     def interfaces(self) -> tuple[InterfaceState, ...]:
         """Describe the interfaces as Linux has them now; what a program inside configured shows too."""
@@ -261,15 +261,15 @@ class NamespaceGuest:
 
     async def ping(self, target: Target, count: int = 1, timeout: float = 1.0, size: int = 56) -> PingReply:
         """Send ICMP echo requests from the namespace."""
-        return await probes.ping(self._open_fd(), IPv4Address(target), count, timeout, size)
+        return await probes.ping(self._open_fd(), ip_address(target), count, timeout, size)
 
     async def tcp_probe(self, target: Target, port: int, timeout: float = 1.0) -> ProbeReply:
         """Open a TCP connection from the namespace and close it again."""
-        return await probes.tcp_probe(self._open_fd(), IPv4Address(target), checked_port(port), timeout)
+        return await probes.tcp_probe(self._open_fd(), ip_address(target), checked_port(port), timeout)
 
     async def udp_probe(self, target: Target, port: int, payload: bytes = b"vnet", timeout: float = 1.0) -> ProbeReply:
         """Send one datagram from the namespace and wait for an answer."""
-        return await probes.udp_probe(self._open_fd(), IPv4Address(target), checked_port(port), payload, timeout)
+        return await probes.udp_probe(self._open_fd(), ip_address(target), checked_port(port), payload, timeout)
 
     # -- programs
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Final, final
 
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.trace import EventLog
-from vnet.guests.base import Guest
+from vnet.guests.base import Address, Guest
 from vnet.guests.emulated import EmulatedGuest
 from vnet.links.link import Link
 from vnet.ports import Nesting, Port, Randomness, Scheduler
@@ -48,6 +48,7 @@ from vnet.topology.resolved import (
 from vnet.wire.ethernet import HEADER_OCTETS
 
 DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
+DEFAULT_ROUTE6: Final = IPv6Network("::/0")
 
 _BEFORE_LEASED: Final = -1
 """Metric of a default route that the topology states where the lease has one too."""
@@ -213,10 +214,15 @@ class Builder:
             made = host.add_interface(nic.name, nic.mac, nic.mtu)
             for address in _ipv4(nic):
                 made.add_address(address)
+            if nic.has_ipv6:
+                _start_ipv6(host, made, nic)
             if isinstance(nic.gateway, IPv4Address):
                 host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, made)
             routes = [route for route in guest.routes if is_beside(self._topology, route.via, nic)]
             _add_routes(host.routes, routes, made)
+            for route in routes:
+                if isinstance(route.destination, IPv6Network) and isinstance(route.via, IPv6Address) and made.ipv6:
+                    made.ipv6.node.routes.add(route.destination, route.via.packed, made)
             self._plug(made.port, nic.port, nic.cable)
             if self._wants_dhcp(guest, nic):
                 client = emulated.start_dhcp(made)
@@ -224,7 +230,7 @@ class Builder:
                 if routes or own:  # they go with the address, and must come back with the next one
                     client.on_bound.append(partial(_add_routes_again, host.routes, routes, own, made))
 
-    def _address_of(self, name: str) -> IPv4Address | None:
+    def _address_of(self, name: str) -> Address | None:
         """Resolve the name of a guest or router for programs on guests."""
         if name in self.parts.guests:
             return self.parts.guests[name].address
@@ -277,6 +283,18 @@ def _add_routes_again(
     _add_routes(table, routes, interface)
     if gateway is not None:
         table.add(DEFAULT_ROUTE, gateway.packed, interface, _BEFORE_LEASED)
+
+
+def _start_ipv6(host: Host, interface: Interface, nic: ResolvedInterface) -> None:
+    """Have an interface speak IPv6 with what the topology says; the addresses are asked for once the cable is in."""
+    side = interface.enable_ipv6()
+    for address in nic.addresses:
+        if isinstance(address, IPv6Interface):
+            side.add_address(address)
+    if nic.ipv6 == "auto":
+        side.configure_itself()
+    if isinstance(nic.gateway, IPv6Address):
+        host.use_ipv6().routes.add(DEFAULT_ROUTE6, nic.gateway.packed, interface)
 
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:

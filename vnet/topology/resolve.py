@@ -306,6 +306,7 @@ def _nic(
         cable=cable,
         port=draft.wiring.plug(switch, "guest", guest, name, vlans),
         model=nic.model,
+        ipv6=nic.ipv6,
     )
 
 

@@ -19,6 +19,8 @@ from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, Re
 from vnet.topology.shape import numbered
 from vnet.topology.validate_switching import SWITCHING_RULES
 
+IPV6_MTU: Final = 1280
+
 Rule: TypeAlias = Callable[[Draft, ResolvedTopology], None]
 
 
@@ -50,8 +52,13 @@ def addresses_fit(draft: Draft, resolved: ResolvedTopology) -> None:
     for static in draft.statics:
         subnet = draft.subnets.get(static.network)
         if static.address.version == 6:
-            text = "emulated nodes have no IPv6 yet: the address has no effect there"
-            draft.problems.warning("ipv6-not-built", static.path, text)
+            if static.router:
+                text = "routers have no IPv6 yet: the address has no effect"
+                draft.problems.warning("ipv6-not-built", static.path, text)
+            if not _is_host6(static.address.ip):
+                text = f"{static.address.ip} is no address of a host; write one such as 2001:db8::27/64"
+                draft.problems.error("bad-address", static.path, text)
+                continue
         if subnet is None or subnet.version != static.address.version:
             subnet = static.address.network
         elif static.address.ip not in subnet:
@@ -62,6 +69,23 @@ def addresses_fit(draft: Draft, resolved: ResolvedTopology) -> None:
             text = f"{static.address} differs in prefix length from {subnet}, the subnet of network {static.network!r}"
             draft.problems.warning("prefix-length", static.path, text)
         _check_host_address(draft, static.address.ip, subnet, static.path)
+
+
+def _is_host6(address: Address) -> bool:
+    return not (address.is_multicast or address.is_unspecified or address.is_loopback)
+
+
+def ipv6_can_run(draft: Draft, resolved: ResolvedTopology) -> None:
+    """IPv6 needs 1280 octets (RFC 8200, section 5), and in a live namespace it is Linux's own affair."""
+    for guest in resolved.guests.values():
+        for interface in guest.interfaces:
+            path = draft.paths[guest.name, interface.name]
+            if interface.has_ipv6 and interface.mtu < IPV6_MTU:
+                text = f"IPv6 needs an MTU of at least {IPV6_MTU}, not {interface.mtu}"
+                draft.problems.error("ipv6-mtu", (*path, "mtu"), text)
+            if interface.has_ipv6 and guest.kind == "namespace":
+                text = f"a live lab gives namespace guests no IPv6 yet: configure {interface.name} inside {guest.name!r}"
+                draft.problems.warning("ipv6-not-built", (*path, "ipv6" if interface.ipv6 else "address"), text)
 
 
 def _check_host_address(draft: Draft, address: Address, subnet: Network, path: Path) -> bool:
@@ -302,6 +326,7 @@ RULES: Final[tuple[Rule, ...]] = (
     subnets_apart,
     addresses_fit,
     addresses_unique,
+    ipv6_can_run,
     macs_unique,
     dhcp_servers_fit,
     dhcp_ranges_free,
