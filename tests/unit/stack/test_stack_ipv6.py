@@ -105,6 +105,7 @@ def test_a_taken_address_is_not_used(lan):
     assert conflicts == [(ONE, mac(1))]
     taken = {"interface": "eth0", "address": "2001:db8::1", "by": "52:54:00:00:00:01"}
     assert ("h2", "address-taken", taken) in lan.events
+    assert pings(lan, second, ONE).source == ONE, "whose it is can be reached"
 
 
 def test_two_that_ask_at_once_do_not_both_get_it(lan):

@@ -71,10 +71,10 @@ class Discovery:
     def _advertised(self, message: ndp.NeighborAdvertisement, sender: Mac) -> None:
         interface = self._interface
         own = interface.find(message.target)
-        if own is not None:
+        if own is not None and own.state is not AddressState.DUPLICATE:  # that one is a neighbor's
             if own.state is AddressState.TENTATIVE:
                 interface.taken(own, sender)
-            elif own.usable:
+            else:
                 interface.defended(own, sender)
             return
         entry = interface.neighbors.entries.get(message.target)
