@@ -230,6 +230,7 @@ def test_ping_finds_the_neighbor_and_remembers_it(lan):
     )
     assert pings(lan, one, LINK2).ok and pings(lan, one, ONE).ok, "link-local, and itself"
     assert pings(lan, one, ipv6.ALL_NODES).source == LINK2
+    assert pings(lan, one, ipv6.LOOPBACK).source == ipv6.LOOPBACK
 
 
 def test_a_neighbor_that_is_not_there(lan):
@@ -349,6 +350,9 @@ def test_a_port_without_a_socket(lan):
     socket.send_to(b"x", (TWO, 9))
     lan.run()
     assert errors == [((TWO, 9), "port unreachable", TWO)] and two.drops == {"udp-port": 1}
+    socket.send_to(b"x", (ipv6.LOOPBACK, 9))
+    lan.run()
+    assert errors[1:] == [((ipv6.LOOPBACK, 9), "port unreachable", ipv6.LOOPBACK)]
 
 
 def test_a_datagram_to_a_group(lan):

@@ -84,6 +84,7 @@ def test_configures_itself(lan, host):
     host.udp_bind(on_datagram=lambda payload, source: None).send_to(b"far", (FAR, 9))
     (frame,) = [frame for frame in lan.hub.take() if frame[20] == 17]
     assert frame[:6] == ROUTER_MAC, "its MAC address came with the advertisement"
+    assert frame[21] == 33, "and the hop limit"
     lan.run(301 * SECOND)
     assert not side.autoconf.servers
 
@@ -174,6 +175,7 @@ def test_a_static_address_outlives_its_prefix(lan, host):
     side.add_address(IPv6Interface((OWN, 64)))
     lan.run(200 * SECOND)
     assert own(host).state is AddressState.PREFERRED
+    assert [(str(route.network), route.metric) for route in host.ipv6.routes][0] == ("2001:db8:a::/64", 0)
 
 
 def test_a_flood_of_advertisements_is_bounded(lan, host):

@@ -88,7 +88,7 @@ class Icmpv6:
             node.host.drop("icmp-type")
             return
         node.host.delivered += 1
-        chosen = destination if destination in node.local else node.route(source, interface)
+        chosen = destination if node.is_local(destination) else node.route(source, interface)
         if isinstance(chosen, str):
             return
         reply = icmpv6.build(chosen, source, icmpv6.ECHO_REPLY, 0, message.rest, message.body)
@@ -121,7 +121,7 @@ class Icmpv6:
 
     def dispatch(self, quoted: bytes, error: IcmpError) -> bool:
         """Hand an error to what sent the *quoted* packet; tell whether there was anything."""
-        if len(quoted) < ipv6.HEADER_OCTETS or quoted[0] >> 4 != 6 or quoted[8:24] not in self._node.local:
+        if len(quoted) < ipv6.HEADER_OCTETS or quoted[0] >> 4 != 6 or not self._node.is_local(quoted[8:24]):
             return False
         try:
             found = ipv6.walk(quoted)
@@ -159,7 +159,7 @@ class Icmpv6:
         to a group or in a *group* frame; at most 1000 a second, 50 at once (RFC 4443, section 2.4).
         """
         node, source, destination = self._node, packet[8:24], packet[24:40]
-        if source == ipv6.ANY or not ipv6.may_be_source(source):
+        if source == ipv6.ANY or ipv6.is_multicast(source):
             return
         if not even_group and (group or ipv6.is_multicast(destination)):
             return
@@ -171,7 +171,7 @@ class Icmpv6:
             return
         self._theoretical = max(self._theoretical, now) + ERROR_INTERVAL
         via = interface if ipv6.is_link_local(source) else None
-        own = destination if destination in node.local else node.route(source, via)
+        own = destination if node.is_local(destination) else node.route(source, via)
         if isinstance(own, str):
             return
         message = icmpv6.build(own, source, kind, code, rest, packet[: icmpv6.MAX_QUOTE])
@@ -200,7 +200,12 @@ class Icmpv6:
             rest = self._ident << 16 | sequence
             request = icmpv6.build(chosen, destination, icmpv6.ECHO_REQUEST, 0, rest, body)
             problem = node.send(
-                destination, PROTOCOL_ICMPV6, request, source=chosen, hop_limit=hop_limit, dont_fragment=dont_fragment
+                destination,
+                PROTOCOL_ICMPV6,
+                request,
+                source=chosen,
+                dont_fragment=dont_fragment,
+                hop_limit=None if hop_limit == ipv6.DEFAULT_HOP_LIMIT else hop_limit,  # else what routers say
             )
         if problem is not None:
             host.scheduler.soon(self._give_up, sequence, ping, problem)

@@ -69,11 +69,13 @@ class Ipv6Interface:
         """Use an address as soon as it is known that nobody else does, and reach its network by this interface."""
         own = OwnAddress(address.ip.packed, address.network.prefixlen, Origin.STATIC)
         found = self.find(own.address)
-        if found is not None:
-            found.origin = Origin.STATIC  # it no longer goes with a router's word
+        if found is None:
+            self._add(own)
+        elif found.origin is Origin.AUTO:  # it no longer goes with a router's word
+            found.origin = Origin.STATIC
             found.preferred_until = found.valid_until = None
-            return
-        self._add(own)
+            if found.usable:
+                found.settle(self.node.host.scheduler.now)
         if own.prefix_length < 128 and not ipv6.is_link_local(own.address):
             self.node.routes.add(address.network, None, self.interface)
 

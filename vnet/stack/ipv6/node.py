@@ -125,7 +125,7 @@ class Ipv6Node:
 
     def loop(self, packet: bytes) -> None:
         """Take a packet that the host sent to itself."""
-        side = self.local.get(packet[24:40])
+        side = self.local.get(packet[24:40]) or next(iter(self.sides()), None)
         if side is not None:
             self._unwrap(side.interface, packet, side.mac, trusted=True, group=False)
 
@@ -208,6 +208,10 @@ class Ipv6Node:
 
     # Out
 
+    def is_local(self, address: bytes) -> bool:
+        """Tell whether packets to this address stay in the host: its own, and the loopback address."""
+        return address in self.local or address == ipv6.LOOPBACK
+
     def sides(self) -> list[Ipv6Interface]:
         """List the interfaces that speak IPv6."""
         return [interface.ipv6 for interface in self.host.interfaces.values() if interface.ipv6 is not None]
@@ -241,7 +245,7 @@ class Ipv6Node:
         What finds no neighbor is accepted here, and comes back through ``Ipv6Transport.error`` after 3 s. Checksums are the
         caller's, who has to know the source: see ``route``.
         """
-        local = destination in self.local
+        local = self.is_local(destination)
         hop = None if local else self.next_hop(destination, interface)
         if hop is None and not local:
             return "no route"
@@ -272,7 +276,7 @@ class Ipv6Node:
 
     def route(self, destination: bytes, interface: Interface | None = None) -> bytes | str:
         """Choose the source for a destination, which a transport needs for its checksum; or return why there is none."""
-        if destination in self.local:
+        if self.is_local(destination):
             return destination
         hop = self.next_hop(destination, interface)
         if hop is None:

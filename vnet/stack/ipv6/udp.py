@@ -43,8 +43,8 @@ class Ipv6Udp:
             return source
         datagram = udp.build(source, address, socket.port, port, payload)
         return node.send(
-            address, PROTOCOL_UDP, datagram, source=source, interface=socket.interface, hop_limit=socket.ttl,
-            traffic_class=socket.tos,
+            address, PROTOCOL_UDP, datagram, source=source, interface=socket.interface, traffic_class=socket.tos,
+            hop_limit=None if socket.ttl == ipv6.DEFAULT_HOP_LIMIT else socket.ttl,  # else what routers say
         )  # fmt: skip
 
     def receive(self, interface: Interface, packet: bytes, offset: int, *, trusted: bool, group: bool) -> None:
