@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections import Counter
 from ipaddress import IPv6Address, IPv6Interface
 
 import pytest
@@ -10,9 +12,10 @@ import trio
 from live_labs import guest, live, needs, run, until
 
 from vnet.guests.base import Verdict
+from vnet.runtime.sinks import FileSink
 from vnet.stack.ipv6.addresses import AddressState
 
-pytestmark = [*needs("ip", "ping", "sysctl"), pytest.mark.trio]
+pytestmark = [*needs("ip", "ping", "sysctl", "tshark"), pytest.mark.trio]
 
 TOPOLOGY = """
 name: NAME
@@ -177,3 +180,49 @@ async def test_linux_as_a_router():
         client.send_to(bytes(1340), (far, 7))
         await until(lambda: got == [bytes(1340)], "the next one, in fragments")
         assert (await auto.ping("fd00:b::99", timeout=5)).error == "address unreachable from fd00:a::1"
+
+
+OWN = """
+name: NAME
+networks: {n: {}}
+guests:
+  a: {nics: [{network: n, address: "fd00:77::1/64"}]}
+  b: {nics: [{network: n, address: "fd00:77::2/64"}]}
+"""
+FIELDS = (
+    "_ws.malformed",
+    "_ws.expert.severity",
+    "icmpv6.checksum.status",
+    "udp.checksum.status",
+    "icmpv6.type",
+    "_ws.col.Info",
+)
+ERROR = 0x00800000
+
+
+async def test_wireshark_finds_nothing_wrong_with_what_we_say(tmp_path):
+    async with live(OWN, emulate=True) as lab:
+        capture = lab.captures.start(FileSink(tmp_path / "six"), ["a"])
+        a, b = lab.guests["a"], lab.guests["b"]
+        await lab.wait_up()
+        assert (await a.ping("fd00:77::2", size=4000)).ok
+        assert (await a.udp_probe("fd00:77::2", 9)).verdict is Verdict.CLOSED
+        echo = b.host.udp_bind(7, on_datagram=lambda payload, source: echo.send_to(payload, source) and None)
+        assert (await a.udp_probe("fd00:77::2", 7, bytes(5000))).ok
+        group = IPv6Address("ff02::fb").packed
+        a.host.interfaces["eth0"].ipv6.join(group)
+        a.host.interfaces["eth0"].ipv6.leave(group)
+        lab.guests["b"].host.interfaces["eth0"].ipv6.add_address(IPv6Interface("fd00:77::1/64"))
+        await lab.wait_up()
+        capture.finish()
+    words = [word for field in FIELDS for word in ("-e", field)]
+    command = ["tshark", "-n", "-r", str(tmp_path / "six"), "-oudp.check_checksum:TRUE", "-T", "fields", *words]
+    done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.DEVNULL)
+    rows = [line.split("\t") for line in done.stdout.decode().splitlines()]
+    assert len(rows) == capture.recorded
+    kinds: Counter[str] = Counter()
+    for malformed, severity, icmp, udp, kind, info in rows:
+        assert not malformed and "0" not in (icmp + udp), info
+        assert all(int(each, 0) < ERROR for each in severity.split(",") if each), info
+        kinds[kind.partition(",")[0]] += 1
+    assert {"128", "129", "1", "135", "136", "143"} <= set(kinds), kinds

@@ -198,7 +198,7 @@ class Ipv6Interface:
         own.attempt += 1
         self._leave_for(own)
         host = self.node.host
-        host.report("address-taken", interface=self.interface.name, address=text(own.address), by=format_mac(mac))
+        host.report_seldom("address-taken", interface=self.interface.name, address=text(own.address), by=format_mac(mac))
         host.changed()
         self.conflict(own.address, mac)
 

@@ -62,6 +62,9 @@ class Ipv6Udp:
         fitting = host.udp.fitting(datagram.destination_port, destination, interface)
         if not fitting:
             host.drop("udp-port")
+            if trusted:  # the checksum is perhaps pending: quote the packet as a wire would carry it
+                ports = datagram.source_port, datagram.destination_port
+                packet = packet[:offset] + udp.build(source, destination, *ports, datagram.payload)
             self._node.icmp.send_error(interface, packet, icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE, group=group)
             return
         host.delivered += 1
