@@ -99,6 +99,35 @@ async def test_ping_both_ways():
         assert emulated.host.drops == {}
 
 
+STATED = """
+name: NAME
+networks: {n: {}, m: {}}
+guests:
+  emulated: {nics: [{network: n, address: [10.7.0.1/24, "fd00:77::1/64"], gateway: "fd00:77::2"}]}
+  linux:
+    kind: namespace
+    nics: [{network: n, address: ["fd00:77::2/64", 10.7.0.2/24]}, {network: m, address: "fd00:78::2/64"}]
+  other:
+    kind: namespace
+    nics: [{network: m, address: "fd00:78::3/64"}]
+    routes: [{to: "fd00:77::/64", via: "fd00:78::2"}]
+"""
+
+
+async def test_namespaces_have_the_addresses_and_routes_of_the_file():
+    async with live(STATED) as lab:
+        emulated, linux, other = lab.guests["emulated"], guest(lab, "linux"), guest(lab, "other")
+        assert str(linux.address) == "10.7.0.2" and str(other.address) == "fd00:78::3"
+        assert [str(each) for each in linux.interfaces()[0].addresses][:2] == ["10.7.0.2/24", "fd00:77::2/64"]
+        assert (await lab.ping("linux", OURS)).ok and (await lab.ping("emulated", THEIRS)).ok
+        assert (await lab.ping("other", "fd00:78::2")).ok
+        await run(linux, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        await until(lambda: any(each.is_link_local for each in linux.interfaces()[1].addresses), "its link-local address")
+        assert (await lab.ping("other", OURS)).ok and (await lab.ping("emulated", "other")).ok, "by the routes of the file"
+        assert (await linux.udp_probe("10.7.0.1", 9)).verdict is Verdict.CLOSED
+        assert emulated.address == lab.resolve("emulated")
+
+
 async def test_udp_both_ways():
     async with live(TOPOLOGY) as lab:
         emulated, linux = lab.guests["emulated"], guest(lab, "linux")

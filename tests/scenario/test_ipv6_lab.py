@@ -75,6 +75,22 @@ async def test_the_file_decides_about_routes_and_what_is_shown(lab):
     assert state.addresses[2].is_link_local
 
 
+@pytest.mark.vnet(
+    """
+name: mixed
+networks: {lan: {subnet: 10.0.0.0/24, dhcp: {}}}
+guests:
+  a: {nics: [{network: lan, address: "2001:db8::1/64", dhcp: true}]}
+  b: {nics: [{network: lan, address: "2001:db8::2/64"}]}
+"""
+)
+async def test_dhcp_for_ipv4_beside_a_static_ipv6_address(lab):
+    await lab.wait_up()
+    assert [each.version for each in lab.guests["a"].interfaces()[0].addresses] == [4, 6, 6]
+    assert lab.guests["a"].lease() is not None and lab.guests["b"].lease() is None
+    assert (await lab.ping("a", "b")).ok and str(lab.guests["b"].address) == "2001:db8::2"
+
+
 def test_two_guests_with_one_address():
     text = """
 name: clash

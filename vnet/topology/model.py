@@ -267,8 +267,8 @@ class Nic(Impaired, frozen=True, kw_only=True):
     ipv6: Annotated[
         Literal["auto", "link-local"] | None,
         about(
-            "IPv6 of an emulated guest: auto, with addresses and routers from router advertisements; link-local, with that"
-            " address alone. Not given: as far as there is a static IPv6 address, which brings a link-local one."
+            "IPv6: auto, with addresses and routers from router advertisements; link-local, with that address alone. Not"
+            " given: as far as there is a static IPv6 address, which brings a link-local one."
         ),
     ] = None
     trunk: Annotated[VlanList | None, about("The NIC gets these VLANs, tagged, instead of one network.")] = None

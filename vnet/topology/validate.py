@@ -15,7 +15,7 @@ from vnet.topology.addressing import host_bounds
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Nic
 from vnet.topology.problems import Path
-from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedTopology
+from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedInterface, ResolvedTopology
 from vnet.topology.shape import numbered
 from vnet.topology.validate_switching import SWITCHING_RULES
 
@@ -76,16 +76,13 @@ def _is_host6(address: Address) -> bool:
 
 
 def ipv6_can_run(draft: Draft, resolved: ResolvedTopology) -> None:
-    """IPv6 needs 1280 octets (RFC 8200, section 5), and in a live namespace it is Linux's own affair."""
+    """IPv6 needs 1280 octets (RFC 8200, section 5)."""
     for guest in resolved.guests.values():
         for interface in guest.interfaces:
             path = draft.paths[guest.name, interface.name]
             if interface.has_ipv6 and interface.mtu < IPV6_MTU:
                 text = f"IPv6 needs an MTU of at least {IPV6_MTU}, not {interface.mtu}"
                 draft.problems.error("ipv6-mtu", (*path, "mtu"), text)
-            if interface.has_ipv6 and guest.kind == "namespace":
-                text = f"a live lab gives namespace guests no IPv6 yet: configure {interface.name} inside {guest.name!r}"
-                draft.problems.warning("ipv6-not-built", (*path, "ipv6" if interface.ipv6 else "address"), text)
 
 
 def _check_host_address(draft: Draft, address: Address, subnet: Network, path: Path) -> bool:
@@ -217,7 +214,7 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
     for section, nodes in (("guests", resolved.guests), ("routers", resolved.routers)):
         for name, node in nodes.items():
             links = [(i.network, address) for i in node.interfaces for address in i.addresses]
-            on_dhcp = [i.network for i in node.interfaces if not i.addresses and i.network is not None]
+            on_dhcp = [i.network for i in node.interfaces if i.network is not None and _may_use_dhcp(i)]
             hops: list[tuple[Address | None, Path]] = [
                 (route.via, (section, name, "routes", index, "via")) for index, route in enumerate(node.routes)
             ]
@@ -230,6 +227,10 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
             for hop, place in hops:
                 if hop is not None:
                     _check_hop(draft, resolved, name, hop, links, on_dhcp, holders, place)
+
+
+def _may_use_dhcp(interface: ResolvedInterface) -> bool:
+    return not interface.addresses or (interface.dhcp is not None and all(each.version == 6 for each in interface.addresses))
 
 
 def _gateway_place(draft: Draft, name: str) -> Path:
