@@ -289,7 +289,7 @@ def _nic(
     if nic.gateway is not None and nic.gateway != "none":
         gateway = draft.reader.address(nic.gateway, (*path, "gateway"))
     elif nic.gateway is None and addresses and network is not None:
-        routers = draft.routers_on(network, addresses[0].version)
+        routers = draft.routers_on(network, min(address.version for address in addresses))
         gateway = next(iter(routers.values())) if len(routers) == 1 else None
         if any(gateway == own.ip for own in addresses):
             gateway = None  # the address is wrong, and that is said elsewhere
