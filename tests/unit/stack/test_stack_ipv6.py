@@ -619,6 +619,27 @@ def test_queries_are_answered_within_their_time(lan):
     assert one.drops == {"ipv6-source": 1, "mld-malformed": 2, "icmp-malformed": 1}
 
 
+def test_a_querier_of_version_1_gets_what_it_understands(lan):
+    one, _ = pair(lan)
+    group = ip("ff02::fb")
+    side(one).join(group)
+    lan.run(2 * SECOND)
+    lan.inject(query(version=1, max_response=1000))
+    lan.run()
+    side(one).leave(group)
+    lan.run(2 * SECOND)
+    said = [line for line in texts(lan) if "multicast listener" in line and "5054:ff:fe00:1 >" in line]
+    ours = "hop-by-hop options, IPv6 fe80::5054:ff:fe00:1 > "
+    assert f"{ours}ff02::fb, ICMPv6 multicast listener report, group ff02::fb, length 24" in said
+    assert f"{ours}ff02::1:ff00:1, ICMPv6 multicast listener report, group ff02::1:ff00:1, length 24" in said
+    assert f"{ours}ff02::2, ICMPv6 multicast listener done, group ff02::fb, length 24" in said
+    assert not any("report v2" in line for line in said)
+    lan.run(260 * SECOND)
+    lan.inject(query(max_response=1000))
+    lan.run()
+    assert any("report v2, is-exclude ff02::1:ff00:1" in line for line in texts(lan)), "it is gone"
+
+
 def test_static_routes(lan):
     one, two = pair(lan)
     one.ipv6.routes.add(IPv6Network("2001:db8:5::/48"), TWO)

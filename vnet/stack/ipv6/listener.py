@@ -1,7 +1,7 @@
 """The listener's side of MLDv2 on one interface (RFC 3810, section 6): reports on change and in answer to queries.
 
-Without a link-local address reports come from the unspecified one (RFC 3590), and are repeated once there is one. A querier
-of version 1 gets reports of version 2, which it ignores; nothing here depends on its answer.
+Without a link-local address reports come from the unspecified one (RFC 3590), and are repeated once there is one. After a
+query of version 1 reports are of version 1 for a while (section 8.2.1); those of others stop nobody from sending his own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 from vnet.addresses import multicast_mac
 from vnet.errors import WireError
 from vnet.units import MILLISECOND, SECOND, Instant
-from vnet.wire import ipv6, mld
+from vnet.wire import icmpv6, ipv6, mld
 from vnet.wire.icmpv6 import Icmpv6
 from vnet.wire.ipv6 import ALL_MLDV2_ROUTERS, ALL_NODES
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 UNSOLICITED_INTERVAL: Final = 1 * SECOND
 """RFC 3810, section 9.11."""
+OLDER_QUERIER: Final = 260 * SECOND
+"""How long a querier of version 1 is reckoned with: 2 x 125 s + 10 s (section 9.12)."""
 ROBUSTNESS: Final = 2
 """How often a change is reported (section 9.1)."""
 RECORDS: Final = 60
@@ -32,12 +34,13 @@ RECORDS: Final = 60
 class Listener:
     """Reports what groups the interface is in; ``_pending`` holds the groups that a query asked about, or all."""
 
-    __slots__ = ("_alarm", "_interface", "_pending")
+    __slots__ = ("_alarm", "_interface", "_older_until", "_pending")
 
     def __init__(self, interface: Ipv6Interface) -> None:
         self._interface = interface
         self._alarm: Alarm | None = None
         self._pending: set[bytes] = set()
+        self._older_until: Instant = 0
 
     def changed(self, group: bytes, *, joined: bool) -> None:
         """Report that the interface joined or left a group, twice within a second; nobody reports ff02::1 (section 6)."""
@@ -61,6 +64,8 @@ class Listener:
             host.drop("mld-malformed")
             return
         host.delivered += 1
+        if query.version == 1:
+            self._older_until = host.scheduler.now + OLDER_QUERIER
         groups = [group for group in self._interface.groups if _reported(group) and query.group in (ipv6.ANY, group)]
         if not groups:
             return
@@ -90,9 +95,20 @@ class Listener:
         source = ipv6.link_local(interface.mac)
         if source not in interface.node.local:
             source = ipv6.ANY
+        if interface.node.host.scheduler.now < self._older_until:
+            for each in listed:
+                self._send_older(source, each)
+            return
         for start in range(0, len(listed), RECORDS):
             message = mld.Report(listed[start : start + RECORDS]).encode()
             interface.send_frame(multicast_mac(ALL_MLDV2_ROUTERS), mld.packet(source, ALL_MLDV2_ROUTERS, message))
+
+    def _send_older(self, source: bytes, record: mld.Record) -> None:
+        """Say the same in version 1 (RFC 2710, section 4)."""
+        left = record.kind == mld.TO_INCLUDE
+        to = ipv6.ALL_ROUTERS if left else record.group
+        message = Icmpv6(icmpv6.MLD_DONE if left else icmpv6.MLD_REPORT, 0, 0, record.group)
+        self._interface.send_frame(multicast_mac(to), mld.packet(source, to, message))
 
 
 def _reported(group: bytes) -> bool:
