@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from struct import Struct
 from typing import Final, NamedTuple, final
 
@@ -41,6 +41,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC = 1, 3, 4, 1
 _IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _ADDR_GEN_MODE_NONE: Final = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
 _IFF_UP: Final = 1
 _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST = 254, 4, 0, 253, 1
@@ -91,29 +92,37 @@ def quiet_ipv6(name: str) -> Message:
     return Message(_RTM_NEWLINK, 0, body, f"IPv6 of interface {name}")
 
 
-def address(index: int, interface: IPv4Interface, *, remove: bool = False) -> Message:
-    """Give the interface with *index* an address, or take it away."""
+def _family(value: IPv4Interface | IPv6Interface | IPv4Network | IPv6Network) -> int:
+    return socket.AF_INET if value.version == 4 else socket.AF_INET6
+
+
+def address(index: int, interface: IPv4Interface | IPv6Interface, *, remove: bool = False) -> Message:
+    """Give the interface with *index* an address, or take it away.
+
+    An IPv6 address is used at once, without asking whether somebody has it (RFC 4862, section 5.4).
+    """
     network = interface.network
-    body = _ADDRESS.pack(socket.AF_INET, network.prefixlen, 0, _SCOPE_UNIVERSE, index)
+    flags = 0 if interface.version == 4 else _IFA_F_NODAD
+    body = _ADDRESS.pack(_family(interface), network.prefixlen, flags, _SCOPE_UNIVERSE, index)
     body += _attribute(_IFA_LOCAL, interface.ip.packed) + _attribute(_IFA_ADDRESS, interface.ip.packed)
-    if network.prefixlen < 31 and not remove:
+    if interface.version == 4 and network.prefixlen < 31 and not remove:
         body += _attribute(_IFA_BROADCAST, network.broadcast_address.packed)
     kind, flags = (_RTM_DELADDR, 0) if remove else (_RTM_NEWADDR, _CREATE | _REPLACE)
     return Message(kind, flags, body, f"address {interface}")
 
 
 def route(
-    destination: IPv4Network,
-    gateway: IPv4Address | None,
+    destination: IPv4Network | IPv6Network,
+    gateway: IPv4Address | IPv6Address | None,
     index: int,
     *,
-    source: IPv4Address | None = None,
+    source: IPv4Address | IPv6Address | None = None,
     remove: bool = False,
 ) -> Message:
     """Reach *destination* by *gateway*, or without one directly, on the interface with *index*; or no longer."""
     scope = _SCOPE_UNIVERSE if gateway else _SCOPE_LINK
     length = destination.prefixlen
-    body = _ROUTE.pack(socket.AF_INET, length, 0, 0, _TABLE_MAIN, _PROTOCOL_STATIC, scope, _UNICAST, 0)
+    body = _ROUTE.pack(_family(destination), length, 0, 0, _TABLE_MAIN, _PROTOCOL_STATIC, scope, _UNICAST, 0)
     if length:
         body += _attribute(_RTA_DST, destination.network_address.packed)
     if gateway:
@@ -163,6 +172,16 @@ class Netlink:
             attributes = _read_attributes(body[_ADDRESS.size :])
             if local := attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS):
                 found.append((index, IPv4Interface((local, prefix_length))))
+        return found
+
+    def addresses6(self) -> list[tuple[int, IPv6Interface]]:
+        """List (interface index, IPv6 address) of every IPv6 address in use: Linux is done with asking for it."""
+        found = []
+        for body in self._dump(_RTM_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
+            family, prefix_length, flags, _, index = _ADDRESS.unpack_from(body)
+            packed = _read_attributes(body[_ADDRESS.size :]).get(_IFA_ADDRESS)
+            if family == socket.AF_INET6 and packed is not None and not flags & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED):
+                found.append((index, IPv6Interface((packed, prefix_length))))
         return found
 
     def gateways(self) -> dict[int, IPv4Address]:

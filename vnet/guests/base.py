@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Protocol, TypeAlias, final
 
 from vnet.addresses import Mac
@@ -18,7 +18,8 @@ from vnet.errors import UsageError
 from vnet.ports import Port
 from vnet.units import Duration
 
-Target: TypeAlias = str | IPv4Address
+Address: TypeAlias = IPv4Address | IPv6Address
+Target: TypeAlias = str | Address
 """Where a probe goes: an address, as text or not. Names are turned into addresses by the lab before they come here."""
 
 
@@ -43,7 +44,7 @@ class PingReply:
     error: str = ""
     sent: int = 1
     received: int = 0
-    responder: IPv4Address | None = None
+    responder: Address | None = None
     """Who answered, or who sent the ICMP error."""
 
     def __bool__(self) -> bool:
@@ -92,8 +93,8 @@ class InterfaceState:
 
     name: str
     mac: Mac
-    addresses: tuple[IPv4Interface, ...] = ()
-    gateway: IPv4Address | None = None
+    addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    gateway: Address | None = None
     up: bool = True
     dhcp: str = ""
     """State of the DHCP client ("bound", "selecting", ...), empty if there is none."""
@@ -115,8 +116,8 @@ class Guest(Protocol):
         """The guest's ends of its cables, in the order of its NICs."""
 
     @property
-    def address(self) -> IPv4Address | None:
-        """The first address that the guest has now."""
+    def address(self) -> Address | None:
+        """The first address that the guest has now, an IPv4 one if there is any."""
 
     def interfaces(self) -> Sequence[InterfaceState]:
         """Describe the interfaces as they are now."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import Generic, Protocol, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
 
 from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
-from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
@@ -30,18 +30,18 @@ from vnet.stack.tcp import ProbeResult
 from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
 from vnet.stack.transport import IcmpError, TransportAddress
 from vnet.units import DAY, SECOND, Duration, nanoseconds
-from vnet.wire import icmpv4
+from vnet.wire import icmpv4, icmpv6
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Resolver: TypeAlias = Callable[[str], IPv4Address | None]
+Resolver: TypeAlias = Callable[[str], Address | None]
 
 
 class HasAddress(Protocol):
     """Whatever can be talked to: another guest, a router."""
 
     @property
-    def address(self) -> IPv4Address | None:
+    def address(self) -> Address | None:
         """Its first address, if it has one now."""
 
 
@@ -82,26 +82,33 @@ class EmulatedGuest:
         return tuple(interface.port for interface in self.host.interfaces.values())
 
     @property
-    def addresses(self) -> tuple[IPv4Interface, ...]:
-        """All addresses that the guest has now."""
-        return tuple(address for interface in self.host.interfaces.values() for address in interface.addresses)
+    def addresses(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        """All addresses that the guest has now; IPv6 ones that are still being asked for are not among them."""
+        return tuple(address for interface in self.host.interfaces.values() for address in _addresses(interface))
 
     @property
-    def address(self) -> IPv4Address | None:
-        """The first address that the guest has now."""
+    def address(self) -> Address | None:
+        """The first address that the guest has now: an IPv4 one, or else an IPv6 one beyond the link."""
         packed = self.host.any_address()
-        return None if packed is None else IPv4Address(packed)
+        return IPv4Address(packed) if packed is not None else self.address6
+
+    @property
+    def address6(self) -> IPv6Address | None:
+        """The first IPv6 address, link-local ones left aside, that the guest has now."""
+        found = (each.ip for each in self.addresses if isinstance(each, IPv6Interface) and not each.is_link_local)
+        return next(found, None)
 
     def interfaces(self) -> tuple[InterfaceState, ...]:
         """Describe the interfaces as they are now."""
-        gateways = {route.interface.name: route.gateway for route in self.host.routes if route.network.prefixlen == 0}
+        routes = [*(() if self.host.ipv6 is None else self.host.ipv6.routes), *self.host.routes]
+        gateways = {route.interface.name: route.gateway for route in routes if route.network.prefixlen == 0}
         clients = self._clients or {}
         return tuple(
             InterfaceState(
                 name,
                 interface.mac,
-                interface.addresses,
-                IPv4Address(gateway) if (gateway := gateways.get(name)) is not None else None,
+                _addresses(interface),
+                ip_address(gateway) if (gateway := gateways.get(name)) is not None else None,
                 up=interface.up,
                 dhcp=clients[name].state.name.lower() if name in clients else "",
             )
@@ -146,10 +153,19 @@ class EmulatedGuest:
         return lease.address.ip
 
     async def wait_up(self, timeout: float = 30.0) -> None:
-        """Wait until every interface has a carrier and an address; raise NoAnswer after *timeout* s."""
+        """Wait until every interface has a carrier and an address, and is told that nobody else has it (IPv6).
+
+        Raise NoAnswer after *timeout* s.
+        """
         interfaces = self.host.interfaces.values()
-        if not await self._until(lambda: all(each.up and each.address is not None for each in interfaces), timeout):
+        if not await self._until(lambda: all(_is_up(each) for each in interfaces), timeout):
             raise NoAnswer(f"{self.name} is not up after {timeout:g} s")
+
+    async def settle(self, timeout: float = 10.0) -> None:
+        """Wait until no IPv6 address is being asked for any more, at most *timeout* s: 1 to 2 s after the cable is in."""
+        sides = [each.ipv6 for each in self.host.interfaces.values() if each.ipv6 is not None]
+        if not all(side.settled for side in sides):
+            await self._until(lambda: all(side.settled for side in sides), timeout)
 
     async def _until(self, done: Callable[[], bool], timeout: float) -> bool:
         """Wait until *done*, which is asked after each change of addresses, routes or carriers; tell whether it is."""
@@ -236,7 +252,7 @@ class EmulatedGuest:
 
     def _table(self) -> SocketTable:
         if self._sockets is None:
-            self._sockets = SocketTable(self.host, self._address_of)
+            self._sockets = SocketTable(self.host, self._ipv4_address_of)
         return self._sockets
 
     # -- probes
@@ -244,8 +260,13 @@ class EmulatedGuest:
     async def ping(
         self, target: Target | HasAddress, count: int = 1, timeout: float = 1.0, size: int = 56, ttl: int = 64
     ) -> PingReply:
-        """Send *count* echo requests of *size* octets of data, one after the other; *timeout* in seconds for each."""
+        """Send *count* echo requests of *size* octets of data, one after the other; *timeout* in seconds for each.
+
+        To an IPv6 address they go once the guest's own addresses are in use.
+        """
         destination = self._resolve(target)
+        if len(destination) == 16:
+            await self.settle()
         results = []
         for _ in range(count):
             answer = _Answer[PingResult]()
@@ -270,6 +291,8 @@ class EmulatedGuest:
             chosen = Method[method.upper()]
         except KeyError:
             raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
+        if len(self._resolve(target)) == 16:
+            raise UsageError("traceroute goes over IPv4 only yet")
         answer = _Answer[list[Hop]]()
         run = Traceroute(
             self.host, self._resolve(target), lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
@@ -281,7 +304,11 @@ class EmulatedGuest:
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
         answer = _Answer[ProbeResult]()
-        self.host.tcp_probe(self._resolve(target), checked_port(port), timeout=_patience(timeout), on_result=answer)
+        destination = self._resolve(target)
+        if len(destination) == 16:
+            await trio.lowlevel.checkpoint()
+            return ProbeReply(Verdict.UNREACHABLE, error="there is no TCP over IPv6 yet")
+        self.host.tcp_probe(destination, checked_port(port), timeout=_patience(timeout), on_result=answer)
         result = await answer.wait()
         if result.ok:
             return ProbeReply(Verdict.OPEN, result.rtt)
@@ -293,35 +320,45 @@ class EmulatedGuest:
         self, target: Target | HasAddress, port: int, payload: bytes = b"vnet", timeout: float = 1.0
     ) -> ProbeReply:
         """Send one datagram and wait for an answer."""
-        probe = _UdpProbe(self.host, (self._resolve(target), checked_port(port)))
+        destination = self._resolve(target)
+        if len(destination) == 16:
+            await self.settle()
+        probe = _UdpProbe(self.host, (destination, checked_port(port)))
         try:
             return await probe.run(payload, _patience(timeout))
         finally:
             probe.close()
 
     async def open_udp_socket(
-        self, port: int = 0, address: IPv4Address | None = None, *, errors: bool = False
+        self, port: int = 0, address: Address | None = None, *, errors: bool = False
     ) -> EmulatedUdpSocket:
-        """Open a UDP socket; port 0 picks a free one. With *errors* ``receive`` raises Unreachable for ICMP errors."""
+        """Open a UDP socket, for both IP versions unless bound to an *address*; port 0 picks a free one.
+
+        With *errors* ``receive`` raises Unreachable for ICMP errors.
+        """
         await trio.lowlevel.checkpoint()
         return EmulatedUdpSocket(self.host, port, address, errors=errors)
 
-    def _address_of(self, name: str) -> IPv4Address | None:
+    def _address_of(self, name: str) -> Address | None:
         return self._resolver(name) if self._resolver is not None else None
+
+    def _ipv4_address_of(self, name: str) -> IPv4Address | None:
+        found = self._address_of(name)
+        return found if isinstance(found, IPv4Address) else None
 
     def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
-        if isinstance(target, IPv4Address):
+        if isinstance(target, IPv4Address | IPv6Address):
             return target.packed
         if isinstance(target, str):
             try:
-                return IPv4Address(target).packed
+                return ip_address(target).packed
             except ValueError:
                 if target == "localhost":
                     return LOOPBACK
                 found = self._address_of(target)
                 if found is None:
-                    raise UsageError(f"{target!r} is neither an IPv4 address nor a guest that has one") from None
+                    raise UsageError(f"{target!r} is neither an IP address nor a guest that has one") from None
                 return found.packed
         address = target.address
         if address is None:
@@ -380,14 +417,28 @@ class _UdpProbe:
             self._answer(ProbeReply(Verdict.OPEN, self._scheduler.now - self._sent))
 
     def _failed(self, destination: TransportAddress, error: IcmpError) -> None:
-        if error.kind == icmpv4.UNREACHABLE and error.code == icmpv4.PORT_UNREACHABLE:
+        refused = icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE
+        if len(destination[0]) == 4:
+            refused = icmpv4.UNREACHABLE, icmpv4.PORT_UNREACHABLE
+        if (error.kind, error.code) == refused:
             self._answer(ProbeReply(Verdict.CLOSED, self._scheduler.now - self._sent, error.text))
         else:
             self._answer(ProbeReply(Verdict.UNREACHABLE, error=_with_reporter(error.text, error.reporter, self._host)))
 
 
-def _address(packed: bytes | None) -> IPv4Address | None:
-    return None if packed is None else IPv4Address(packed)
+def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    if interface.ipv6 is None:
+        return interface.addresses
+    return (*interface.addresses, *interface.ipv6.usable_addresses())
+
+
+def _is_up(interface: Interface) -> bool:
+    side = interface.ipv6
+    return interface.up and (interface.address is not None or side is not None) and (side is None or side.settled)
+
+
+def _address(packed: bytes | None) -> Address | None:
+    return None if packed is None else ip_address(packed)
 
 
 def _patience(timeout: float) -> Duration:
@@ -399,6 +450,5 @@ def _patience(timeout: float) -> Duration:
 
 def _with_reporter(text: str, reporter: bytes | None, host: Host) -> str:
     """Say who reported an error, unless it was the host itself."""
-    if reporter is None or host.is_local(reporter):
-        return text
-    return f"{text} from {IPv4Address(reporter)}"
+    local = reporter is None or (host.is_local(reporter) if len(reporter) == 4 else reporter in host.use_ipv6().local)
+    return text if local else f"{text} from {_address(reporter)}"

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from typing import Final, final
 
 import trio
@@ -24,7 +24,7 @@ from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
 from vnet.addresses import Mac
 from vnet.errors import HostError, NoAnswer, UsageError
 from vnet.guests import netns, probes
-from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, checked_port
+from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, checked_port
 from vnet.guests.dhcp import NamespaceDhcp
 from vnet.guests.process import LabProcesses, Process
 from vnet.guests.resources import FileId, Ledger, NamespaceResource, NoLedger
@@ -39,7 +39,10 @@ CLOSING_THREADS: Final = 32
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
-    """One interface of a namespace guest, resolved; *ipv6* lets Linux make a link-local address and speak unasked."""
+    """One interface of a namespace guest, resolved.
+
+    *ipv6* lets Linux make a link-local address and speak unasked; with *autoconf* it heeds router advertisements.
+    """
 
     mac: Mac
     name: str = ""
@@ -54,6 +57,9 @@ class Nic:
     dhcp: bool = False
     """vnet's own client configures the interface."""
     ipv6: bool = False
+    autoconf: bool = False
+    addresses6: tuple[IPv6Interface, ...] = ()
+    routes6: tuple[tuple[IPv6Network, IPv6Address], ...] = ()
 
 
 @final
@@ -126,11 +132,23 @@ class NamespaceGuest:
             self._devices.append(device)
             self._indexes.append(socket.if_nametoindex(device.name))
             self.adapters.append(TapPort(f"{self.name}:{device.name}", device, nic.mtu, self._report))
+            if nic.ipv6:
+                self._allow_ipv6(device.name, nic)
         self._netlink.run(self._configuration())
         self._write_resolv_conf()
         for number, nic in enumerate(self.nics):
             if nic.dhcp:
                 self._clients[number] = self._make_client(number, nic)
+
+    def _allow_ipv6(self, name: str, nic: Nic) -> None:
+        """Have Linux speak IPv6 on an interface, whatever the machine's default is."""
+        for key, value in (("disable_ipv6", 0), ("accept_ra", int(nic.autoconf))):
+            path = f"/proc/sys/net/ipv6/conf/{name}/{key}"
+            with open(path) as setting:
+                now = setting.read().strip()
+            if now != str(value):
+                with open(path, "w") as setting:
+                    setting.write(str(value))
 
     def _configuration(self) -> list[Message]:
         """List what makes the interfaces as the topology wants them: all links, all addresses, all routes, in this order."""
@@ -141,6 +159,7 @@ class NamespaceGuest:
             messages.append(link(self._name(number), mac=nic.mac, mtu=nic.mtu, queue_length=QUEUE_LENGTH))
         for index, nic in zip(self._indexes, self.nics, strict=True):
             messages += [address(index, each) for each in nic.addresses]
+            messages += [address(index, each) for each in nic.addresses6]
         has_default = False
         for index, nic in zip(self._indexes, self.nics, strict=True):
             if not nic.addresses:
@@ -149,6 +168,8 @@ class NamespaceGuest:
             if nic.gateway is not None and not has_default:  # the first gateway is the default one
                 has_default = True
                 messages.append(route(DEFAULT_ROUTE, nic.gateway, index))
+        for index, nic in zip(self._indexes, self.nics, strict=True):
+            messages += [route(destination, gateway, index) for destination, gateway in nic.routes6]
         return messages
 
     # -- life
@@ -195,17 +216,22 @@ class NamespaceGuest:
         return tuple(adapter.port for adapter in self.adapters)
 
     @property
-    def address(self) -> IPv4Address | None:
-        """The first address that an interface has, whoever gave it."""
-        return next((interface.addresses[0].ip for interface in self.interfaces() if interface.addresses), None)
+    def address(self) -> Address | None:
+        """The first address that an interface has, whoever gave it: an IPv4 one, or else an IPv6 one beyond the link."""
+        every = [address for interface in self.interfaces() for address in interface.addresses]
+        ordered = sorted(every, key=lambda address: address.version)
+        return next((address.ip for address in ordered if address.version == 4 or not address.is_link_local), None)
 
     def interfaces(self) -> tuple[InterfaceState, ...]:
         """Describe the interfaces as Linux has them now; what a program inside configured shows too."""
-        found: dict[int, list[IPv4Interface]] = {}
+        found: dict[int, list[IPv4Interface | IPv6Interface]] = {}
         gateways: dict[int, IPv4Address] = {}
         if self._netlink is not None:
             for index, each in self._netlink.addresses():
                 found.setdefault(index, []).append(each)
+            if any(nic.ipv6 for nic in self.nics):
+                for index, each6 in self._netlink.addresses6():
+                    found.setdefault(index, []).append(each6)
             gateways = self._netlink.gateways()
         return tuple(
             InterfaceState(
@@ -261,15 +287,15 @@ class NamespaceGuest:
 
     async def ping(self, target: Target, count: int = 1, timeout: float = 1.0, size: int = 56) -> PingReply:
         """Send ICMP echo requests from the namespace."""
-        return await probes.ping(self._open_fd(), IPv4Address(target), count, timeout, size)
+        return await probes.ping(self._open_fd(), ip_address(target), count, timeout, size)
 
     async def tcp_probe(self, target: Target, port: int, timeout: float = 1.0) -> ProbeReply:
         """Open a TCP connection from the namespace and close it again."""
-        return await probes.tcp_probe(self._open_fd(), IPv4Address(target), checked_port(port), timeout)
+        return await probes.tcp_probe(self._open_fd(), ip_address(target), checked_port(port), timeout)
 
     async def udp_probe(self, target: Target, port: int, payload: bytes = b"vnet", timeout: float = 1.0) -> ProbeReply:
         """Send one datagram from the namespace and wait for an answer."""
-        return await probes.udp_probe(self._open_fd(), IPv4Address(target), checked_port(port), payload, timeout)
+        return await probes.udp_probe(self._open_fd(), ip_address(target), checked_port(port), payload, timeout)
 
     # -- programs
 

@@ -10,14 +10,15 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import Final
 
 import trio
 
 from vnet.guests import netns
-from vnet.guests.base import PingReply, ProbeReply, Verdict
+from vnet.guests.base import Address, PingReply, ProbeReply, Verdict
+from vnet.wire import icmpv6
 from vnet.wire.checksum import checksum
 
 _ECHO: Final = Struct("!BBHHH")
@@ -36,16 +37,19 @@ async def _socket_inside(fd: int, make: Callable[[], socket.socket]) -> trio.soc
     return trio.socket.from_stdlib_socket(plain)
 
 
-async def ping(fd: int, target: IPv4Address, count: int, timeout: float, size: int) -> PingReply:
+async def ping(fd: int, target: Address, count: int, timeout: float, size: int) -> PingReply:
     """Send *count* echo requests from the namespace behind *fd*; see ``Guest.ping``."""
-    icmp = await _socket_inside(fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+    protocol = socket.IPPROTO_ICMP if target.version == 4 else socket.IPPROTO_ICMPV6
+    icmp = await _socket_inside(fd, lambda: socket.socket(_family(target), socket.SOCK_RAW, protocol))
     identifier = int.from_bytes(os.urandom(2), "big")
     best: int | None = None
-    responder: IPv4Address | None = None
+    responder: Address | None = None
     received, error = 0, "no answer"
     with icmp:
         for sequence in range(1, count + 1):
-            request = _echo_request(identifier, sequence, size)
+            request = _echo_request(
+                identifier, sequence, size, _ECHO_REQUEST if target.version == 4 else icmpv6.ECHO_REQUEST
+            )
             started = time.monotonic_ns()
             try:
                 await icmp.sendto(request, (str(target), 0))
@@ -64,17 +68,26 @@ async def ping(fd: int, target: IPv4Address, count: int, timeout: float, size: i
     return PingReply(received > 0, best, "" if received else error, count, received, responder)
 
 
-def _echo_request(identifier: int, sequence: int, size: int) -> bytes:
+def _family(target: Address) -> socket.AddressFamily:
+    return socket.AF_INET if target.version == 4 else socket.AF_INET6
+
+
+def _echo_request(identifier: int, sequence: int, size: int, kind: int = _ECHO_REQUEST) -> bytes:
+    """Write a request; over IPv6 Linux replaces the checksum by that with the pseudo-header (RFC 3542, section 3.1)."""
     data = bytes(octet & 0xFF for octet in range(size))
-    field = checksum(_ECHO.pack(_ECHO_REQUEST, 0, 0, identifier, sequence) + data)
-    return _ECHO.pack(_ECHO_REQUEST, 0, field, identifier, sequence) + data
+    field = checksum(_ECHO.pack(kind, 0, 0, identifier, sequence) + data)
+    return _ECHO.pack(kind, 0, field, identifier, sequence) + data
 
 
-async def _await_answer(icmp: trio.socket.SocketType, identifier: int, sequence: int) -> tuple[IPv4Address, str]:
+async def _await_answer(icmp: trio.socket.SocketType, identifier: int, sequence: int) -> tuple[Address, str]:
     """Wait for the reply to one request, or an ICMP error about it; return who sent it, and what the error said."""
     while True:
-        packet = await icmp.recv(65536)
-        answer = read_answer(packet, identifier, sequence)
+        packet, peer = await icmp.recvfrom(65536)
+        answer: tuple[Address, str] | None
+        if icmp.family == socket.AF_INET:
+            answer = read_answer(packet, identifier, sequence)
+        else:
+            answer = read_answer6(packet, IPv6Address(peer[0].partition("%")[0]), identifier, sequence)
         if answer is not None:
             return answer
 
@@ -101,9 +114,25 @@ def read_answer(packet: bytes, identifier: int, sequence: int) -> tuple[IPv4Addr
     return source, f"{text} from {source}"
 
 
-async def tcp_probe(fd: int, target: IPv4Address, port: int, timeout: float) -> ProbeReply:
+def read_answer6(message: bytes, source: IPv6Address, identifier: int, sequence: int) -> tuple[IPv6Address, str] | None:
+    """Read an ICMPv6 message, which comes without its IPv6 header: see ``read_answer``."""
+    if len(message) < _ECHO.size:
+        return None
+    kind, code, _, *numbers = _ECHO.unpack_from(message)
+    if kind == icmpv6.ECHO_REPLY:
+        return (source, "") if numbers == [identifier, sequence] else None
+    echo = message[_ECHO.size + 40 :]  # we send no extension headers
+    if not icmpv6.UNREACHABLE <= kind <= icmpv6.PARAMETER_PROBLEM or len(echo) < _ECHO.size:
+        return None
+    kind_sent, _, _, *numbers = _ECHO.unpack_from(echo)
+    if kind_sent != icmpv6.ECHO_REQUEST or numbers != [identifier, sequence]:
+        return None
+    return source, f"{icmpv6.describe(kind, code)} from {source}"
+
+
+async def tcp_probe(fd: int, target: Address, port: int, timeout: float) -> ProbeReply:
     """Try to connect from the namespace behind *fd*; see ``Guest.tcp_probe``."""
-    stream = await _socket_inside(fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    stream = await _socket_inside(fd, lambda: socket.socket(_family(target), socket.SOCK_STREAM))
     started = time.monotonic_ns()
     with stream, trio.move_on_after(timeout):
         try:
@@ -114,9 +143,9 @@ async def tcp_probe(fd: int, target: IPv4Address, port: int, timeout: float) -> 
     return ProbeReply(Verdict.SILENT, None, "no answer")
 
 
-async def udp_probe(fd: int, target: IPv4Address, port: int, payload: bytes, timeout: float) -> ProbeReply:
+async def udp_probe(fd: int, target: Address, port: int, payload: bytes, timeout: float) -> ProbeReply:
     """Send a datagram from the namespace behind *fd*; see ``Guest.udp_probe``."""
-    datagrams = await _socket_inside(fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    datagrams = await _socket_inside(fd, lambda: socket.socket(_family(target), socket.SOCK_DGRAM))
     started = time.monotonic_ns()
     with datagrams, trio.move_on_after(timeout):
         try:

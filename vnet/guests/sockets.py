@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Final, TypeAlias, final
 
 import trio
 
 from vnet.errors import Unreachable, UsageError
+from vnet.guests.base import Address
 from vnet.stack.host import Host
 from vnet.stack.transport import IcmpError, TransportAddress
 
 QUEUE: Final = 1024
 """Datagrams that wait to be received; what comes when that many wait is dropped, as by a full socket buffer."""
 
-Peer: TypeAlias = tuple[IPv4Address, int]
+Peer: TypeAlias = tuple[Address, int]
 """Address and port, as user code sees them."""
 
 
@@ -28,7 +29,7 @@ class EmulatedUdpSocket:
     usual for an unconnected socket, nobody hears of it.
     """
 
-    def __init__(self, host: Host, port: int = 0, address: IPv4Address | None = None, *, errors: bool = False) -> None:
+    def __init__(self, host: Host, port: int = 0, address: Address | None = None, *, errors: bool = False) -> None:
         self._host = host
         self._socket = host.udp_bind(port, None if address is None else address.packed, on_datagram=self._arrived)
         if errors:
@@ -42,11 +43,11 @@ class EmulatedUdpSocket:
         """The port that it is bound to."""
         return self._socket.port
 
-    async def send_to(self, payload: bytes, peer: tuple[IPv4Address | str, int]) -> None:
+    async def send_to(self, payload: bytes, peer: tuple[Address | str, int]) -> None:
         """Send a datagram; raise Unreachable if there is no route or it is too long."""
         await trio.lowlevel.checkpoint()
         self._check_open()
-        problem = self._socket.send_to(payload, (IPv4Address(peer[0]).packed, peer[1]))
+        problem = self._socket.send_to(payload, (ip_address(peer[0]).packed, peer[1]))
         if problem is not None:
             raise Unreachable(f"{self._host.name} cannot send to {peer[0]}: {problem}")
 
@@ -59,9 +60,9 @@ class EmulatedUdpSocket:
             self._check_open()
         found = self._waiting.popleft()
         if isinstance(found, IcmpError):
-            raise Unreachable(f"{found.text} from {IPv4Address(found.reporter)}")
+            raise Unreachable(f"{found.text} from {ip_address(found.reporter)}")
         payload, (address, port) = found
-        return payload, (IPv4Address(address), port)
+        return payload, (ip_address(address), port)
 
     def close(self) -> None:
         """Free the port; whoever waits gets UsageError."""

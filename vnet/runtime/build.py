@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Final, final
 
 from vnet.fabric.rng import RandomStreams
@@ -48,6 +48,7 @@ from vnet.topology.resolved import (
 from vnet.wire.ethernet import HEADER_OCTETS
 
 DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
+DEFAULT_ROUTE6: Final = IPv6Network("::/0")
 
 _BEFORE_LEASED: Final = -1
 """Metric of a default route that the topology states where the lease has one too."""
@@ -244,9 +245,15 @@ class Builder:
         interface = host.interfaces[nic.name]
         for address in _ipv4(nic):
             interface.add_address(address)
+        if nic.has_ipv6:
+            _start_ipv6(host, interface, nic)
         if isinstance(nic.gateway, IPv4Address):
             host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, interface)
-        _add_routes(host.routes, self._routes_of(guest, nic), interface)
+        routes = self._routes_of(guest, nic)
+        _add_routes(host.routes, routes, interface)
+        for route in routes:
+            if isinstance(route.destination, IPv6Network) and isinstance(route.via, IPv6Address) and interface.ipv6:
+                interface.ipv6.node.routes.add(route.destination, route.via.packed, interface)
 
     def _start_dhcp(self, emulated: EmulatedGuest, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
         if not self._wants_dhcp(guest, nic):
@@ -302,6 +309,18 @@ def _add_routes_again(
     _add_routes(table, routes, interface)
     if gateway is not None:
         table.add(DEFAULT_ROUTE, gateway.packed, interface, _BEFORE_LEASED)
+
+
+def _start_ipv6(host: Host, interface: Interface, nic: ResolvedInterface) -> None:
+    """Have an interface speak IPv6 with what the topology says; the addresses are asked for once the cable is in."""
+    side = interface.enable_ipv6()
+    for address in nic.addresses:
+        if isinstance(address, IPv6Interface):
+            side.add_address(address)
+    if nic.ipv6 == "auto":
+        side.configure_itself()
+    if isinstance(nic.gateway, IPv6Address):
+        host.use_ipv6().routes.add(DEFAULT_ROUTE6, nic.gateway.packed, interface)
 
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
 
@@ -21,7 +21,7 @@ from vnet.errors import NoAnswer, UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
-from vnet.guests.base import Guest, PingReply
+from vnet.guests.base import Address, Guest, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
 from vnet.links.link import Link
 from vnet.ports import Port
@@ -205,13 +205,13 @@ class Lab:
         """Ask whoever runs the lab to end it."""
         self.stopping.set()
 
-    def resolve(self, target: str | IPv4Address) -> IPv4Address:
+    def resolve(self, target: Target) -> Address:
         """Turn the name of a guest or router, or an address as text, into an address.
 
         A guest whose own DHCP client asked is known by its lease. A guest without an address raises NoAnswer, an unknown
         name UsageError.
         """
-        if isinstance(target, IPv4Address):
+        if isinstance(target, IPv4Address | IPv6Address):
             return target
         if target in self.guests:
             address = address_of(self, target)
@@ -221,24 +221,28 @@ class Lab:
         if target in self.routers and (address := router_address(self.routers[target])) is not None:
             return address
         try:
-            return IPv4Address(target)
+            return ip_address(target)
         except ValueError:
             names = ", ".join([*self.guests, *self.routers])
-            raise UsageError(f"{target!r} is neither an IPv4 address nor one of {names}") from None
+            raise UsageError(f"{target!r} is neither an IP address nor one of {names}") from None
 
-    def _address_of(self, name: str) -> IPv4Address | None:
+    def _address_of(self, name: str) -> Address | None:
         """Resolve a name for programs on guests: as ``resolve`` does, but None for what is no node."""
         if name in self.routers:
             return router_address(self.routers[name])
         return self.resolve(name) if name in self.guests else None
 
     async def wait_up(self, timeout: float = 60.0) -> None:
-        """Wait until every guest that uses DHCP has its address; raise NoAnswer after *timeout* seconds."""
+        """Wait until every guest that uses DHCP has its address, and every IPv6 address is known to be free.
+
+        Raise NoAnswer after *timeout* seconds.
+        """
         with trio.move_on_after(timeout) as scope:
             async with trio.open_nursery() as nursery:
                 for guest in self.guests.values():
                     if any(each.dhcp for each in guest.interfaces()):
                         nursery.start_soon(guest.dhcp, timeout + 1)
+            await self._settle()
         if scope.cancelled_caught:
             missing = [
                 guest.name for guest in self.guests.values()
@@ -246,14 +250,23 @@ class Lab:
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
-    async def ping(self, source: str, target: str | IPv4Address, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
-        """Send echo requests from one guest to another, a router or an address."""
+    async def ping(self, source: str, target: Target, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
+        """Send echo requests from one guest to another, a router or an address.
+
+        IPv6 addresses that guests are still asking for are waited for.
+        """
         guest = self.guests[source]
+        await self._settle()
         try:
             address = self.resolve(target)
         except NoAnswer as error:
             return PingReply(False, error=str(error))
         return await guest.ping(address, count, timeout)
+
+    async def _settle(self) -> None:
+        for guest in self.guests.values():
+            if isinstance(guest, EmulatedGuest) and guest.host.ipv6 is not None:
+                await guest.settle()
 
     async def ping_all(self, timeout: float = PING_TIMEOUT) -> dict[tuple[str, str], PingReply]:
         """Ping every guest from every other, all at once; the matrix in the order of the topology."""

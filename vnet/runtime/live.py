@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -22,7 +22,7 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
-from vnet.runtime.build import is_beside, leased_gateway, namespace_guests
+from vnet.runtime.build import DEFAULT_ROUTE6, is_beside, leased_gateway, namespace_guests
 from vnet.runtime.journal import begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
@@ -155,6 +155,15 @@ def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterfac
         and is_beside(topology, route.via, nic)
     )
     dns = tuple(server for server in guest.dns if isinstance(server, IPv4Address)) if first else ()
+    routes6 = [
+        (route.destination, route.via)
+        for route in guest.routes
+        if isinstance(route.destination, IPv6Network)
+        and isinstance(route.via, IPv6Address)
+        and is_beside(topology, route.via, nic)
+    ]
+    if isinstance(nic.gateway, IPv6Address):
+        routes6.append((DEFAULT_ROUTE6, nic.gateway))
     return Nic(
         mac=nic.mac,
         name=nic.name,
@@ -164,4 +173,8 @@ def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterfac
         routes=routes,
         dns=dns,
         dhcp=nic.dhcp == "vnet",
+        ipv6=nic.has_ipv6,
+        autoconf=nic.ipv6 == "auto",
+        addresses6=tuple(address for address in nic.addresses if isinstance(address, IPv6Interface)),
+        routes6=tuple(routes6),
     )

@@ -140,7 +140,8 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     if (kind == "icmp") != (port is None):
         raise UsageError("icmp has no ports" if kind == "icmp" else f"{kind} needs a port: --port N")
     verdicts = expected(lab.topology, kind, port)
-    addresses = {name: address_of(lab, name) for name in lab.guests}
+    found = {name: address_of(lab, name) for name in lab.guests}
+    addresses = {name: each if isinstance(each, IPv4Address) else None for name, each in found.items()}
     rows: dict[tuple[str, str], Row] = {}
     limit = trio.CapacityLimiter(MOST_AT_ONCE)
 

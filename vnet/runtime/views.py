@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from vnet.addresses import format_mac
 from vnet.errors import UsageError
+from vnet.guests.base import Address
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
 from vnet.units import SECOND, Instant
@@ -42,7 +43,7 @@ def leased(lab: Lab) -> dict[bytes, list[Binding]]:
     return found
 
 
-def address_of(lab: Lab, name: str) -> IPv4Address | None:
+def address_of(lab: Lab, name: str) -> Address | None:
     """Tell a guest's first address; that of a guest whose own DHCP client asks is known from the server."""
     address = lab.guests[name].address
     if address is None:

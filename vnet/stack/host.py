@@ -18,6 +18,7 @@ from vnet.ports import NO_OFFLOAD, Randomness, Report, ReportLimit, Scheduler, n
 from vnet.stack.icmp import Icmp, OnResult
 from vnet.stack.interface import Interface
 from vnet.stack.ip import Ipv4Input
+from vnet.stack.ipv6.node import Ipv6Node
 from vnet.stack.routes import RouteTable
 from vnet.stack.tcp import OnProbe, TcpTable
 from vnet.stack.transport import IcmpError, Transport
@@ -52,15 +53,15 @@ _from_bytes: Final = int.from_bytes
 class Host:
     """A host's IPv4 stack.
 
-    ``local`` maps the host's own addresses to their interfaces. ``drops`` counts by reason what was not taken, ``delivered``
-    what was. ``on_ipv4(interface, frame, offload)`` gets every IPv4 frame for an interface's MAC address or a group.
-    ``on_unresolved(interface, packet)`` gets each packet whose next hop did not answer. ``on_change`` is called after
-    addresses, routes or a carrier changed.
+    ``local`` maps the host's own IPv4 addresses to their interfaces; ``ipv6`` is None as long as it has no use. ``drops``
+    counts by reason what was not taken, ``delivered`` what was. ``on_ipv4(interface, frame, offload)`` gets every IPv4 frame
+    for an interface's MAC address or a group. ``on_unresolved(interface, packet)`` gets each packet whose next hop did not
+    answer. ``on_change`` is called after addresses, routes or a carrier changed.
     """
 
     __slots__ = (
-        "_drawn", "_input", "_limit", "_streams", "delivered", "drops", "icmp", "ident", "interfaces", "local", "name",
-        "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp", "udp",
+        "_drawn", "_input", "_limit", "_streams", "delivered", "drops", "icmp", "ident", "interfaces", "ipv6", "local",
+        "name", "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp", "udp",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +81,7 @@ class Host:
         self.tcp = TcpTable(self)
         self.protocols: dict[int, Transport] = {PROTOCOL_ICMP: self.icmp, PROTOCOL_UDP: self.udp, PROTOCOL_TCP: self.tcp}
         self.routes = RouteTable(self.changed)
+        self.ipv6: Ipv6Node | None = None
         self.on_change: Callable[[], None] | None = None
         self.on_ipv4: Callable[[Interface, bytes, bytes], None] = self.deliver_ipv4
         self.on_unresolved: Callable[[Interface, bytes], None] = self.undeliverable
@@ -99,6 +101,12 @@ class Host:
             raise UsageError(f"{self.name} has an interface {name} already")
         interface = self.interfaces[name] = Interface(self, name, mac, mtu)
         return interface
+
+    def use_ipv6(self) -> Ipv6Node:
+        """Return the host's IPv6 side, made when first asked for; it does nothing until an interface has IPv6."""
+        if self.ipv6 is None:
+            self.ipv6 = Ipv6Node(self)
+        return self.ipv6
 
     def changed(self) -> None:
         """Forget what was cached, because addresses, routes or a carrier changed."""
@@ -260,6 +268,10 @@ class Host:
         timeout: Duration = SECOND, source: bytes | None = None, dont_fragment: bool = False,
     ) -> None:  # fmt: skip
         """Send one echo request with *size* octets of data and tell *on_result* what became of it."""
+        if len(destination) == 16:
+            icmp6 = self.use_ipv6().icmp
+            icmp6.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
+            return
         self.icmp.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
 
     def tcp_probe(self, destination: bytes, port: int, *, on_result: OnProbe, timeout: Duration = SECOND) -> None:

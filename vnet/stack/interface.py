@@ -11,13 +11,15 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, final
 
 from vnet.addresses import BROADCAST, ZERO_MAC, format_mac, multicast_mac
-from vnet.errors import WireError
+from vnet.errors import UsageError, WireError
 from vnet.ports import NO_OFFLOAD, Port
 from vnet.stack.conflict import ConflictDetector
+from vnet.stack.ipv6.interface import Ipv6Interface
 from vnet.stack.neighbor import Neighbor, NeighborCache
 from vnet.wire import arp, ipv4, udp
 from vnet.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from vnet.wire.ipv4 import ALL_HOSTS, ANY, LIMITED_BROADCAST, PROTOCOL_UDP, text
+from vnet.wire.ipv6 import MIN_MTU
 
 if TYPE_CHECKING:
     from vnet.stack.host import Host
@@ -33,7 +35,8 @@ class Interface:
     """
 
     __slots__ = (
-        "_conflicts", "_groups", "_was_up", "address", "addresses", "broadcasts", "host", "ignored", "mac", "mtu", "name",
+        "_conflicts", "_groups", "_was_up", "address", "addresses", "broadcasts", "host", "ignored", "ipv6", "mac", "mtu",
+        "name",
         "neighbors", "on_conflict", "on_link", "port", "watched",
     )  # fmt: skip
 
@@ -47,6 +50,7 @@ class Interface:
         self.broadcasts: tuple[bytes, ...] = (LIMITED_BROADCAST,)
         self.watched: dict[bytes, None] = {}  # what an ARP packet must mention to be looked at
         self.neighbors = NeighborCache(self)
+        self.ipv6: Ipv6Interface | None = None
         self.on_conflict: Callable[[bytes, bytes], None] | None = None
         self.on_link: Callable[[bool], None] | None = None
         self.ignored = 0
@@ -75,7 +79,10 @@ class Interface:
             else:
                 self.ignored += 1
         elif kind == ETHERTYPE_IPV6:
-            self.host.drop("ipv6")
+            if self.ipv6 is not None:
+                self.ipv6.node.receive(self, frame, offload)
+            else:
+                self.host.drop("ipv6")
         else:
             self.host.drop("ethertype" if len(kind) == 2 else "short-frame")
 
@@ -104,6 +111,17 @@ class Interface:
             self.send(destination_mac + self.mac + ETHERTYPE_IPV4 + part)
 
     # Addresses
+
+    def enable_ipv6(self) -> Ipv6Interface:
+        """Speak IPv6 from now on: with a link-local address, and whatever is added to what this returns.
+
+        Raise UsageError if the MTU is below the 1280 octets that every IPv6 link has (RFC 8200, section 5).
+        """
+        if self.ipv6 is None:
+            if self.mtu < MIN_MTU:
+                raise UsageError(f"{self.port.name} has an MTU of {self.mtu}; IPv6 needs at least {MIN_MTU}")
+            self.ipv6 = Ipv6Interface(self.host.use_ipv6(), self)
+        return self.ipv6
 
     def add_address(self, address: IPv4Interface) -> None:
         """Use an address from now on, and reach its network by this interface; one that is there already is left alone."""
@@ -254,6 +272,8 @@ class Interface:
     def _carrier(self, up: bool) -> None:
         if not up:
             self.neighbors.flush()
+        if self.ipv6 is not None:
+            self.ipv6.carrier(up)
         if self._was_up:  # the first cable is no news: a lab that starts plugs in a thousand of them
             self.host.report("link", interface=self.name, up=up)
         self._was_up = True

@@ -1,4 +1,4 @@
-"""The routing table of a host: longest prefix first, then metric, then age of the route."""
+"""A routing table of a host, one for each IP version: longest prefix first, then metric, then age of the route."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 from vnet.errors import UsageError
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Network
+    from ipaddress import IPv4Network, IPv6Network
 
     from vnet.stack.interface import Interface
 
@@ -21,7 +21,7 @@ _from_bytes = int.from_bytes
 class Route:
     """Where packets for *network* go: to *gateway*, or straight to their destination if that is None."""
 
-    network: IPv4Network
+    network: IPv4Network | IPv6Network
     gateway: bytes | None
     interface: Interface
     metric: int = 0
@@ -29,7 +29,10 @@ class Route:
 
 @final
 class RouteTable:
-    """Routes by prefix length; ``on_change`` is called after every change, because others cache what they looked up."""
+    """Routes of one IP version by prefix length.
+
+    ``on_change`` is called after every change, because others cache what they looked up.
+    """
 
     __slots__ = ("_levels", "on_change")
 
@@ -44,7 +47,11 @@ class RouteTable:
                 yield from routes
 
     def add(
-        self, network: IPv4Network, gateway: bytes | None = None, interface: Interface | None = None, metric: int = 0
+        self,
+        network: IPv4Network | IPv6Network,
+        gateway: bytes | None = None,
+        interface: Interface | None = None,
+        metric: int = 0,
     ) -> Route:
         """Add a route; without *interface* the gateway must be on a connected network.
 

@@ -132,10 +132,14 @@ class UdpSocket:
     def _send_slowly(self, payload: bytes, destination: TransportAddress) -> str | None:
         host = self.host
         address, port = destination
+        if len(address) == 16:
+            return host.use_ipv6().udp.send(self, payload, destination)
         if len(payload) > udp.MAX_PAYLOAD:
             return "message too long"
         if host.is_local(address):
             source = self.address or address
+        elif self.address is not None and len(self.address) == 16:
+            return "no address"
         else:
             hop = host.next_hop(address, self.interface)
             if hop is None:
@@ -201,6 +205,15 @@ class UdpTable:
         for sockets in self._sockets.values():
             for socket in sockets:
                 socket.forget_paths()
+
+    def fitting(self, port: int, address: bytes, interface: Interface | None) -> list[UdpSocket]:
+        """List the sockets that take what comes to *port* of *address*, the most specific first; None is any interface."""
+        found = [
+            socket
+            for socket in self._sockets.get(port, ())
+            if socket.address in (None, address) and (interface is None or socket.interface in (None, interface))
+        ]
+        return sorted(found, key=_specificity, reverse=True)
 
     def wants(self, interface: Interface, packet: bytes, octets: int) -> bool:
         """Tell whether a socket waits on this interface for whatever comes to its port: a DHCP client without address."""

@@ -264,6 +264,13 @@ class Nic(Impaired, frozen=True, kw_only=True):
             " In a namespace vnet asks for it only with dhcp: vnet."
         ),
     ] = None
+    ipv6: Annotated[
+        Literal["auto", "link-local"] | None,
+        about(
+            "IPv6: auto, with addresses and routers from router advertisements; link-local, with that address alone. Not"
+            " given: as far as there is a static IPv6 address, which brings a link-local one."
+        ),
+    ] = None
     trunk: Annotated[VlanList | None, about("The NIC gets these VLANs, tagged, instead of one network.")] = None
     native: Annotated[Vlan | None, about("The trunk's VLAN that travels untagged.")] = None
     name: Annotated[str | None, about("Not given: eth0, eth1, ...")] = None

@@ -289,7 +289,7 @@ def _nic(
     if nic.gateway is not None and nic.gateway != "none":
         gateway = draft.reader.address(nic.gateway, (*path, "gateway"))
     elif nic.gateway is None and addresses and network is not None:
-        routers = draft.routers_on(network, addresses[0].version)
+        routers = draft.routers_on(network, min(address.version for address in addresses))
         gateway = next(iter(routers.values())) if len(routers) == 1 else None
         if any(gateway == own.ip for own in addresses):
             gateway = None  # the address is wrong, and that is said elsewhere
@@ -306,6 +306,7 @@ def _nic(
         cable=cable,
         port=draft.wiring.plug(switch, "guest", guest, name, vlans),
         model=nic.model,
+        ipv6=nic.ipv6,
     )
 
 
@@ -331,13 +332,17 @@ def _nic_vlans(draft: Draft, nic: Nic, path: Path, place: Path) -> tuple[PortVla
     return trunk(members, native), network
 
 
+def _texts(address: str | list[str] | None) -> list[str]:
+    return [address] if isinstance(address, str) else [text for _, text in numbered(address or [])]
+
+
 def _dhcp(draft: Draft, guest: Guest, nic: Nic, network: str | None, path: Path) -> Literal["client", "vnet"] | None:
-    if nic.dhcp and nic.address:
+    static = next((text for text in _texts(nic.address) if ":" not in text), None)
+    if nic.dhcp and static is not None:
         text = "the NIC has a static address already; remove address or dhcp"
         if network is not None:
             place = format_path(("networks", network, "dhcp", "reservations"))
-            first = nic.address if isinstance(nic.address, str) else nic.address[0]
-            text += f"; for a reservation write {place}: {{{path[1]}: {first.partition('/')[0].strip()}}}"
+            text += f"; for a reservation write {place}: {{{path[1]}: {static.partition('/')[0].strip()}}}"
         draft.problems.error("bad-nic", (*path, "dhcp"), text, key=True)
         return None
     if nic.dhcp and network is None:

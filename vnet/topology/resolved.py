@@ -89,7 +89,8 @@ class ResolvedInterface:
 
     ``name`` is eth0, eth1, ... on a guest and the network's name on a router. ``network`` is None for a NIC that carries
     tagged frames (``trunk``); its VLANs stand in the switch port. ``dhcp`` is "client" for an emulated guest that asks for
-    its address, "vnet" for a namespace whose address vnet asks for, None for static or no addresses.
+    its address, "vnet" for a namespace whose address vnet asks for, None for static or no addresses. ``ipv6`` is "auto" for
+    an emulated guest that configures itself, "link-local" for one that has only that address and the static ones.
     """
 
     name: str
@@ -102,6 +103,12 @@ class ResolvedInterface:
     cable: Impairment
     port: PortRef
     model: str | None = None
+    ipv6: Literal["auto", "link-local"] | None = None
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Tell whether an emulated node speaks IPv6 here: when it is asked to, or has a static address."""
+        return self.ipv6 is not None or any(address.version == 6 for address in self.addresses)
 
 
 @final

@@ -15,9 +15,11 @@ from vnet.topology.addressing import host_bounds
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Nic
 from vnet.topology.problems import Path
-from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedTopology
+from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedInterface, ResolvedTopology
 from vnet.topology.shape import numbered
 from vnet.topology.validate_switching import SWITCHING_RULES
+
+IPV6_MTU: Final = 1280
 
 Rule: TypeAlias = Callable[[Draft, ResolvedTopology], None]
 
@@ -50,8 +52,13 @@ def addresses_fit(draft: Draft, resolved: ResolvedTopology) -> None:
     for static in draft.statics:
         subnet = draft.subnets.get(static.network)
         if static.address.version == 6:
-            text = "emulated nodes have no IPv6 yet: the address has no effect there"
-            draft.problems.warning("ipv6-not-built", static.path, text)
+            if static.router:
+                text = "routers have no IPv6 yet: the address has no effect"
+                draft.problems.warning("ipv6-not-built", static.path, text)
+            if not _is_host6(static.address.ip):
+                text = f"{static.address.ip} is no address of a host; write one such as 2001:db8::27/64"
+                draft.problems.error("bad-address", static.path, text)
+                continue
         if subnet is None or subnet.version != static.address.version:
             subnet = static.address.network
         elif static.address.ip not in subnet:
@@ -62,6 +69,20 @@ def addresses_fit(draft: Draft, resolved: ResolvedTopology) -> None:
             text = f"{static.address} differs in prefix length from {subnet}, the subnet of network {static.network!r}"
             draft.problems.warning("prefix-length", static.path, text)
         _check_host_address(draft, static.address.ip, subnet, static.path)
+
+
+def _is_host6(address: Address) -> bool:
+    return not (address.is_multicast or address.is_unspecified or address.is_loopback)
+
+
+def ipv6_can_run(draft: Draft, resolved: ResolvedTopology) -> None:
+    """IPv6 needs 1280 octets (RFC 8200, section 5)."""
+    for guest in resolved.guests.values():
+        for interface in guest.interfaces:
+            path = draft.paths[guest.name, interface.name]
+            if interface.has_ipv6 and interface.mtu < IPV6_MTU:
+                text = f"IPv6 needs an MTU of at least {IPV6_MTU}, not {interface.mtu}"
+                draft.problems.error("ipv6-mtu", (*path, "mtu"), text)
 
 
 def _check_host_address(draft: Draft, address: Address, subnet: Network, path: Path) -> bool:
@@ -193,7 +214,7 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
     for section, nodes in (("guests", resolved.guests), ("routers", resolved.routers)):
         for name, node in nodes.items():
             links = [(i.network, address) for i in node.interfaces for address in i.addresses]
-            on_dhcp = [i.network for i in node.interfaces if not i.addresses and i.network is not None]
+            on_dhcp = [i.network for i in node.interfaces if i.network is not None and _may_use_dhcp(i)]
             hops: list[tuple[Address | None, Path]] = [
                 (route.via, (section, name, "routes", index, "via")) for index, route in enumerate(node.routes)
             ]
@@ -206,6 +227,10 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
             for hop, place in hops:
                 if hop is not None:
                     _check_hop(draft, resolved, name, hop, links, on_dhcp, holders, place)
+
+
+def _may_use_dhcp(interface: ResolvedInterface) -> bool:
+    return not interface.addresses or (interface.dhcp is not None and all(each.version == 6 for each in interface.addresses))
 
 
 def _gateway_place(draft: Draft, name: str) -> Path:
@@ -302,6 +327,7 @@ RULES: Final[tuple[Rule, ...]] = (
     subnets_apart,
     addresses_fit,
     addresses_unique,
+    ipv6_can_run,
     macs_unique,
     dhcp_servers_fit,
     dhcp_ranges_free,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from struct import unpack_from
 from typing import Final, TypeAlias
 
 from vnet.addresses import BROADCAST, format_mac
 from vnet.wire.describe_application import dhcp, dns, printable
+from vnet.wire.describe_icmpv6 import icmp6, ipv6_text
 
 Pieces: TypeAlias = Iterator[str]
 
@@ -27,12 +28,6 @@ _ICMP_CODES: Final = {
     (3, 4): "fragmentation needed", (3, 5): "source route failed", (3, 9): "network prohibited", (3, 10): "host prohibited",
     (3, 13): "administratively prohibited", (5, 0): "redirect for network", (5, 1): "redirect for host",
     (11, 0): "time exceeded in transit", (11, 1): "reassembly time exceeded",
-}  # fmt: skip
-_ICMP6: Final = {
-    1: "unreachable", 2: "packet too big", 3: "time exceeded", 4: "parameter problem", 128: "echo request",
-    129: "echo reply", 130: "multicast listener query", 131: "multicast listener report", 132: "multicast listener done",
-    133: "router solicitation", 134: "router advertisement", 135: "neighbor solicitation", 136: "neighbor advertisement",
-    137: "redirect", 143: "multicast listener report v2",
 }  # fmt: skip
 _PROTOCOLS: Final = {2: "IGMP", 4: "IPv4-in-IPv4", 41: "IPv6-in-IP", 47: "GRE", 50: "ESP", 51: "AH", 89: "OSPF", 112: "VRRP"}
 _EXTENSION_HEADERS: Final = {0: "hop-by-hop options", 43: "routing header", 60: "destination options"}
@@ -171,7 +166,7 @@ def _ipv6(data: bytes) -> Pieces:
     if data[0] >> 4 != 6:
         yield f"IPv6 bad header (version {data[0] >> 4})"
         return
-    length, protocol, source, destination = _half(data, 4), data[6], _ipv6_text(data, 8), _ipv6_text(data, 24)
+    length, protocol, source, destination = _half(data, 4), data[6], ipv6_text(data, 8), ipv6_text(data, 24)
     payload = data[40 : 40 + length]
     while protocol in _EXTENSION_HEADERS:
         yield _EXTENSION_HEADERS[protocol]
@@ -199,7 +194,7 @@ def _transport(source: str, destination: str, protocol: int, data: bytes, family
     if protocol == 1:
         yield from _icmp(data)
     elif protocol == 58:
-        yield from _icmp6(data)
+        yield from icmp6(data)
     else:
         yield _protocol(protocol)
         yield f"length {len(data)}"
@@ -230,19 +225,6 @@ def _quoted(data: bytes) -> Pieces:
     header, protocol = (data[0] & 15) * 4, data[9]
     ports = (f".{_half(data, header)}", f".{_half(data, header + 2)}") if protocol in (6, 17) else ("", "")
     yield f"{_protocol(protocol)} {_ipv4_text(data, 12)}{ports[0]} > {_ipv4_text(data, 16)}{ports[1]}"
-
-
-def _icmp6(data: bytes) -> Pieces:
-    kind = data[0]
-    yield "ICMPv6 " + _ICMP6.get(kind, f"type {kind} code {data[1]}")
-    if kind in (128, 129):
-        yield f"id {_half(data, 4)}"
-        yield f"seq {_half(data, 6)}"
-    elif kind in (135, 136):
-        yield f"target {_ipv6_text(data, 8)}"
-    elif kind == 2:
-        yield f"mtu {unpack_from('>I', data, 4)[0]}"
-    yield f"length {len(data)}"
 
 
 def _udp(data: bytes) -> Pieces:
@@ -317,11 +299,6 @@ def _half(data: bytes, position: int) -> int:
 
 def _ipv4_text(data: bytes, position: int) -> str:
     return str(IPv4Address(unpack_from(">I", data, position)[0]))
-
-
-def _ipv6_text(data: bytes, position: int) -> str:
-    high, low = unpack_from(">QQ", data, position)
-    return str(IPv6Address(high << 64 | low))
 
 
 _ETHERTYPES: Final[dict[int, Callable[[bytes], Pieces]]] = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import pytest
 
@@ -47,6 +47,16 @@ def test_a_default_route_names_no_destination() -> None:
     assert body[1] == 16 and body[6] == 253 and attributes(body[12:])[1] == bytes((10, 9, 0, 0))
 
 
+def test_ipv6_addresses_and_routes() -> None:
+    own = IPv6Interface("fd00::2/64")
+    body = address(2, own).body
+    assert body[:3] == bytes((socket.AF_INET6, 64, 2)), "used at once"
+    assert attributes(body[8:]) == {2: own.ip.packed, 1: own.ip.packed}
+    body = route(IPv6Network("::/0"), own.ip, 2).body
+    assert body[:2] == bytes((socket.AF_INET6, 0))
+    assert attributes(body[12:]) == {5: own.ip.packed, 4: (2).to_bytes(4, "little")}
+
+
 def test_the_kernel_answers_and_the_first_refusal_is_raised() -> None:
     netlink = Netlink()
     try:
@@ -55,6 +65,7 @@ def test_the_kernel_answers_and_the_first_refusal_is_raised() -> None:
             netlink.run([link("nosuchdevice0"), address(0x7FFFFFFF, IPv4Interface("10.1.2.3/24"))])
         assert caught.value.errno in {1, 19}  # EPERM for an ordinary user, ENODEV for root
         assert (socket.if_nametoindex("lo"), IPv4Interface("127.0.0.1/8")) in netlink.addresses() or os.geteuid()
+        assert all(isinstance(each, IPv6Interface) for _, each in netlink.addresses6())
         assert all(isinstance(gateway, IPv4Address) for gateway in netlink.gateways().values())
     finally:
         netlink.close()

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vnet.guests.base import PingReply, ProbeReply, Verdict
-from vnet.guests.probes import _echo_request, read_answer
+from vnet.guests.probes import _echo_request, read_answer, read_answer6
 from vnet.wire.checksum import is_valid
 
 ROUTER = IPv4Address("10.0.0.1")
@@ -54,9 +54,24 @@ def test_what_is_about_others_is_none() -> None:
     assert read_answer(icmp(3, 1, bytes(4)), 7, 3) is None
 
 
+ROUTER6 = IPv6Address("fd00::1")
+REQUEST6 = _echo_request(7, 3, 56, 128)
+
+
+def test_answers_over_ipv6() -> None:
+    assert read_answer6(b"\x81\0\0\0" + REQUEST6[4:], ROUTER6, 7, 3) == (ROUTER6, "")
+    assert read_answer6(b"\x81\0\0\0" + REQUEST6[4:], ROUTER6, 7, 4) is None
+    quoted = bytes(44) + REQUEST6
+    assert read_answer6(b"\x01\x03\0\0" + quoted, ROUTER6, 7, 3) == (ROUTER6, "address unreachable from fd00::1")
+    assert read_answer6(b"\x03\0\0\0" + quoted, ROUTER6, 7, 3) == (ROUTER6, "time exceeded from fd00::1")
+    assert read_answer6(b"\x01\x03\0\0" + quoted, ROUTER6, 8, 3) is None
+    assert read_answer6(REQUEST6, ROUTER6, 7, 3) is None and read_answer6(b"\x87" + bytes(40), ROUTER6, 0, 0) is None
+
+
 @given(st.binary(max_size=120))
 def test_any_octets_are_survived(packet: bytes) -> None:
     read_answer(packet, 7, 3)
+    read_answer6(packet, ROUTER6, 7, 3)
 
 
 @given(st.binary(max_size=60))

@@ -375,3 +375,24 @@ def test_a_thousand_guests_resolve_in_linear_time() -> None:
     lab = resolve({"name": "lab", "networks": {"lan": {"subnet": "10.0.0.0/16", "dhcp": {}}}, "guests": guests})
     assert len(lab.switches["switch"].ports) == 1001
     assert len({interface.mac for _, interface in lab.endpoints()}) == 1000
+
+
+def test_who_speaks_ipv6() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {a: {subnet: 10.0.0.0/24, dhcp: {}}, b: {}}
+routers: {r: {interfaces: {a: 10.0.0.1}}}
+guests:
+  both: {nics: [{network: a, address: ["2001:db8::5/64", 10.0.0.5]}]}
+  mixed: {nics: [{network: a, address: "2001:db8::6/64", dhcp: true}], routes: [{to: 10.9.0.0/16, via: 10.0.0.1}]}
+  six: {nics: [{network: a, address: "2001:db8::7/64"}]}
+  local: {nics: [{network: b, ipv6: link-local}]}
+  auto: {nics: [{network: b, ipv6: auto}]}
+  four: {nics: [a]}
+""")
+    nics = {name: guest.interfaces[0] for name, guest in lab.guests.items()}
+    assert [name for name, nic in nics.items() if nic.has_ipv6] == ["both", "mixed", "six", "local", "auto"]
+    assert [(nic.ipv6, nic.dhcp) for nic in nics.values()] == [
+        (None, None), (None, "client"), (None, None), ("link-local", None), ("auto", None), (None, "client"),
+    ]  # fmt: skip
+    assert lab.guests["both"].gateway == IPv4Address("10.0.0.1") and lab.guests["six"].gateway is None

@@ -1,0 +1,113 @@
+"""IPv6 in a topology file: static and link-local addresses, beside IPv4 and alone, over switches and routes."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, IPv6Interface
+
+import pytest
+
+import vnet
+from vnet.errors import UsageError
+from vnet.guests.base import Verdict
+
+LAB = """
+name: six
+networks:
+  lan: {subnet: 10.0.0.0/24}
+  six: {subnet: "2001:db8:6::/64"}
+switches: {one: {}, two: {}}
+links: [{between: [one, two], trunk: all}]
+guests:
+  both: {nics: [{network: lan, address: [10.0.0.1/24, "2001:db8::1/64"]}]}
+  far: {switch: two, nics: [{network: lan, address: ["2001:db8::2/64", 10.0.0.2]}]}
+  alone: {nics: [{network: six, address: "2001:db8:6::3"}]}
+  gate: {nics: [{network: six, address: "2001:db8:6::1"}], routes: [{to: "2001:db8:9::/48", via: "2001:db8:6::3"}]}
+  out: {nics: [{network: six, address: "2001:db8:6::4", gateway: "2001:db8:6::1"}]}
+  local: {nics: [{network: six, ipv6: link-local, gateway: none}]}
+  old: {nics: [{network: lan, address: 10.0.0.3}]}
+"""
+
+
+@pytest.mark.vnet(LAB)
+async def test_ping_by_address_and_name(lab):
+    assert lab.guests["old"].host.ipv6 is None, "who has no use for it does without"
+    reply = await lab.ping("both", "2001:db8::2")
+    assert reply.ok and reply.responder == IPv6Address("2001:db8::2")
+    assert (await lab.ping("both", "far")).responder == lab.guests["far"].address, "a name means IPv4 if there is any"
+    assert str(lab.guests["far"].address) == "10.0.0.2" and str(lab.guests["far"].address6) == "2001:db8::2"
+    reply = await lab.ping("gate", "alone")
+    assert reply.ok and str(reply.responder) == "2001:db8:6::3", "a guest with IPv6 only"
+    assert (await lab.ping("old", "2001:db8::2")).error == "no route"
+    assert (await lab.ping("both", "2001:db8:6::3")).error == "no route", "another network, and no router speaks IPv6"
+    link_local = lab.guests["local"].interfaces()[0].addresses[0].ip
+    assert (await lab.ping("alone", link_local)).ok
+
+
+@pytest.mark.vnet(LAB)
+async def test_programs_on_guests(lab):
+    both, far = lab.guests["both"], lab.guests["far"]
+    await lab.wait_up()
+    async with await far.open_udp_socket(7) as server, await both.open_udp_socket() as client:
+        await client.send_to(b"six", ("2001:db8::2", 7))
+        payload, peer = await server.receive()
+        assert (payload, peer) == (b"six", (IPv6Address("2001:db8::1"), client.port))
+        await server.send_to(b"back", peer)
+        assert await client.receive() == (b"back", (IPv6Address("2001:db8::2"), 7))
+    refused = await both.udp_probe("2001:db8::2", 9)
+    assert (refused.verdict, refused.error) == (Verdict.CLOSED, "port unreachable")
+    lost = await both.ping("2001:db8::77", timeout=5)
+    assert lost.error == "address unreachable" and not lost.ok
+    assert (await both.tcp_probe("2001:db8::2", 80)).error == "there is no TCP over IPv6 yet"
+    with pytest.raises(UsageError, match="IPv4 only"):
+        await both.traceroute("2001:db8::2")
+
+
+@pytest.mark.vnet(LAB)
+async def test_the_file_decides_about_routes_and_what_is_shown(lab):
+    await lab.guests["gate"].wait_up()
+    routes = {str(route.network): route.gateway for route in lab.guests["gate"].host.ipv6.routes}
+    assert routes == {"2001:db8:9::/48": IPv6Address("2001:db8:6::3").packed, "2001:db8:6::/64": None}
+    (state,) = lab.guests["out"].interfaces()
+    assert state.gateway == IPv6Address("2001:db8:6::1")
+    assert lab.guests["out"].host.ipv6.routes.lookup(IPv6Address("2001:db8:77::").packed).gateway == state.gateway.packed
+    (state,) = lab.guests["both"].interfaces()
+    assert [str(address) for address in state.addresses][:2] == ["10.0.0.1/24", "2001:db8::1/64"]
+    assert state.addresses[2].is_link_local
+
+
+@pytest.mark.vnet(
+    """
+name: mixed
+networks: {lan: {subnet: 10.0.0.0/24, dhcp: {}}}
+guests:
+  a: {nics: [{network: lan, address: "2001:db8::1/64", dhcp: true}]}
+  b: {nics: [{network: lan, address: "2001:db8::2/64"}]}
+"""
+)
+async def test_dhcp_for_ipv4_beside_a_static_ipv6_address(lab):
+    await lab.wait_up()
+    assert [each.version for each in lab.guests["a"].interfaces()[0].addresses] == [4, 6, 6]
+    assert lab.guests["a"].lease() is not None and lab.guests["b"].lease() is None
+    assert (await lab.ping("a", "b")).ok and str(lab.guests["b"].address) == "2001:db8::2"
+
+
+def test_two_guests_with_one_address():
+    text = """
+name: clash
+networks: {lan: {}}
+guests:
+  a: {nics: [{network: lan, address: "2001:db8::1/64"}]}
+  b: {nics: [{network: lan, ipv6: auto}]}
+"""
+
+    async def main():
+        async with vnet.open_lab(vnet.parse_topology(text)) as lab:
+            lab.guests["b"].host.interfaces["eth0"].ipv6.add_address(IPv6Interface("2001:db8::1/64"))
+            await lab.wait_up()
+            owners = [name for name in lab.guests if str(lab.guests[name].address) == "2001:db8::1"]
+            assert len(owners) == 1
+            return [event.kind for event in lab.events if event.kind.startswith("address")], lab.now
+
+    kinds, now = vnet.simulate(main, seed=3)
+    assert kinds == ["address-taken"] and 1 <= now <= 2
+    assert vnet.simulate(main, seed=3) == (kinds, now), "one seed, one result"
