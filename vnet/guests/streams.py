@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 
 import trio
 
+from vnet.guests.socket_errors import os_error
 from vnet.guests.socket_table import SocketTable
 from vnet.guests.trio_sockets import GuestSocket
 
 
 async def open_stream(table: SocketTable, address: bytes, port: int) -> trio.SocketStream:
-    """Connect to a packed address."""
+    """Connect to a packed address; raise OSError (EAFNOSUPPORT) if it is one of IPv6."""
+    if len(address) != 4:
+        raise os_error(errno.EAFNOSUPPORT, "there is no TCP over IPv6 yet")
     made = GuestSocket(table)
     try:
         await made.connect((socket.inet_ntoa(address), port))
