@@ -153,6 +153,8 @@ class Iperf3Server:
             with trio.fail_after(parameters.time + parameters.omit + GRACE if parameters.time else inf):
                 await control.expect(State.TEST_END)
             nursery.cancel_scope.cancel()
+        for stream in test.streams:
+            stream.close()  # iperf3 as a receiver goes on reading whole blocks until then, and hears nothing else
         return await self._exchange(control, test, parameters)
 
     async def _move_data(self, test: _Test, parameters: Parameters, quota: Quota) -> None:
