@@ -6,15 +6,19 @@ at the very instant of the answer. Timeouts are events on the lab clock as well,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Interface
-from typing import Generic, Protocol, TypeAlias, TypeVar, final
+from typing import Generic, Protocol, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
 
 from vnet.errors import NoAnswer, UsageError
+from vnet.guests.activation import activated
 from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
+from vnet.guests.streams import open_stream, serve
 from vnet.ports import Port, Scheduler
 from vnet.stack.dhcp_client import DhcpClient
 from vnet.stack.dhcp_lease import Lease
@@ -28,6 +32,7 @@ from vnet.units import DAY, SECOND, Duration, nanoseconds
 from vnet.wire import icmpv4
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Resolver: TypeAlias = Callable[[str], IPv4Address | None]
 
 
@@ -46,11 +51,12 @@ class EmulatedGuest:
     *resolver* turns the name of a guest into its address, where a target is given by name.
     """
 
-    __slots__ = ("_clients", "_resolver", "_waiters", "host")
+    __slots__ = ("_clients", "_resolver", "_sockets", "_waiters", "host")
 
     def __init__(self, host: Host, resolver: Resolver | None = None) -> None:
         self.host = host
         self._resolver = resolver
+        self._sockets: SocketTable | None = None
         self._clients: dict[str, DhcpClient] | None = None
         self._waiters: list[trio.Event] | None = None
 
@@ -168,6 +174,46 @@ class EmulatedGuest:
         for event in self._waiters or ():
             event.set()
 
+    # -- programs
+
+    def activate(self) -> AbstractAsyncContextManager[None]:
+        """Make this guest's network that of trio, for the length of an ``async with`` block.
+
+        ``trio.socket``, ``trio.open_tcp_stream``, ``trio.serve_tcp``, ``getaddrinfo`` and all that is made of them then use
+        the guest's stack, in this task and in those it starts from within the block, whatever their nursery. Other tasks see
+        nothing of it, and may have another guest active.
+        """
+        return activated(self._table())
+
+    async def run(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Run ``await function(*args)`` as a program of this guest."""
+        async with self.activate():
+            return await function(*args)
+
+    async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
+        """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
+        return await open_stream(self._table(), self._resolve(target), checked_port(port))
+
+    async def serve_tcp(
+        self,
+        handler: Callable[[trio.SocketStream], Awaitable[object]],
+        port: int,
+        *,
+        backlog: int = 128,
+        task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run ``handler(stream)`` for each connection to a port, until cancelled; the handlers run as programs of the guest.
+
+        With ``nursery.start`` it returns the listener, once it listens. Raise OSError if the port is taken.
+        """
+        async with self.activate():
+            await serve(self._table(), handler, checked_port(port), backlog, task_status)
+
+    def _table(self) -> SocketTable:
+        if self._sockets is None:
+            self._sockets = SocketTable(self.host, self._resolver)
+        return self._sockets
+
     # -- probes
 
     async def ping(
@@ -243,6 +289,8 @@ class EmulatedGuest:
             try:
                 return IPv4Address(target).packed
             except ValueError:
+                if target == "localhost":
+                    return LOOPBACK
                 found = self._resolver(target) if self._resolver is not None else None
                 if found is None:
                     raise UsageError(f"{target!r} is neither an IPv4 address nor a guest that has one") from None

@@ -2,7 +2,8 @@
 
 ``simulate`` runs an async function under trio with the timeline as its clock. One driver task waits until every other task
 is blocked, then runs timeline events until one of them wakes a task or the next trio deadline comes up, whichever is first.
-Frames between emulated parts never leave the timeline, so they cost no task switch.
+Frames between emulated parts never leave the timeline, so they cost no task switch. While a task waits for a thread, the
+clock stands still (``threads``).
 
 trio runs the tasks that are ready in random order, on purpose; for a run that can be repeated the order is drawn from a
 generator seeded with the lab's. That, and the switch that makes it so, are not public in trio: ``_seeded_scheduling`` is the
@@ -22,6 +23,7 @@ from trio._core import _run as trio_run
 
 from vnet.errors import SimulationStalled
 from vnet.fabric.timeline import Timeline
+from vnet.runtime.threads import LOOK, ThreadWatch
 from vnet.units import DAY, SECOND, Duration, format_duration
 
 T = TypeVar("T")
@@ -52,13 +54,21 @@ class VirtualClock(trio.abc.Clock):
 
 @final
 class _WakeWatch(trio.abc.Instrument):
-    """Interrupt the timeline when an event makes a task ready, so that the task runs at this very instant."""
+    """Interrupt the timeline when an event makes a task ready, so that the task runs at this very instant.
+
+    ``woken`` counts the tasks made ready since trio last looked at the clock.
+    """
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
+        self.woken = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.woken = 0
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         self._timeline.interrupted = True
+        self.woken += 1
 
 
 @final
@@ -69,14 +79,20 @@ class Simulation:
         self.timeline = Timeline()
         self.seed = seed
         self.limit = limit
+        self.watch = _WakeWatch(self.timeline)
 
     async def drive(self) -> None:
         """Move the clock for ever; raise SimulationStalled when nothing can happen any more."""
         from trio.testing import wait_all_tasks_blocked  # here, because it brings pytest along where that is installed
 
-        timeline = self.timeline
+        timeline, threads = self.timeline, ThreadWatch()
         while True:
             await wait_all_tasks_blocked()
+            if self.watch.woken > 1:
+                continue  # somebody else waited for that too, and is not blocked any more: time stands still
+            if threads.hold():
+                await wait_all_tasks_blocked(LOOK)
+                continue
             until = trio.lowlevel.current_statistics().seconds_to_next_deadline
             if until == math.inf:
                 if timeline.next_instant() is None:
@@ -141,7 +157,7 @@ def simulate(function: Callable[[*Ts], Awaitable[T]], *args: *Ts, seed: int = 0,
             return trio.run(
                 run,
                 clock=VirtualClock(simulation.timeline),
-                instruments=[_WakeWatch(simulation.timeline)],
+                instruments=[simulation.watch],
                 strict_exception_groups=True,
             )
         except BaseExceptionGroup as group:

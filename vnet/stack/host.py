@@ -1,4 +1,4 @@
-"""An emulated host: interfaces, neighbors, routes, IPv4, ICMP, UDP; no task, no clock, no randomness of its own.
+"""An emulated host: interfaces, neighbors, routes, IPv4, ICMP, UDP, TCP; no task, no clock, no randomness of its own.
 
 A frame comes in by ``Interface.receive``, which hands IPv4 to ``on_ipv4``: normally ``deliver_ipv4`` here, in a router the
 router's, which calls ``deliver_ipv4`` for what is meant for the router itself. What this host says goes through
@@ -19,7 +19,7 @@ from vnet.stack.icmp import Icmp, OnResult
 from vnet.stack.interface import Interface
 from vnet.stack.ip import Ipv4Input
 from vnet.stack.routes import RouteTable
-from vnet.stack.tcp import ClosedTcp, OnProbe
+from vnet.stack.tcp import OnProbe, TcpTable
 from vnet.stack.transport import IcmpError, Transport
 from vnet.stack.udp import OnDatagram, UdpSocket, UdpTable
 from vnet.units import SECOND, Duration
@@ -77,7 +77,7 @@ class Host:
         self.ident = 0
         self.icmp = Icmp(self)
         self.udp = UdpTable(self)
-        self.tcp = ClosedTcp(self)
+        self.tcp = TcpTable(self)
         self.protocols: dict[int, Transport] = {PROTOCOL_ICMP: self.icmp, PROTOCOL_UDP: self.udp, PROTOCOL_TCP: self.tcp}
         self.routes = RouteTable(self.changed)
         self.on_change: Callable[[], None] | None = None
@@ -103,6 +103,7 @@ class Host:
     def changed(self) -> None:
         """Forget what was cached, because addresses, routes or a carrier changed."""
         self.udp.forget_paths()
+        self.tcp.forget_paths()
         if self.on_change is not None:
             self.on_change()
 

@@ -17,8 +17,12 @@ RST: Final = 0x04
 PSH: Final = 0x08
 ACK: Final = 0x10
 URG: Final = 0x20
+ECE: Final = 0x40
+CWR: Final = 0x80
+"""The last two: explicit congestion notification (RFC 3168, 6.1)."""
 
-_HEADER: Final = Struct("!HHIIBBHHH")
+HEADER: Final = Struct("!HHIIBBHHH")
+"""Ports, sequence and acknowledgment number, data offset, flags, window, checksum, urgent pointer."""
 
 
 @final
@@ -44,7 +48,7 @@ class Tcp:
     def encode(self, source: bytes, destination: bytes) -> bytes:
         """Write the segment with its checksum; the addresses are the packed ones of the IP header."""
         octets = HEADER_OCTETS + len(self.options)
-        draft = _HEADER.pack(
+        draft = HEADER.pack(
             self.source_port, self.destination_port, self.sequence, self.acknowledgment,
             octets << 2, self.flags, self.window, 0, self.urgent,
         )  # fmt: skip
@@ -57,7 +61,7 @@ def decode(segment: bytes, source: bytes, destination: bytes, *, verify: bool = 
     """Read a segment; raise WireError if it is cut off, its data offset is wrong or its checksum is."""
     if len(segment) < HEADER_OCTETS:
         raise WireError("TCP header cut off")
-    source_port, destination_port, sequence, acknowledgment, offset, flags, window, _, urgent = _HEADER.unpack_from(segment)
+    source_port, destination_port, sequence, acknowledgment, offset, flags, window, _, urgent = HEADER.unpack_from(segment)
     octets = (offset >> 4) << 2
     if not HEADER_OCTETS <= octets <= len(segment):
         raise WireError("TCP data offset does not fit")

@@ -32,6 +32,14 @@ HEADER: Final = Struct("<BBHHHH")
 
 UDP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 6)
 """The header of an untagged IPv4 datagram without options whose UDP checksum is left to whoever needs it."""
+TCP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 16)
+"""The same for a TCP segment."""
+
+
+def tcp_super(headers: int, mss: int) -> bytes:
+    """Make the header of an untagged IPv4 super-frame without IP options: *headers* octets of headers, *mss* of data in each
+    frame cut from it."""
+    return HEADER.pack(NEEDS_CSUM, GSO_TCPV4, headers, mss, 14 + 20, 16)
 
 
 class Offload(NamedTuple):

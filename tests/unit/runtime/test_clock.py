@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -48,6 +49,57 @@ def test_a_task_woken_by_an_event_runs_at_the_event_s_instant():
         return timeline.now
 
     assert simulate(main) == 7
+
+
+def test_time_stands_still_until_those_who_wait_for_quiet_are_blocked_too():
+    from trio.testing import wait_all_tasks_blocked
+
+    async def main() -> float:
+        with trio.move_on_after(60):
+            for _ in range(20):
+                await wait_all_tasks_blocked()
+                await trio.lowlevel.checkpoint()
+        return trio.current_time()
+
+    assert simulate(main) == 0
+
+
+def test_time_stands_still_while_a_task_waits_for_a_thread(tmp_path):
+    async def main() -> float:
+        current_simulation().timeline.at(SECOND, lambda: None)
+        with trio.fail_after(1e-9):
+            await trio.to_thread.run_sync(time.sleep, 0.02)
+            await trio.Path(tmp_path / "file").write_text("text")
+            assert await trio.Path(tmp_path / "file").read_text() == "text"
+        return trio.current_time()
+
+    assert simulate(main) == 0
+
+
+@pytest.mark.parametrize("abandon", [False, True])
+def test_a_thread_may_wait_for_the_lab(abandon):
+    async def main() -> float:
+        if abandon:
+            with trio.move_on_after(5):
+                await trio.to_thread.run_sync(trio.from_thread.run, trio.sleep, 7)
+        await trio.to_thread.run_sync(trio.from_thread.run, trio.sleep, 7)
+        return trio.current_time()
+
+    assert simulate(main) == (12 if abandon else 7)
+
+
+def test_a_thread_that_never_ends_is_an_error(monkeypatch):
+    monkeypatch.setattr("vnet.runtime.threads.THREAD_PATIENCE", 0.01)
+    end = threading.Event()
+
+    async def main() -> None:
+        try:
+            await trio.to_thread.run_sync(end.wait, abandon_on_cancel=True)
+        finally:
+            end.set()
+
+    with pytest.raises(SimulationStalled, match="for a thread"):
+        simulate(main)
 
 
 def test_deadlines_that_no_float_can_hold_still_come():

@@ -1,0 +1,191 @@
+"""The TCP of an emulated host against that of Linux: both ways, both roles, over a TAP device in a namespace."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+import pytest
+import trio
+
+from tests.interop.live_labs import guest, live, needs, program, run
+from vnet.stack.tcp import State, TcpConnection
+
+pytestmark = [*needs(), pytest.mark.trio]
+
+TOPOLOGY = """
+name: NAME
+networks:
+  n: {subnet: 10.77.0.0/24}
+guests:
+  emulated: {nics: [{network: n, address: 10.77.0.1/24}]}
+  linux: {kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
+"""
+LINUX = bytes((10, 77, 0, 2))
+MEGABYTES = 8
+SIZE = MEGABYTES << 20
+
+DIGEST = f"""
+import hashlib, socket, sys
+def talk(s):
+    import threading
+    data = bytes(range(251)) * ({SIZE} // 251 + 1)
+    def send():
+        s.sendall(data[:{SIZE}])
+        s.shutdown(socket.SHUT_WR)
+    sender = threading.Thread(target=send)
+    sender.start()
+    digest, count = hashlib.sha256(), 0
+    while piece := s.recv(1 << 20):
+        digest.update(piece)
+        count += len(piece)
+    sender.join()
+    print(count, digest.hexdigest(), flush=True)
+"""
+SERVE = (
+    DIGEST
+    + """
+server = socket.create_server(("10.77.0.2", 8080))
+print("listening", flush=True)
+talk(server.accept()[0])
+"""
+)
+CONNECT = (
+    DIGEST
+    + """
+s = socket.create_connection(("10.77.0.1", 9090), 10)
+s.settimeout(20)
+talk(s)
+"""
+)
+
+
+class Peer:
+    """Sends SIZE octets and digests what comes."""
+
+    def __init__(self, connection: TcpConnection) -> None:
+        self.connection = connection
+        self.data = bytes(range(251)) * (SIZE // 251 + 1)
+        self.sent = 0
+        self.received = 0
+        self.digest = hashlib.sha256()
+        self.done = trio.Event()
+        connection.on_change = self.work
+        self.work()
+
+    def work(self) -> None:
+        connection = self.connection
+        while self.sent < SIZE and connection.room:
+            self.sent += connection.send(self.data[self.sent : min(SIZE, self.sent + 65536)])
+        if self.sent == SIZE:
+            connection.shutdown()
+        while connection.available:
+            piece = connection.receive(1 << 20)
+            self.received += len(piece)
+            self.digest.update(piece)
+        if connection.at_end or connection.state is State.CLOSED:
+            self.done.set()
+
+
+EXPECTED = hashlib.sha256((bytes(range(251)) * (SIZE // 251 + 1))[:SIZE]).hexdigest()
+
+
+async def changed(connection: TcpConnection, until) -> None:
+    """Wait until something is true of a connection."""
+    event = trio.Event()
+    connection.on_change = lambda: event.set() if until() else None
+    if not until():
+        await event.wait()
+    connection.on_change = None
+
+
+async def test_bulk_data_both_ways_in_both_roles():
+    async with live(TOPOLOGY) as lab:
+        host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        async with program(linux, sys.executable, "-c", SERVE, ready="listening") as server:
+            peer = Peer(host.tcp.connect(LINUX, 8080))
+            await peer.done.wait()
+            assert await server.ends() == 0
+            await server.says(f"{SIZE} {EXPECTED}")
+        assert (peer.received, peer.digest.hexdigest()) == (SIZE, EXPECTED)
+        sender = peer.connection.sender
+        assert sender.sack and sender.scale and peer.connection.stamps and sender.mss == 1448
+        assert peer.connection.error is None
+
+        listener = host.tcp.listen(9090)
+        taken = []
+        listener.on_ready = lambda: taken.append(Peer(listener.accept()))
+        said = await run(linux, sys.executable, "-c", CONNECT)
+        (peer,) = taken
+        await peer.done.wait()
+        assert said.split() == [str(SIZE), EXPECTED]
+        assert (peer.received, peer.digest.hexdigest(), peer.connection.error) == (SIZE, EXPECTED, None)
+        assert host.drops == {}
+
+
+ENDS = """
+import socket, struct, sys
+def refused(port):
+    try:
+        socket.create_connection(("10.77.0.1", port), 5)
+    except ConnectionRefusedError:
+        print("refused", flush=True)
+refused(7)
+s = socket.create_connection(("10.77.0.1", 9090), 5)
+s.settimeout(10)
+s.sendall(b"half")
+s.shutdown(socket.SHUT_WR)
+got = b""
+while piece := s.recv(100):
+    got += piece
+print(got.decode(), flush=True)
+s = socket.create_connection(("10.77.0.1", 9090), 5)
+s.settimeout(10)
+s.sendall(b"abort me")
+try:
+    s.recv(100)
+except ConnectionResetError:
+    print("reset", flush=True)
+s = socket.create_connection(("10.77.0.1", 9090), 5)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+s.sendall(b"x")
+s.close()
+print("done", flush=True)
+"""
+
+
+async def test_refusal_half_close_and_reset_both_ways():
+    async with live(TOPOLOGY) as lab:
+        host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        refused = host.tcp.connect(LINUX, 9)
+        await changed(refused, lambda: refused.state is State.CLOSED)
+        assert refused.error == "refused"
+
+        listener = host.tcp.listen(9090)
+        events: list[str] = []
+        finished = trio.Event()
+
+        def accepted() -> None:
+            connection = listener.accept()
+            connection.on_change = lambda: work(connection)
+            work(connection)
+
+        def work(connection: TcpConnection) -> None:
+            if connection.error is not None:
+                events.append(connection.error)
+                if connection.error == "reset":
+                    finished.set()
+            elif connection.available:
+                text = connection.receive(100)
+                if text == b"abort me":
+                    connection.abort()
+            if connection.at_end and connection.room:
+                connection.send(b"the other half")
+                connection.close()
+
+        listener.on_ready = accepted
+        said = await run(linux, sys.executable, "-c", ENDS)
+        assert said.split("\n") == ["refused", "the other half", "reset", "done", ""]
+        with trio.fail_after(10):
+            await finished.wait()
+        assert events == ["aborted", "reset"]

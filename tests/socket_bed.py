@@ -1,0 +1,88 @@
+"""Two places for programs that talk to each other: trio's own sockets on the loopback interface, and two emulated guests."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Interface
+
+import trio
+from tcp_fake import FakeTcp
+
+from vnet.fabric.rng import RandomStreams
+from vnet.guests.emulated import EmulatedGuest
+from vnet.ports import connect
+from vnet.runtime.clock import current_simulation, simulate
+from vnet.stack.host import Host
+
+
+class Loopback:
+    """Real sockets of this machine; there is one place only."""
+
+    server_address = "127.0.0.1"
+    patience = 0.2
+    """Seconds after which nothing more moves; real ones, so few."""
+
+    @asynccontextmanager
+    async def as_server(self):
+        yield
+
+    as_client = as_server
+
+
+class Guests:
+    """Guests a (client, 10.0.0.1) and b (server, 10.0.0.2) on one cable."""
+
+    server_address = "10.0.0.2"
+    patience = 10
+
+    def __init__(self, fake=False):
+        simulation = current_simulation()
+        assert simulation is not None
+        self.timeline = simulation.timeline
+        self.a, self.b = self.guest("a", 1), self.guest("b", 2)
+        ports = [guest.host.interfaces["eth0"].port for guest in (self.a, self.b)]
+        connect(*ports, defer=self.timeline)
+        for number, guest in enumerate((self.a, self.b), 1):
+            guest.host.interfaces["eth0"].add_address(IPv4Interface(f"10.0.0.{number}/24"))
+        if fake:
+            world = {}
+            for guest in (self.a, self.b):
+                guest.host.tcp = FakeTcp(self.timeline, guest.address.packed, world)
+
+    def guest(self, name, number):
+        host = Host(name, self.timeline, lambda purpose: RandomStreams(number).stream(name, purpose))
+        host.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, number)))
+        return EmulatedGuest(host, lambda other: {"a": self.a, "b": self.b}[other].address if other in "ab" else None)
+
+    def as_server(self):
+        return self.b.activate()
+
+    def as_client(self):
+        return self.a.activate()
+
+
+def on_guests(function):
+    """Run ``function(guests)`` in virtual time, over the fake TCP."""
+
+    def test():
+        simulate(_call, function, seed=5)
+
+    test.__name__, test.__doc__ = function.__name__, function.__doc__
+    return test
+
+
+async def _call(function):
+    await function(Guests(fake=True))
+
+
+def in_place(place, function):
+    """Run ``function(place)`` on "loopback", "guests", or guests over the "fake" TCP."""
+
+    async def main():
+        with trio.fail_after(30):
+            await function(Loopback() if place == "loopback" else Guests(fake=place == "fake"))
+
+    if place == "loopback":
+        trio.run(main)
+    else:
+        simulate(main, seed=11)

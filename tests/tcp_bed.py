@@ -1,0 +1,163 @@
+"""Two hosts on a wire that may lose, repeat, delay and reorder, and programs that talk over TCP, in virtual time."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface
+
+from vnet.fabric.rng import RandomStreams
+from vnet.fabric.timeline import Timeline
+from vnet.ports import NO_OFFLOAD, Port
+from vnet.stack.host import Host
+from vnet.stack.tcp import State, TcpConnection
+from vnet.units import MILLISECOND, SECOND
+from vnet.wire import tcp
+from vnet.wire.segmentation import complete
+from vnet.wire.virtio_net import is_super
+
+A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+PORT = 80
+
+
+class Wire:
+    """What joins the two hosts. Frames are kept in ``frames`` as (instant, frame, offload) before anything happens to them.
+
+    ``loss``, ``repeat`` and ``swap`` are ratios, ``delay`` and ``spread`` nanoseconds; ``cut`` makes plain frames of
+    super-frames; ``filter(frame)`` returns False for what is to be lost.
+    """
+
+    def __init__(self, timeline: Timeline, random, **faults) -> None:
+        self.timeline = timeline
+        self.random = random
+        self.loss = faults.get("loss", 0.0)
+        self.repeat = faults.get("repeat", 0.0)
+        self.swap = faults.get("swap", 0.0)
+        self.delay = faults.get("delay", 0)
+        self.spread = faults.get("spread", 0)
+        self.cut = faults.get("cut", False)
+        self.filter = lambda frame: True
+        self.frames: list[tuple[int, bytes, bytes]] = []
+
+    @property
+    def is_slow(self) -> bool:
+        return bool(self.loss or self.delay or self.spread or self.swap)
+
+    def join(self, a: Port, b: Port) -> None:
+        a.plug(lambda frame, offload: self.send(b, frame, offload))
+        b.plug(lambda frame, offload: self.send(a, frame, offload))
+
+    def send(self, to: Port, frame: bytes, offload: bytes) -> None:
+        self.frames.append((self.timeline.now, frame, offload))
+        if frame[12:14] != b"\x08\x00" or not (self.loss or self.repeat or self.swap or self.spread or self.cut):
+            if self.filter(frame):
+                self.timeline.at(self.timeline.now + self.delay, to.receive, frame, offload)
+            return
+        whole = is_super(offload) and not self.cut
+        for part in [frame] if whole else complete(frame, offload):
+            if not self.filter(part) or self.random.random() < self.loss:
+                continue
+            for _ in range(2 if self.random.random() < self.repeat else 1):
+                late = self.random.below(self.spread + 1)
+                if self.random.random() < self.swap:
+                    late += 3 * MILLISECOND
+                self.timeline.at(self.timeline.now + self.delay + late, to.receive, part, offload if whole else NO_OFFLOAD)
+
+    def segments(self, source: bytes | None = None) -> list[tcp.Tcp]:
+        """Decode what was sent, all or by one of the hosts, and forget it; super-frames whole."""
+        taken, self.frames = self.frames, []
+        found = [frame for _, frame, _ in taken if frame[12:14] == b"\x08\x00" and frame[23] == 6]
+        return [
+            tcp.decode(frame[34:], frame[26:30], frame[30:34], verify=False)
+            for frame in found
+            if source in (None, frame[26:30])
+        ]
+
+
+class Pair:
+    """Hosts ``a`` (10.0.0.1) and ``b`` (10.0.0.2)."""
+
+    def __init__(self, seed: int = 1, mtu: int = 1500, mtu_b: int | None = None, **faults) -> None:
+        self.timeline = Timeline()
+        self.streams = RandomStreams(seed)
+        self.wire = Wire(self.timeline, self.streams.stream("wire", "faults"), **faults)
+        self.a, self.b = (self._host(name, number, size) for name, number, size in (("a", 1, mtu), ("b", 2, mtu_b or mtu)))
+        self.wire.join(self.a.interfaces["eth0"].port, self.b.interfaces["eth0"].port)
+        for one, other in ((self.a, self.b), (self.b, self.a)):
+            interface = other.interfaces["eth0"]
+            one.interfaces["eth0"].neighbors.lookup(interface.address).heard(interface.mac, confirmed=True)
+
+    def _host(self, name: str, number: int, mtu: int) -> Host:
+        host = Host(name, self.timeline, lambda purpose: self.streams.stream(name, purpose))
+        host.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, number)), mtu).add_address(
+            IPv4Interface(f"10.0.0.{number}/24")
+        )
+        return host
+
+    def run(self, duration: int = SECOND) -> None:
+        end = self.timeline.now + duration
+        self.timeline.run_until(end)
+        self.timeline.now = end
+
+    def connect(self, **options) -> tuple[TcpConnection, TcpConnection]:
+        """Connect from ``a`` to ``b``; return both ends, established."""
+        listener = self.b.tcp.listen(PORT)
+        client = self.a.tcp.connect(B, PORT, **options)
+        server = None
+        for _ in range(2000):
+            server = server or listener.accept()
+            if server is not None and client.is_established:
+                break
+            self.run(100 * MILLISECOND if self.wire.is_slow else 0)
+        assert server is not None
+        listener.close()
+        return client, server
+
+
+class Program:
+    """Sends all of *data* in pieces of random sizes, shuts down, and takes what comes in pieces of random sizes."""
+
+    def __init__(self, connection: TcpConnection, data: bytes, random, largest: int = 100_000, pause: int = 0) -> None:
+        self.connection = connection
+        self.left = memoryview(data)
+        self.random = random
+        self.largest = largest
+        self.pause = pause
+        self.received = bytearray()
+        self.done_sending = False
+        self.waiting = False
+        connection.on_change = self.work
+        self.work()
+
+    def work(self) -> None:
+        connection = self.connection
+        while self.left and connection.room:
+            size = 1 + self.random.below(self.largest)
+            taken = connection.send(bytes(self.left[:size]))
+            assert taken == min(size, len(self.left)) or connection.room == 0
+            self.left = self.left[taken:]
+        if not self.left and not self.done_sending:
+            self.done_sending = True
+            connection.shutdown()
+        if self.pause:
+            if not self.waiting:
+                self.waiting = True
+                connection.host.scheduler.at(connection.host.scheduler.now + self.random.below(self.pause), self.take)
+        else:
+            self.take()
+
+    def take(self) -> None:
+        self.waiting = False
+        while self.connection.available:
+            size = 1 + self.random.below(self.largest)
+            piece = self.connection.receive(size)
+            assert 0 < len(piece) <= size
+            self.received += piece
+        if self.connection.at_end and self.done_sending:
+            self.connection.close()
+
+
+def assert_clean(pair: Pair, *connections: TcpConnection) -> None:
+    """Both ends are closed, and nothing of them is left."""
+    assert [(c.state, c.error) for c in connections] == [(State.CLOSED, None)] * len(connections)
+    for host in (pair.a, pair.b):
+        assert len(host.tcp) == 0
+        assert host.tcp._waiting == {}

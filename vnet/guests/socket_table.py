@@ -1,0 +1,119 @@
+"""What the sockets of one guest have in common: the host, the ports that are bound, and the names they may use."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final, TypeAlias, final
+
+from vnet.guests.socket_errors import name_error, os_error
+from vnet.stack.host import Host
+
+Address: TypeAlias = tuple[str, int]
+"""IPv4 address as text and port, as Python's sockets have it."""
+
+ANY: Final = bytes(4)
+LOOPBACK: Final = bytes((127, 0, 0, 1))
+_FIRST_NUMBER: Final = 1 << 30
+"""Where the file numbers of guests' sockets begin: beyond every real descriptor, so that a system call on one fails."""
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A bound port; *address* None stands for all of them."""
+
+    protocol: int
+    address: bytes | None
+    port: int
+    reuse: bool
+
+    def excludes(self, other: Claim) -> bool:
+        """Tell whether the two cannot be bound at once."""
+        same = self.protocol == other.protocol and self.port == other.port
+        overlap = self.address == other.address or self.address is None or other.address is None
+        return same and overlap and not (self.reuse and other.reuse)
+
+
+@final
+class SocketTable:
+    """The sockets of a guest; *resolver* gives the address of another node by its name."""
+
+    def __init__(self, host: Host, resolver: Callable[[str], IPv4Address | None] | None = None) -> None:
+        self.host = host
+        self._resolver = resolver
+        self._claims: list[Claim] = []
+        self._numbers = 0
+
+    def next_number(self) -> int:
+        """Draw a number to stand for a file descriptor."""
+        self._numbers += 1
+        return _FIRST_NUMBER + self._numbers
+
+    def claim(self, claim: Claim) -> None:
+        """Keep others from binding the same; raise OSError (EADDRINUSE) if somebody has."""
+        if any(claim.excludes(other) for other in self._claims):
+            raise os_error(errno.EADDRINUSE)
+        self._claims.append(claim)
+
+    def release(self, claim: Claim | None) -> None:
+        """Let others bind it again; one that was released already is no error."""
+        if claim in self._claims:
+            self._claims.remove(claim)
+
+    def check_local(self, address: bytes, *, groups: bool = False) -> bytes | None:
+        """Pass an address to bind, None for the wildcard; raise OSError (EADDRNOTAVAIL) if it is not the guest's."""
+        if address == ANY:
+            return None
+        if not self.host.is_local(address) and not (groups and self.host.is_group(address)):
+            raise os_error(errno.EADDRNOTAVAIL)
+        return address
+
+    def look_up(self, name: str) -> bytes:
+        """Turn an address as text, or a name, into a packed address; raise socket.gaierror if there is none."""
+        try:
+            return IPv4Address(name).packed
+        except ValueError:
+            pass
+        plain = name.removesuffix(".")
+        if plain.lower() == "localhost" or plain.lower().endswith(".localhost"):
+            return LOOPBACK  # RFC 6761, 6.3
+        for spelling in (plain, plain.lower()):
+            found = self._resolver(spelling) if self._resolver is not None else None
+            if found is not None:
+                return found.packed
+        raise name_error(name)
+
+    def resolve(self, address: object, *, local: bool) -> tuple[bytes, int]:
+        """Turn what a program gave ``bind`` (*local*), ``connect`` or ``sendto`` into packed address and port.
+
+        Raise ValueError or TypeError for what is no address, as trio does, and socket.gaierror for an unknown name.
+        """
+        if not isinstance(address, tuple) or len(address) != 2:
+            raise ValueError("address should be a (host, port) tuple")
+        host, port = address
+        if isinstance(host, bytes | bytearray):
+            host = bytes(host).decode("ascii", "replace")
+        if host is not None and not isinstance(host, str):
+            raise TypeError(f"host must be text, not {host!r}")
+        if isinstance(port, str):
+            try:
+                port = int(port) if port.isascii() and port.isdigit() else socket.getservbyname(port)
+            except OSError:
+                raise socket.gaierror(socket.EAI_SERVICE, "Servname not supported for ai_socktype") from None
+        if not isinstance(port, int):
+            raise TypeError(f"port must be a number, not {port!r}")
+        if not 0 <= port <= 0xFFFF:
+            raise OverflowError("port must be 0-65535.")
+        if host is None or host == "":
+            return (ANY if local else LOOPBACK), port
+        packed = b"\xff\xff\xff\xff" if host == "<broadcast>" else self.look_up(host)
+        return (LOOPBACK if packed == ANY and not local else packed), port
+
+
+def text(address: bytes | None, port: int) -> Address:
+    """Write an address as Python's sockets do."""
+    return socket.inet_ntoa(address or ANY), port
