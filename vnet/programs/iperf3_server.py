@@ -139,7 +139,8 @@ class Iperf3Server:
     async def _run(
         self, control: Control, test: _Test, parameters: Parameters, socket: trio.socket.SocketType | None
     ) -> Iperf3Result:
-        quota = Quota(None)  # the client says when it is over
+        counted = parameters.tcp and not parameters.reverse and parameters.num > 0
+        quota = Quota(int(parameters.num) if counted else None)
         async with open_plain_nursery() as nursery:
             with trio.fail_after(SETUP_TIMEOUT):
                 if socket is not None:
@@ -152,6 +153,10 @@ class Iperf3Server:
             nursery.start_soon(self._move_data, test, parameters, quota)
             with trio.fail_after(parameters.time + parameters.omit + GRACE if parameters.time else inf):
                 await control.expect(State.TEST_END)
+            if counted:
+                # the client says when it has sent all; iperf3 drops what is on its way then, which is much over a slow link
+                with trio.move_on_after(GRACE):
+                    await quota.spent.wait()
             nursery.cancel_scope.cancel()
         for stream in test.streams:
             stream.close()  # iperf3 as a receiver goes on reading whole blocks until then, and hears nothing else
