@@ -143,9 +143,8 @@ class _Runner:
         await _wait_up(self._guest)
         if isinstance(program, RunFunction):
             return
-        target = self._lab.guests.get(program.to)
-        if target is not None:
-            await _wait_up(target)
+        if program.to in self._lab.guests:
+            await _wait_up(self._lab.guests[program.to])
         await trio.sleep(seconds(program.start))
 
     async def _act(self, program: RunIperf3Client | RunTraffic | RunFunction) -> None:
