@@ -182,6 +182,24 @@ def test_what_fails_is_an_event_and_nothing_else(tmp_path: Path, monkeypatch: py
     vnet.simulate(main)
 
 
+def test_two_labs_may_have_modules_of_one_name(tmp_path: Path) -> None:
+    """Even of a name that Python has itself."""
+
+    async def main(folder: Path) -> object:
+        async with vnet.open_lab(folder / "lab.yaml") as lab:
+            await lab.wait_programs()
+            return lab.guests["pc"].results[0]["from"]
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "json.py").write_text(f"async def go(guest):\n    return {{'from': {name!r}}}\n")
+        (tmp_path / name / "lab.yaml").write_text(
+            "{name: lab, networks: {lan: {subnet: 10.0.0.0/24}},"
+            " guests: {pc: {nics: [{network: lan, address: 10.0.0.1}], run: ['json:go']}}}"
+        )
+        assert vnet.simulate(main, tmp_path / name) == name
+
+
 def test_what_the_block_raises_comes_out_as_it_is() -> None:
     async def main() -> None:
         async with vnet.open_lab(parse_topology(LOSSY)):

@@ -51,9 +51,9 @@ class TrafficOptions:
     """What to send.
 
     ``rate`` is in messages a second, ``size`` and ``reply`` in octets, header included, times in seconds. ``onoff`` sends at
-    *rate* for exponentially distributed times of mean *on*, and nothing for such of mean *off*. ``bulk`` sends over TCP as
-    fast as it goes. ``request`` sends one request, waits for the response, then for a time of mean 1/*rate* (no rate: not at
-    all). It ends after *duration* or *count* messages.
+    *rate* for exponentially distributed times of mean *burst*, and nothing for such of mean *pause*. ``bulk`` sends over TCP
+    as fast as it goes. ``request`` sends one request, waits for the response, then for a time of mean 1/*rate* (no rate: not
+    at all). It ends after *duration* or *count* messages.
     """
 
     pattern: Pattern = "cbr"
@@ -61,8 +61,8 @@ class TrafficOptions:
     rate: float | None = None
     size: int | None = None
     reply: int = DEFAULT_SIZE
-    on: float = 1.0
-    off: float = 1.0
+    burst: float = 1.0
+    pause: float = 1.0
     duration: float | None = None
     count: int | None = None
 
@@ -82,8 +82,8 @@ class TrafficOptions:
             return "the rate has to be more than 0, and at most 10^9 messages a second"
         if not HEADER_OCTETS <= self.octets <= most or not HEADER_OCTETS <= self.reply <= most:
             return f"messages over {self.protocol} have {HEADER_OCTETS} to {most} octets"
-        if self.on <= 0 or self.off < 0:
-            return "on has to be more than 0, and off not less"
+        if self.burst <= 0 or self.pause < 0:
+            return "burst has to be more than 0, and pause not less"
         if (self.duration is not None and self.duration <= 0) or (self.count is not None and self.count <= 0):
             return "duration and count have to be more than 0"
         return None
@@ -140,13 +140,13 @@ def gaps(options: TrafficOptions, randomness: Randomness) -> Iterator[float]:
             yield 1 / rate
     pause = 0.0
     while True:  # on/off: the first message of a burst comes at its beginning
-        burst = _exponential(options.on, randomness)
+        burst = _exponential(options.burst, randomness)
         at = 0.0
         while at < burst:
             yield pause
             pause = 1 / rate
             at += pause
-        pause = (burst - at + 1 / rate) + _exponential(options.off, randomness)
+        pause = (burst - at + 1 / rate) + _exponential(options.pause, randomness)
 
 
 def _exponential(mean: float, randomness: Randomness) -> float:

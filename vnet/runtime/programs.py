@@ -8,11 +8,13 @@ an event ``program-failed``.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, assert_never, cast, final
 
 import msgspec
@@ -180,8 +182,8 @@ def _traffic_options(program: RunTraffic) -> traffic.TrafficOptions:
         rate=program.rate,
         size=program.size,
         reply=program.reply,
-        on=seconds(program.on),
-        off=seconds(program.off),
+        burst=seconds(program.burst),
+        pause=seconds(program.pause),
         duration=None if program.duration is None else seconds(program.duration),
         count=program.count,
     )
@@ -207,16 +209,34 @@ def _flow_row(report: msgspec.Struct) -> Row:
 
 def _load(program: RunFunction) -> Callable[[EmulatedGuest], Awaitable[object]]:
     """Import the user's function, with the folder of the topology first, as Python does for a script's."""
-    sys.path.insert(0, program.folder)
+    folder = str(Path(program.folder).absolute())
+    sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(program.module)
+        module = _load_file(Path(folder, program.module + ".py")) or importlib.import_module(program.module)
     finally:
-        sys.path.remove(program.folder)
+        sys.path.remove(folder)
     function = getattr(module, program.function, None)
     if not inspect.iscoroutinefunction(function):
         what = "no function" if function is None else "no async function"
         raise UsageError(f"{program.function} in {program.module} is {what}: write async def {program.function}(guest)")
     return cast("Callable[[EmulatedGuest], Awaitable[object]]", function)
+
+
+def _load_file(path: Path) -> ModuleType | None:
+    """Import a file under a name of its own: two labs may have a module of one name, and so may Python itself."""
+    name = f"vnet program {path}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        return None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _existing(folder: str) -> Path:

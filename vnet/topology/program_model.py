@@ -86,8 +86,8 @@ class Traffic(Strict, frozen=True, kw_only=True):
     ] = None
     size: Annotated[SizeText | None, about("Octets of a message, at least 40; not given: 512, for bulk 64KiB.")] = None
     reply: Annotated[SizeText | None, about("Octets of the answer to a request; not given: 512.")] = None
-    on: Annotated[DurationText | None, about("onoff: mean length of a burst; not given: 1s.")] = None
-    off: Annotated[DurationText | None, about("onoff: mean length of a pause; not given: 1s.")] = None
+    burst: Annotated[DurationText | None, about("onoff: mean length of a burst; not given: 1s.")] = None
+    pause: Annotated[DurationText | None, about("onoff: mean length of a pause; not given: 1s.")] = None
     start: Annotated[DurationText | None, about("How long to wait before; not given: not at all.")] = None
     duration: Annotated[DurationText | None, about("How long to send; not given: 10s, or until count.")] = None
     count: Annotated[int | None, about("How many messages to send; not given: as many as the duration allows.")] = None

@@ -95,8 +95,8 @@ class RunTraffic:
     rate: float | None
     size: Size
     reply: Size
-    on: Duration
-    off: Duration
+    burst: Duration
+    pause: Duration
     start: Duration
     duration: Duration | None
     count: int | None

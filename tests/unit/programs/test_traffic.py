@@ -45,7 +45,7 @@ async def run(options: TrafficOptions) -> tuple[TrafficResult, Sink]:
 @pytest.mark.parametrize("pattern", ["cbr", "poisson", "onoff"])
 async def test_what_is_sent_arrives(protocol, pattern) -> None:
     result, made = await run(
-        TrafficOptions(pattern=pattern, protocol=protocol, rate=500, size=100, count=50, on=0.05, off=0.02)
+        TrafficOptions(pattern=pattern, protocol=protocol, rate=500, size=100, count=50, burst=0.05, pause=0.02)
     )
     assert (result.sent, result.received, result.lost, result.duplicates, result.reordered) == (50, 50, 0, 0, 0)
     assert result.sent_octets == result.received_octets == 5000
@@ -135,7 +135,7 @@ async def test_flows_are_bounded() -> None:
         (TrafficOptions(rate=0), "rate"),
         (TrafficOptions(rate=1, size=10), "octets"),
         (TrafficOptions(rate=1, size=65508), "octets"),
-        (TrafficOptions(rate=1, on=0), "on has"),
+        (TrafficOptions(rate=1, burst=0), "burst has"),
         (TrafficOptions(rate=1, duration=0), "duration"),
         (TrafficOptions(rate=1, count=0), "count"),
     ],
@@ -159,7 +159,7 @@ def test_poisson_gaps_are_exponential() -> None:
 
 
 def test_on_off_sends_at_the_rate_or_not_at_all() -> None:
-    options = TrafficOptions(pattern="onoff", rate=100, on=0.5, off=1.5)
+    options = TrafficOptions(pattern="onoff", rate=100, burst=0.5, pause=1.5)
     found = list(islice(gaps(options, draws()), 50_000))
     assert sum(gap == 0.01 for gap in found) > 0.95 * len(found)
     total = list(accumulate(found))[-1]

@@ -36,7 +36,7 @@ def program(text: str) -> ResolvedProgram:
 def traffic(**given: object) -> RunTraffic:
     usual: dict = {
         "to": "web", "port": 9000, "pattern": "cbr", "protocol": "udp", "rate": 100.0, "size": 512, "reply": 512,
-        "on": SECOND, "off": SECOND, "start": 0, "duration": None, "count": None,
+        "burst": SECOND, "pause": SECOND, "start": 0, "duration": None, "count": None,
     }  # fmt: skip
     return RunTraffic(**{**usual, **given})
 
@@ -82,8 +82,8 @@ def iperf3(**given: object) -> RunIperf3Client:
             ),
         ),
         (
-            "{traffic: {to: web, pattern: onoff, rate: 50/s, on: 200ms, off: 0s}}",
-            traffic(pattern="onoff", rate=50.0, on=200 * MILLISECOND, off=0),
+            "{traffic: {to: web, pattern: onoff, rate: 50/s, burst: 200ms, pause: 0s}}",
+            traffic(pattern="onoff", rate=50.0, burst=200 * MILLISECOND, pause=0),
         ),
         ("{iperf3_client: {to: web}}", iperf3()),
         (
