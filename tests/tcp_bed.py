@@ -11,6 +11,7 @@ from vnet.stack.host import Host
 from vnet.stack.tcp import State, TcpConnection
 from vnet.units import MILLISECOND, SECOND
 from vnet.wire import tcp
+from vnet.wire.ipv4 import Ipv4
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import is_super
 
@@ -161,3 +162,68 @@ def assert_clean(pair: Pair, *connections: TcpConnection) -> None:
     for host in (pair.a, pair.b):
         assert len(host.tcp) == 0
         assert host.tcp._waiting == {}
+
+
+class Scripted:
+    """One host, ``a``, and a peer at 10.0.0.2 whose every segment the test writes."""
+
+    def __init__(self, mtu: int = 1500) -> None:
+        self.timeline = Timeline()
+        streams = RandomStreams(1)
+        self.a = Host("a", self.timeline, lambda purpose: streams.stream("a", purpose))
+        self.interface = self.a.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, 1)), mtu)
+        self.interface.add_address(IPv4Interface("10.0.0.1/24"))
+        self.mac = bytes((0x52, 0x54, 0, 0, 0, 2))
+        self.frames: list[bytes] = []
+        self.interface.port.plug(lambda frame, offload: self.frames.extend(complete(frame, offload)))
+        self.interface.neighbors.lookup(B).heard(self.mac, confirmed=True)
+        self.sequence = 1000
+        self.acknowledgment = 0
+        self.ports = 5000, PORT
+
+    def run(self, duration: int) -> None:
+        end = self.timeline.now + duration
+        self.timeline.run_until(end)
+        self.timeline.now = end
+
+    def take(self) -> list[tcp.Tcp]:
+        """Return the segments that the host sent since the last call, each checked."""
+        taken, self.frames = self.frames, []
+        return [
+            tcp.decode(frame[34:], frame[26:30], frame[30:34])
+            for frame in taken
+            if frame[12:14] == b"\x08\x00" and frame[23] == 6
+        ]
+
+    def send(self, flags: int, payload: bytes = b"", *, ahead: int = 0, **fields) -> list[tcp.Tcp]:
+        """Send a segment *ahead* octets from the peer's sequence number; return what the host answers at once."""
+        source_port, destination_port = self.ports
+        segment = tcp.Tcp(**{
+            "source_port": source_port, "destination_port": destination_port,
+            "sequence": (self.sequence + ahead) % 2**32, "acknowledgment": self.acknowledgment, "flags": flags,
+            "window": 65535, "payload": payload, **fields,
+        })  # fmt: skip
+        self.take()
+        octets = segment.encode(B, A)
+        head = Ipv4(source=B, destination=A, protocol=6).encode(len(octets))
+        self.interface.port.receive(self.interface.mac + self.mac + b"\x08\x00" + head + octets, NO_OFFLOAD)
+        self.timeline.run_until(self.timeline.now)
+        return self.take()
+
+    def accept(self, options: bytes = b"", **listen) -> TcpConnection:
+        """Let the peer connect to the host; both numbers then stand behind the SYNs."""
+        listener = self.a.tcp.listen(PORT, **listen)
+        (answer,) = self.send(tcp.SYN, options=options)
+        assert answer.flags == tcp.SYN | tcp.ACK
+        assert answer.acknowledgment == self.sequence + 1
+        self.sequence += 1
+        self.acknowledgment = (answer.sequence + 1) % 2**32
+        self.answer = answer
+        assert self.send(tcp.ACK, options=self.stamps) == []
+        connection = listener.accept()
+        assert connection is not None
+        assert connection.state is State.ESTABLISHED
+        listener.close()
+        return connection
+
+    stamps = b""

@@ -8,7 +8,7 @@ import sys
 import pytest
 import trio
 
-from tests.interop.live_labs import guest, live, needs, program, run
+from tests.interop.live_labs import guest, live, needs, program, run, until
 from vnet.stack.tcp import State, TcpConnection
 
 pytestmark = [*needs(), pytest.mark.trio]
@@ -20,6 +20,16 @@ networks:
 guests:
   emulated: {nics: [{network: n, address: 10.77.0.1/24}]}
   linux: {kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
+"""
+LOSSY = """
+name: NAME
+networks:
+  n: {vlan: 10, subnet: 10.77.0.0/24}
+switches: {core: {}, edge: {}}
+links: [{between: [core, edge], trunk: all, latency: 2ms, loss: 2%}]
+guests:
+  emulated: {switch: edge, nics: [{network: n, address: 10.77.0.1/24}]}
+  linux: {switch: core, kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
 """
 LINUX = bytes((10, 77, 0, 2))
 MEGABYTES = 8
@@ -123,6 +133,21 @@ async def test_bulk_data_both_ways_in_both_roles():
         assert host.drops == {}
 
 
+async def test_bulk_data_over_a_lossy_trunk():
+    async with live(LOSSY) as lab:
+        host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        async with program(linux, sys.executable, "-c", SERVE, ready="listening") as server:
+            connection = host.tcp.connect(LINUX, 8080)
+            peer = Peer(connection)
+            await peer.done.wait()
+            assert await server.ends() == 0
+            await server.says(f"{SIZE} {EXPECTED}")
+        assert (peer.received, peer.digest.hexdigest(), connection.error) == (SIZE, EXPECTED, None)
+        link = lab.links["core", "edge"]
+        assert min(link.forward.dropped_loss, link.backward.dropped_loss) > 20
+        assert connection.sender.sack and connection.sender.rto.smoothed > 4_000_000
+
+
 ENDS = """
 import socket, struct, sys
 def refused(port):
@@ -189,3 +214,53 @@ async def test_refusal_half_close_and_reset_both_ways():
         with trio.fail_after(10):
             await finished.wait()
         assert events == ["aborted", "reset"]
+
+
+WINDOWS = f"""
+import socket
+server = socket.create_server(("10.77.0.2", 8080))
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20000)
+signal = socket.create_server(("10.77.0.2", 8081))
+print("listening", flush=True)
+s = server.accept()[0]
+signal.accept()  # until then nothing is read
+count = 0
+while count < {SIZE}:
+    count += len(s.recv(1 << 20))
+print("read", count, flush=True)
+s.sendall(bytes({SIZE}))
+s.close()
+print("sent", flush=True)
+"""
+
+
+async def test_windows_that_shut_on_either_side():
+    async with live(TOPOLOGY) as lab:
+        host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        async with program(linux, sys.executable, "-c", WINDOWS, ready="listening") as server:
+            connection = host.tcp.connect(LINUX, 8080)
+            left = SIZE
+
+            def send() -> None:
+                nonlocal left
+                left -= connection.send(bytes(min(left, connection.room)))
+
+            await changed(connection, lambda: connection.is_established)
+            connection.on_change = send
+            send()
+            await until(lambda: connection.sender.window == 0 and connection.unsent == 1 << 20, "Linux shut its window")
+            await until(lambda: connection.sender.high > connection.sender.nxt, "it was probed")
+            host.tcp.connect(LINUX, 8081)
+            await server.says(f"read {SIZE}")
+            connection.on_change = None
+            await until(lambda: connection.available > (1 << 20) - 1448, "our window is shut, but for less than a segment")
+            received = 0
+
+            def receive() -> None:
+                nonlocal received
+                received += len(connection.receive(1 << 20))
+
+            receive()
+            await changed(connection, lambda: receive() or received == SIZE)
+            await server.says("sent")
+        assert connection.error is None and host.drops == {}

@@ -24,7 +24,7 @@ routers:
   gate:
     interfaces: {office: 10.20.100.1/24, guests: 10.20.130.1/24, world: 203.0.113.1/24}
     nat: {outside: world, inside: [office]}
-    firewall: {policy: drop, allow: [{from: office, to: guests}, {from: office, to: world}, {from: guests, to: world}]}
+    firewall: {policy: drop, allow: [{from: office, to: guests}, {from: [office, guests], to: world}]}
 switches: {core: {}, edge: {}}
 links:
   - {between: [core, edge], trunk: all, rate: 100mbit, latency: 1ms}
@@ -102,6 +102,22 @@ async def test_all_guests_at_once(lab):
 
 
 @in_office
+async def test_more_clients_at_one_instant_than_a_small_backlog_has_room_for(lab):
+    done = []
+
+    async def ask():
+        done.append((await upload("site", b"x"))[1])
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lab.guests["site"].serve_tcp, digest, 80)
+        async with lab.guests["phone"].activate(), trio.open_nursery() as clients:
+            for _ in range(300):
+                clients.start_soon(ask)
+        nursery.cancel_scope.cancel()
+    assert done == [str(lab.guests["phone"].address)] * 300
+
+
+@in_office
 async def test_what_goes_wrong_on_the_way(lab):
     server, phone = lab.guests["server"], lab.guests["phone"]
 
@@ -121,6 +137,61 @@ async def test_what_goes_wrong_on_the_way(lab):
     assert number == errno.EHOSTUNREACH and elapsed < 10
     kind, number, elapsed = await failure(lab.guests["lone"], "10.20.100.10", 80)
     assert number == errno.ENETUNREACH and elapsed == 0
+
+
+def test_names_before_and_after_dhcp():
+    async def main():
+        async with vnet.open_lab(vnet.parse_topology(OFFICE)) as lab, lab.guests["server"].activate():
+            with pytest.raises(trio.socket.gaierror, match="phone has no address") as caught:
+                await trio.socket.getaddrinfo("phone", 80)
+            assert caught.value.errno == trio.socket.EAI_AGAIN
+            with pytest.raises(vnet.NoAnswer):
+                await lab.guests["server"].ping("phone")
+            await lab.wait_up()
+            for name in ("phone", "gate", "server"):
+                found = await trio.socket.getaddrinfo(name, 80, type=trio.socket.SOCK_STREAM)
+                assert found[0][4] == (str(lab.resolve(name)), 80)
+
+    vnet.simulate(main)
+
+
+@in_office
+async def test_a_server_is_restarted_on_its_port(lab):
+    for _ in range(3):
+        async with trio.open_nursery() as nursery, lab.guests["phone"].activate():
+            await nursery.start(trio.serve_tcp, digest, 80)
+            assert (await lab.guests["server"].run(upload, "phone", b"x"))[1] == "10.20.100.10"
+            nursery.cancel_scope.cancel()
+        with pytest.raises(ConnectionRefusedError):
+            await lab.guests["server"].open_tcp_stream("phone", 80)
+
+
+def test_a_server_may_read_files_while_lab_time_stands_still(tmp_path):
+    async def send_file(stream):
+        name = (await stream.receive_some()).decode()
+        await stream.send_all(await trio.Path(tmp_path / name).read_bytes())
+        await stream.aclose()
+
+    async def main():
+        async with vnet.open_lab(vnet.parse_topology(OFFICE)) as lab, trio.open_nursery() as nursery:
+            await lab.wait_up()
+            await trio.Path(tmp_path / "page").write_bytes(b"hello " * 1000)
+            await nursery.start(lab.guests["phone"].serve_tcp, send_file, 80)
+            began = lab.now
+            assert await lab.guests["pc"].run(fetch) == b"hello " * 1000
+            assert lab.now - began < 0.1
+            nursery.cancel_scope.cancel()
+
+    async def fetch():
+        data = b""
+        with trio.fail_after(0.1):
+            async with await trio.open_tcp_stream("phone", 80) as stream:
+                await stream.send_all(b"page")
+                async for part in stream:
+                    data += part
+        return data
+
+    vnet.simulate(main)
 
 
 @in_office

@@ -17,6 +17,7 @@ from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.base import InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.program import GuestProgram, Row
+from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.guests.streams import open_stream, serve
@@ -207,7 +208,7 @@ class EmulatedGuest:
         handler: Callable[[trio.SocketStream], Awaitable[object]],
         port: int,
         *,
-        backlog: int = 128,
+        backlog: int = MAX_BACKLOG,
         task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Run ``handler(stream)`` for each connection to a port, until cancelled; the handlers run as programs of the guest.
@@ -217,9 +218,13 @@ class EmulatedGuest:
         async with self.activate():
             await serve(self._table(), handler, checked_port(port), backlog, task_status)
 
+    def use_names(self, resolver: Resolver) -> None:
+        """Look names up with *resolver* from now on; it returns None for an unknown name, and may raise NoAnswer."""
+        self._resolver = resolver
+
     def _table(self) -> SocketTable:
         if self._sockets is None:
-            self._sockets = SocketTable(self.host, self._resolver)
+            self._sockets = SocketTable(self.host, self._address_of)
         return self._sockets
 
     # -- probes
@@ -289,6 +294,9 @@ class EmulatedGuest:
         await trio.lowlevel.checkpoint()
         return EmulatedUdpSocket(self.host, port, address, errors=errors)
 
+    def _address_of(self, name: str) -> IPv4Address | None:
+        return self._resolver(name) if self._resolver is not None else None
+
     def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
         if isinstance(target, IPv4Address):
@@ -299,7 +307,7 @@ class EmulatedGuest:
             except ValueError:
                 if target == "localhost":
                     return LOOPBACK
-                found = self._resolver(target) if self._resolver is not None else None
+                found = self._address_of(target)
                 if found is None:
                     raise UsageError(f"{target!r} is neither an IPv4 address nor a guest that has one") from None
                 return found.packed

@@ -67,6 +67,6 @@ def errno_of_icmp(error: IcmpError) -> int:
     return number if hard else 0
 
 
-def name_error(name: str) -> socket.gaierror:
-    """Make the exception for a name that nobody has."""
-    return socket.gaierror(socket.EAI_NONAME, f"{name}: Name or service not known")
+def name_error(number: int, text: str) -> socket.gaierror:
+    """Make the exception for a name that has no address."""
+    return socket.gaierror(number, text)

@@ -19,6 +19,9 @@ from vnet.stack.tcp import TcpConnection, TcpListener
 from vnet.stack.transport import TransportAddress
 from vnet.units import SECOND
 
+MAX_BACKLOG: Final = 4096
+"""Connections that may wait to be accepted, whatever ``listen`` asks for: Linux's SOMAXCONN."""
+
 _RECEIVE_FLAGS: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_MORE
 
@@ -144,7 +147,7 @@ class StreamSocket:
             return
         address, port = (self._claim.address, self._claim.port) if self._claim is not None else (None, 0)
         try:
-            listener = self._tcp.listen(port, address, backlog=max(backlog, 1))
+            listener = self._tcp.listen(port, address, backlog=min(max(backlog, 1), MAX_BACKLOG))
         except UsageError:
             raise os_error(errno.EADDRINUSE) from None
         if not port:

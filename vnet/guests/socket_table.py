@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, TypeAlias, final
 
+from vnet.errors import NoAnswer
 from vnet.guests.socket_errors import name_error, os_error
 from vnet.stack.host import Host
 
@@ -42,7 +43,7 @@ class Claim:
 class SocketTable:
     """The sockets of a guest; *resolver* gives the address of another node by its name."""
 
-    def __init__(self, host: Host, resolver: Callable[[str], IPv4Address | None] | None = None) -> None:
+    def __init__(self, host: Host, resolver: Callable[[str], IPv4Address | None]) -> None:
         self.host = host
         self._resolver = resolver
         self._claims: list[Claim] = []
@@ -73,7 +74,10 @@ class SocketTable:
         return address
 
     def look_up(self, name: str) -> bytes:
-        """Turn an address as text, or a name, into a packed address; raise socket.gaierror if there is none."""
+        """Turn an address as text, or a name, into a packed address.
+
+        Raise socket.gaierror: EAI_NONAME for an unknown name, EAI_AGAIN for a node that has no address yet.
+        """
         try:
             return IPv4Address(name).packed
         except ValueError:
@@ -81,11 +85,14 @@ class SocketTable:
         plain = name.removesuffix(".")
         if plain.lower() == "localhost" or plain.lower().endswith(".localhost"):
             return LOOPBACK  # RFC 6761, 6.3
-        for spelling in (plain, plain.lower()):
-            found = self._resolver(spelling) if self._resolver is not None else None
-            if found is not None:
-                return found.packed
-        raise name_error(name)
+        try:
+            for spelling in (plain, plain.lower()):
+                found = self._resolver(spelling)
+                if found is not None:
+                    return found.packed
+        except NoAnswer as error:
+            raise name_error(socket.EAI_AGAIN, str(error)) from None
+        raise name_error(socket.EAI_NONAME, f"{name}: Name or service not known")
 
     def resolve(self, address: object, *, local: bool) -> tuple[bytes, int]:
         """Turn what a program gave ``bind`` (*local*), ``connect`` or ``sendto`` into packed address and port.

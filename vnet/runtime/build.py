@@ -207,7 +207,7 @@ class Builder:
                 self._plug(port, interface.port, interface.cable, inline=True)
             return
         host = Host(guest.name, self._scheduler, self._streams_of(guest.name), self._events.reporter(guest.name))
-        emulated = EmulatedGuest(host, self._address_of)
+        emulated = EmulatedGuest(host)
         self.parts.guests[guest.name] = emulated
         for nic in guest.interfaces:
             made = host.add_interface(nic.name, nic.mac, nic.mtu)
@@ -223,14 +223,6 @@ class Builder:
                 own = leased_gateway(self._topology, guest, nic)
                 if routes or own:  # they go with the address, and must come back with the next one
                     client.on_bound.append(partial(_add_routes_again, host.routes, routes, own, made))
-
-    def _address_of(self, name: str) -> IPv4Address | None:
-        """Resolve the name of a guest or router for programs on guests."""
-        if name in self.parts.guests:
-            return self.parts.guests[name].address
-        if name in self.parts.routers:
-            return router_address(self.parts.routers[name])
-        return None
 
     def _wants_dhcp(self, guest: ResolvedGuest, nic: ResolvedInterface) -> bool:
         """Tell whether the guest's stand-in asks for an address: where vnet would, and where the user's own client would."""

@@ -22,6 +22,7 @@ from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest, PingReply
+from vnet.guests.emulated import EmulatedGuest
 from vnet.links.link import Link
 from vnet.ports import Port
 from vnet.runtime.build import Builder, Parts, router_address
@@ -133,6 +134,9 @@ class Lab:
         self.ports: Mapping[str, Port] = parts.ports
         self.captures = Captures(timeline, parts.ports, [link.a.name for link in parts.links.values()], epoch)
         self.stopping = trio.Event()
+        for guest in parts.guests.values():
+            if isinstance(guest, EmulatedGuest):
+                guest.use_names(self._address_of)
 
     def __repr__(self) -> str:
         return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
@@ -166,6 +170,12 @@ class Lab:
         except ValueError:
             names = ", ".join([*self.guests, *self.routers])
             raise UsageError(f"{target!r} is neither an IPv4 address nor one of {names}") from None
+
+    def _address_of(self, name: str) -> IPv4Address | None:
+        """Resolve a name for programs on guests: as ``resolve`` does, but None for what is no node."""
+        if name in self.routers:
+            return router_address(self.routers[name])
+        return self.resolve(name) if name in self.guests else None
 
     async def wait_up(self, timeout: float = 60.0) -> None:
         """Wait until every guest that uses DHCP has its address; raise NoAnswer after *timeout* seconds."""

@@ -67,7 +67,7 @@ class TcpConnection:
         path = self.out.path()
         mss = path.mss if path is not None else DEFAULT_MSS
         self.sender = Sender(iss, mss, settings.congestion(mss), settings.send_buffer)
-        self.receiver = Receiver(mss, settings.receive_buffer)
+        self.receiver = Receiver(path.announced_mss if path is not None else DEFAULT_MSS, settings.receive_buffer)
         self.heard_at: Instant = host.scheduler.now
         self.idling = Idling(self)
         self._busy = False
@@ -132,6 +132,8 @@ class TcpConnection:
 
         Raise UsageError after ``shutdown`` or ``close``.
         """
+        if self.error is not None:
+            return 0
         if self.sender.fin or self.user_closed:
             raise UsageError("the connection was shut down for sending")
         room = self.room

@@ -33,11 +33,14 @@ _from_bytes: Final = int.from_bytes
 
 @final
 class Path:
-    """Sends segments from *local* to *remote*; ``mtu`` is that of the path as far as it is known."""
+    """Sends segments from *local* to *remote*; ``mtu`` is that of the path as far as it is known.
+
+    ``announced_mss`` is what the interface can take in, whatever the path carries (RFC 9293, 3.7.1).
+    """
 
     __slots__ = (
         "_addresses", "_host", "_interface", "_ip_sum", "_local", "_neighbor", "_ports", "_pseudo_sum", "_remote", "_word",
-        "mtu",
+        "announced_mss", "mtu",
     )  # fmt: skip
 
     def __init__(
@@ -53,11 +56,11 @@ class Path:
         self._interface: Interface | None = None
         self._neighbor: Neighbor | None = None
         self._local, self._remote = local, remote
-        self.mtu = ipv4.MAX_PACKET
+        self.mtu = ipv4.MAX_PACKET if hop is None else hop[0].mtu
+        self.announced_mss = self.mtu - HEADERS
         self._word = DONT_FRAGMENT
         if hop is not None:
             self._interface, self._neighbor = hop
-            self.mtu = self._interface.mtu
             if limit < MIN_PATH_MTU:
                 self._word = 0
             self.mtu = min(self.mtu, max(limit, MIN_PATH_MTU))

@@ -117,7 +117,7 @@ class Receiver:
             payload, fin, stop = payload[: max(0, self.fin - sequence)], False, max(self.fin, sequence)
         if stop > self.edge:  # beyond the window: it comes again, and the FIN behind it too
             payload, fin = payload[: self.edge - sequence], False
-            stop = self.edge
+            stop, self.urgent = self.edge, True
         if fin and self.fin is None and stop >= self.nxt:
             self.fin = stop
         self.due += 1

@@ -15,7 +15,7 @@ from typing import Final, final
 from vnet.stack.tcp.congestion import Congestion
 from vnet.stack.tcp.scoreboard import DUPLICATE_THRESHOLD, Scoreboard
 from vnet.stack.tcp.timing import RetransmissionTimeout
-from vnet.units import Instant
+from vnet.units import MILLISECOND, Instant
 
 SEND_BUFFER: Final = 1024 * 1024
 """Octets that wait to be sent or acknowledged."""
@@ -44,10 +44,9 @@ class Sender:
     """
 
     __slots__ = (
-        "_duplicate_octets", "_forced", "_high_rxt", "_repeated_at", "_timed", "_wl1", "_wl2", "base", "capacity",
-        "congestion", "data",
-        "duplicates", "fin", "high", "iss", "max_window", "mss", "no_delay", "nxt", "recover", "recovery", "rto", "sack",
-        "sacked", "scale", "una", "window",
+        "_duplicate_octets", "_forced", "_high_rxt", "_refilled_at", "_repeated_at", "_timed", "_wl1", "_wl2", "base",
+        "capacity", "congestion", "data", "duplicates", "fin", "high", "iss", "max_window", "mss", "no_delay", "nxt",
+        "recover", "recovery", "rto", "sack", "sacked", "scale", "una", "window",
     )  # fmt: skip
 
     def __init__(self, iss: int, mss: int, congestion: Congestion, capacity: int = SEND_BUFFER) -> None:
@@ -71,6 +70,7 @@ class Sender:
         self._duplicate_octets = 0
         self._high_rxt = iss  # HighRxt, one after
         self._forced = False  # the next hole goes out whatever the window
+        self._refilled_at = 0  # ``nxt`` when the first hole was filled; 0 if it was not
         self._repeated_at: Instant = -1  # when something was last sent again
         self._timed: tuple[int, Instant] | None = None
 
@@ -120,9 +120,11 @@ class Sender:
     def acknowledge(self, acknowledgment: int, now: Instant, echoed: int | None) -> None:
         """Take a cumulative acknowledgment beyond ``una``; *echoed* is the round-trip time by timestamp, if there is one."""
         octets = acknowledgment - self.una
+        was_fast = self.recovery is Recovery.FAST
         limited = self.pipe() + self.mss > self.congestion.window
         self._measure(acknowledgment, now, echoed)
         self.una = acknowledgment
+        self._refilled_at = 0
         self.nxt = max(self.nxt, acknowledgment)
         done = min(acknowledgment - self.base, len(self.data))
         if done > 0:
@@ -139,7 +141,7 @@ class Sender:
             self._duplicate_octets = max(0, self._duplicate_octets - octets)
             self._high_rxt, self._forced = acknowledgment, True  # a partial acknowledgment: RFC 6582, 3.2 step 3
         self._high_rxt = max(self._high_rxt, acknowledgment)
-        if self.recovery is not Recovery.FAST and limited:
+        if limited and not was_fast:  # RFC 6582, 3.2: leaving recovery grows nothing
             self.congestion.acknowledged(octets, self.mss, now, self.rto.smoothed or 0)
 
     def take_sack(self, start: int, end: int) -> bool:
@@ -154,17 +156,32 @@ class Sender:
 
     def detect_loss(self, now: Instant) -> None:
         """Enter fast recovery if enough was heard (RFC 6675, section 5; RFC 6582, 3.2)."""
+        if self.recovery is Recovery.FAST:
+            self._detect_loss_again()
         if self.recovery is not Recovery.NONE or not self.is_outstanding or self.una < self.recover:
             return
         if self.duplicates < DUPLICATE_THRESHOLD and not (self.sack and self.sacked.lost_below(self.mss) > self.una):
             return
-        self.congestion.lost(self.nxt - self.una, self.mss, now)
+        self.congestion.lost(self._flight(), self.mss, now)
         self._repair(Recovery.FAST)
+
+    def _detect_loss_again(self) -> None:
+        """Fill the holes once more if what was sent after the first of them was filled has arrived, and it has not.
+
+        Beyond RFC 6675, which waits for the timeout; what arrives after it was sent tells the same as in RFC 8985.
+        """
+        if self._refilled_at and self.sacked.highest >= self._refilled_at + DUPLICATE_THRESHOLD * self.mss:
+            self._high_rxt, self._forced = self.una, True
+            self._refilled_at = 0
+
+    def _flight(self) -> int:
+        """FlightSize, without what was sent beyond the window because other octets were acknowledged selectively."""
+        return min(self.nxt - self.una, self.congestion.window)
 
     def time_out(self) -> None:
         """Count all that is out as lost (RFC 6298, section 5; RFC 5681, 3.1)."""
         if self.recovery is not Recovery.TIMEOUT:  # a second loss of the same data halves nothing again
-            self.congestion.timed_out(self.nxt - self.una, self.mss)
+            self.congestion.timed_out(self._flight(), self.mss)
         else:
             self.congestion.window = self.mss
         self.sacked.clear()
@@ -185,6 +202,7 @@ class Sender:
         self._high_rxt = self.una
         self._forced = True
         self._timed = None
+        self._refilled_at = 0
 
     def _measure(self, acknowledgment: int, now: Instant, echoed: int | None) -> None:
         """Sample the round-trip time, never with a segment that was sent twice (Karn; RFC 6298, section 3).
@@ -235,6 +253,13 @@ class Sender:
                 return self._within(hole, budget)
         return found
 
+    def _burst(self) -> int:
+        """Limit a super-frame to what the path carries in a millisecond: no slow link's queue need take it whole."""
+        rtt = self.rto.smoothed
+        if not rtt:
+            return MAX_BURST
+        return min(MAX_BURST, max(2 * self.mss, self.congestion.window * MILLISECOND // rtt))
+
     def _hole(self, edge: int) -> tuple[int, int] | None:
         start, stop = self.sacked.gap(max(self.una, self._high_rxt))
         stop = min(edge, self.nxt) if stop is None else min(stop, edge, self.nxt)
@@ -242,7 +267,7 @@ class Sender:
 
     def _within(self, hole: tuple[int, int], budget: int) -> tuple[int, int] | None:
         start, stop = hole
-        octets = min(stop - start, MAX_BURST)
+        octets = min(stop - start, self._burst())
         if self._forced:
             budget = max(budget, self.mss)
         if octets > budget:
@@ -259,7 +284,7 @@ class Sender:
         if waiting <= 0:
             return (start, 1) if self.fin and start == end else None
         usable = self.una + self.window - start
-        octets = min(waiting, usable, budget, MAX_BURST)
+        octets = min(waiting, usable, budget, self._burst())
         if octets <= 0:
             return None
         if octets < waiting:
@@ -277,6 +302,8 @@ class Sender:
         """Note that sequence numbers were sent."""
         stop = start + count
         if start < self.nxt:
+            if start == self.una:
+                self._refilled_at = self.nxt
             self._high_rxt = max(self._high_rxt, stop)
             self._forced = False
             self._timed = None

@@ -16,12 +16,13 @@ from vnet.errors import UsageError
 from vnet.stack.tcp.arrival import negotiate
 from vnet.stack.tcp.congestion import Congestion, Cubic
 from vnet.stack.tcp.connection import TcpConnection
+from vnet.stack.tcp.path_mtu import PathMtus
 from vnet.stack.tcp.probe import EPHEMERAL_COUNT, EPHEMERAL_FIRST, OnProbe, Probes
 from vnet.stack.tcp.receiver import RECEIVE_BUFFER
 from vnet.stack.tcp.sender import SEND_BUFFER
 from vnet.stack.tcp.states import MASK, Segment, State, unwrap
 from vnet.stack.transport import IcmpError
-from vnet.units import MICROSECOND, MINUTE, SECOND, Duration, Instant
+from vnet.units import MICROSECOND, SECOND, Duration, Instant
 from vnet.wire import icmpv4, ipv4
 from vnet.wire.checksum import is_valid, pseudo_header_sum
 from vnet.wire.ipv4 import PROTOCOL_TCP
@@ -36,14 +37,9 @@ MAX_CONNECTIONS: Final = 32768
 """Connections of one host in all states; SYNs beyond are dropped."""
 MAX_TIME_WAIT: Final = 8192
 """Connections in TIME-WAIT; the oldest gives way."""
-MAX_PATH_MTUS: Final = 1024
-PATH_MTU_LIFETIME: Final[Duration] = 10 * MINUTE
-"""RFC 1191, 6.3: after that a larger packet is tried again."""
 HALF_OPEN_GRACE: Final[Duration] = 1 * SECOND
 """How long a handshake is safe from giving way to another when the backlog is full."""
 _ISN_TICK: Final[Duration] = 4 * MICROSECOND
-_PLATEAUS: Final = (65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68)
-"""RFC 1191, 7.1: what to try when a router does not say what MTU it has."""
 
 
 @final
@@ -123,7 +119,7 @@ class TcpSettings:
 class TcpTable:
     """The TCP transport of a host."""
 
-    __slots__ = ("_connections", "_listeners", "_path_mtus", "_probes", "_secret", "_waiting", "host", "settings")
+    __slots__ = ("_connections", "_listeners", "_probes", "_secret", "_waiting", "host", "path_mtus", "settings")
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -131,7 +127,7 @@ class TcpTable:
         self._connections: dict[bytes, TcpConnection] = {}
         self._waiting: dict[bytes, TcpConnection] = {}
         self._listeners: dict[int, list[TcpListener]] = {}
-        self._path_mtus: dict[bytes, tuple[int, Instant]] = {}
+        self.path_mtus = PathMtus(host.scheduler)
         self._probes = Probes(host)
         self._secret: bytes | None = None
 
@@ -253,7 +249,7 @@ class TcpTable:
         if not sender.una <= sequence <= sender.high:
             return False
         if error.kind == icmpv4.UNREACHABLE and error.code == icmpv4.FRAGMENTATION_NEEDED:
-            self._too_large(connection, error.mtu)
+            connection.out.too_large(error.mtu)
         elif error.kind == icmpv4.UNREACHABLE and connection.state is State.SYN_SENT:
             connection.fail(error.text)
             connection.tell()
@@ -301,33 +297,12 @@ class TcpTable:
         isn = int.from_bytes(digest[:4], "big") + self.host.scheduler.now // _ISN_TICK
         return isn & MASK, int.from_bytes(digest[4:], "big")
 
-    def path_mtu(self, destination: bytes) -> int:
-        """Return what is known of the MTU on the way to a destination; 65535 if nothing is."""
-        mtu, learned = self._path_mtus.get(destination, (ipv4.MAX_PACKET, 0))
-        return mtu if self.host.scheduler.now - learned < PATH_MTU_LIFETIME else ipv4.MAX_PACKET
-
     def forget_paths(self) -> None:
         """Look every route up again, because something changed."""
         for connection in self._connections.values():
             connection.out.forget_path()
 
     # Inside
-
-    def _too_large(self, connection: TcpConnection, mtu: int) -> None:
-        """Take "fragmentation needed" (RFC 1191, section 4 and 5)."""
-        path = connection.out.path()
-        if path is None:
-            return
-        if not mtu:
-            mtu = next(plateau for plateau in (*_PLATEAUS, 0) if plateau < path.mtu)
-        if not 0 < mtu < path.mtu:
-            return
-        if len(self._path_mtus) >= MAX_PATH_MTUS:
-            del self._path_mtus[next(iter(self._path_mtus))]
-        self._path_mtus[connection.remote[0]] = max(mtu, _PLATEAUS[-1]), self.host.scheduler.now
-        connection.out.forget_path()
-        connection.out.path()
-        connection.out.output()
 
     def _may_replace(self, connection: TcpConnection, segment: Segment) -> bool:
         """Tell whether a SYN may take the place of a connection in TIME-WAIT, which then ends (RFC 6191, section 2)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.stack.tcp.path import Path
+from vnet.stack.tcp.path_mtu import BLACK_HOLE_MTU, BLACK_HOLE_TIMEOUTS
 from vnet.stack.tcp.receiver import DELAYED_ACK
 from vnet.stack.tcp.states import MASK, State
 from vnet.units import MILLISECOND, MINUTE, SECOND, Duration, Instant
@@ -36,7 +37,7 @@ class Transmission:
 
     __slots__ = (
         "_acking", "_challenged_at", "_challenges", "_connection", "_host", "_path", "_progress_at", "_retransmission",
-        "_stamp_offset",
+        "_stamp_offset", "_timeouts",
     )  # fmt: skip
 
     def __init__(self, connection: TcpConnection, stamp_offset: int) -> None:
@@ -45,6 +46,7 @@ class Transmission:
         self._path: Path | None = None
         self._stamp_offset = stamp_offset
         self._progress_at: Instant = self._host.scheduler.now
+        self._timeouts = 0  # in a row
         self._challenged_at: Instant = 0
         self._challenges = 0
         self._retransmission: Alarm = self._host.scheduler.alarm(self._expire)
@@ -64,10 +66,19 @@ class Transmission:
             if hop is None and not host.is_local(remote):
                 return None
             connection = self._connection
-            self._path = Path(host, hop, connection.local, connection.remote, connection.table.path_mtu(remote))
+            self._path = Path(host, hop, connection.local, connection.remote, connection.table.path_mtus.get(remote))
             if self._connection.synchronized:
                 self.resize()
         return self._path
+
+    def too_large(self, mtu: int) -> None:
+        """Take "fragmentation needed" (RFC 1191, section 4 and 5): send again in segments that fit."""
+        path = self.path()
+        connection = self._connection
+        if path is not None and connection.table.path_mtus.learn(connection.remote[0], mtu, path.mtu):
+            self.forget_path()
+            self.path()
+            self.output()
 
     def forget_path(self) -> None:
         """Look the route up again when it is needed."""
@@ -170,6 +181,7 @@ class Transmission:
 
     def progress(self) -> None:
         """Note that the peer is there and takes what it can."""
+        self._timeouts = 0
         self._progress_at = self._host.scheduler.now
 
     def _acknowledge_late(self) -> None:
@@ -182,7 +194,7 @@ class Transmission:
             if alarm.deadline is not None:
                 alarm.set(None)
         elif restart or alarm.deadline is None:
-            if not self._connection.sender.is_outstanding and alarm.deadline is None:
+            if not restart and not self._connection.sender.is_outstanding:  # a shut window: patience begins
                 self._progress_at = self._host.scheduler.now
             patience = SYN_PATIENCE if self._connection.state in _OPENING else PATIENCE
             alarm.set(min(self._host.scheduler.now + self._connection.sender.rto.value, self._progress_at + patience))
@@ -200,6 +212,9 @@ class Transmission:
             self.send_syn()
             return
         if sender.is_outstanding:
+            self._timeouts += 1
+            if self._timeouts == BLACK_HOLE_TIMEOUTS and sender.mss > BLACK_HOLE_MTU:
+                self.too_large(BLACK_HOLE_MTU)
             sender.time_out()
             self.output()
         else:
