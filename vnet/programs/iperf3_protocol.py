@@ -113,7 +113,11 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return Code.DURATION
         if not 1 <= self.parallel <= MAX_STREAMS:
             return Code.NUMBER_OF_STREAMS
-        if not (UDP_HEADER_64.size if self.udp else 0) <= self.len <= longest or min(self.bandwidth, self.num) < 0:
+        if (
+            not 0 <= self.len <= longest
+            or self.block < (UDP_HEADER_64.size if self.udp else 1)
+            or min(self.bandwidth, self.num) < 0
+        ):
             return Code.BLOCK_SIZE
         if self.bidirectional or self.sctp or self.tcp == self.udp:
             return Code.NOT_IMPLEMENTED

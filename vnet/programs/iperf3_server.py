@@ -142,16 +142,15 @@ class Iperf3Server:
         counted = parameters.tcp and not parameters.reverse and parameters.num > 0
         quota = Quota(int(parameters.num) if counted else None)
         async with open_plain_nursery() as nursery:
+            if socket is not None:
+                await socket.bind((self._host, self._port))
+                nursery.start_soon(self._read_datagrams, socket, test, parameters, quota)
             with trio.fail_after(SETUP_TIMEOUT):
-                if socket is not None:
-                    await socket.bind((self._host, self._port))
-                    nursery.start_soon(self._read_datagrams, socket, test, parameters, quota)
                 await control.send_state(State.CREATE_STREAMS)
-                await test.complete.wait()
-            await control.send_state(State.TEST_START)
-            await control.send_state(State.TEST_RUNNING)
-            nursery.start_soon(self._move_data, test, parameters, quota)
-            with trio.fail_after(parameters.time + parameters.omit + GRACE if parameters.time else inf):
+            nursery.start_soon(self._move_data, control, test, parameters, quota)
+            # heard all the time: a client that goes away before its streams are there must not keep the others waiting
+            limit = SETUP_TIMEOUT + parameters.time + parameters.omit + GRACE if parameters.time else inf
+            with trio.fail_after(limit):
                 await control.expect(State.TEST_END)
             if counted:
                 # the client says when it has sent all; iperf3 drops what is on its way then, which is much over a slow link
@@ -162,8 +161,12 @@ class Iperf3Server:
             stream.close()  # iperf3 as a receiver goes on reading whole blocks until then, and hears nothing else
         return await self._exchange(control, test, parameters)
 
-    async def _move_data(self, test: _Test, parameters: Parameters, quota: Quota) -> None:
-        """Send, or count what comes."""
+    async def _move_data(self, control: Control, test: _Test, parameters: Parameters, quota: Quota) -> None:
+        """Begin when all streams are there; then send, or count what comes."""
+        with trio.fail_after(SETUP_TIMEOUT):
+            await test.complete.wait()
+            await control.send_state(State.TEST_START)
+            await control.send_state(State.TEST_RUNNING)
         await run_streams(
             test.streams,
             sends=parameters.reverse,

@@ -197,7 +197,8 @@ class _Generator:
         options = self._options
         seconds = options.duration if options.duration is not None else inf if options.count else DEFAULT_DURATION
         started = trio.current_time()
-        with trio.move_on_after(seconds):
+        # a request that is under way when the time is over is waited for: without its response it would count as lost
+        with trio.move_on_after(inf if options.pattern == "request" else seconds):
             await self._send_all(started + seconds)
         ended = trio.current_time()
         report = await self._channel.report(Record(kind=Kind.END, flow=self._flow, number=self._sent))

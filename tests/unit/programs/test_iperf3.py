@@ -131,6 +131,24 @@ async def test_nonsense_ends_its_own_test_only(sent: bytes) -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+async def test_a_client_that_goes_away_before_its_streams_keeps_nobody_waiting(kind: str) -> None:
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            port = await start_server(nursery)
+            async with await trio.open_tcp_stream(HOST, port) as stream:
+                control = Control(stream)
+                await control.send(b"c" * 37)
+                await control.expect(State.PARAM_EXCHANGE)
+                data = json.dumps({kind: True, "time": 5, "parallel": 2}).encode()
+                await control.send(len(data).to_bytes(4, "big") + data)
+                await control.expect(State.CREATE_STREAMS)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await run_client(HOST, port, Iperf3Options(octets=1000), randomness=DRAWS)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
 async def test_a_server_names_what_it_refuses() -> None:
     async with trio.open_nursery() as nursery:
         port = await start_server(nursery)
