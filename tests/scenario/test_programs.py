@@ -182,6 +182,29 @@ def test_what_fails_is_an_event_and_nothing_else(tmp_path: Path, monkeypatch: py
     vnet.simulate(main)
 
 
+def test_a_server_begins_anew_when_its_sockets_were_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a crash of the guest; but not again and again at one instant."""
+    ends = [1.0, 2.0, 0.0]
+    begun: list[float] = []
+
+    async def serve(port: int, *, task_status: trio.TaskStatus[int]) -> None:
+        begun.append(trio.current_time())
+        task_status.started(port)
+        await trio.sleep(ends.pop(0))
+        raise trio.ClosedResourceError
+
+    monkeypatch.setattr("vnet.programs.echo.serve", serve)
+
+    async def main() -> list[str]:
+        text = "{name: lab, networks: {lan: }, guests: {pc: {nics: [lan], run: [echo]}}}"
+        async with vnet.open_lab(parse_topology(text)) as lab:
+            await lab.guests["pc"].programs[0].ended.wait()
+            return [event.kind for event in lab.events if event.kind.startswith("program")]
+
+    assert vnet.simulate(main) == ["program-restarted", "program-restarted", "program-failed"]
+    assert begun == [0.0, 1.0, 3.0]
+
+
 def test_two_labs_may_have_modules_of_one_name(tmp_path: Path) -> None:
     """Even of a name that Python has itself."""
 

@@ -103,7 +103,7 @@ class _Runner:
             program = self._program
             if isinstance(program, RunServer):
                 state.state = "running"
-                await self._guest.run(self._serve, program)
+                await self._keep_serving(program)
             else:
                 await self._wait_for_addresses(program)
                 state.state = "running"
@@ -117,6 +117,17 @@ class _Runner:
             self.listening.set()
 
     # -- servers
+
+    async def _keep_serving(self, program: RunServer) -> None:
+        """Serve, and begin anew when somebody else closed the sockets: a guest that crashed starts its services again."""
+        while True:
+            began = trio.current_time()
+            try:
+                await self._guest.run(self._serve, program)
+            except Exception as error:
+                if not isinstance(_first(error), trio.ClosedResourceError) or trio.current_time() <= began:
+                    raise
+                self._lab.events.add(self._guest.name, "program-restarted", program=self.state.name)
 
     async def _serve(self, program: RunServer) -> None:
         task_status = cast("trio.TaskStatus[object]", self)
@@ -246,9 +257,15 @@ def _existing(folder: str) -> Path:
     return path
 
 
-def _describe(error: BaseException) -> str:
-    """Say in one line what went wrong: of a group, the first."""
+def _first(error: BaseException) -> BaseException:
+    """Return the first error of a group, or the one that is none."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def _describe(error: BaseException) -> str:
+    """Say in one line what went wrong."""
+    error = _first(error)
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
