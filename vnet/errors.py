@@ -11,7 +11,8 @@
     |   `-- SimulationStalled    nothing is left to happen, and somebody still waits
     `-- NetworkError         the network: what a program on a guest is told
         |-- Unreachable          an ICMP error, or no route
-        `-- NoAnswer             nothing came back in time
+        |-- NoAnswer             nothing came back in time
+        `-- PeerError            a peer that refused, or does not follow its protocol
 
 Only ``WireError`` may leave a decoder, whatever octets went in.
 """
@@ -90,3 +91,7 @@ class Unreachable(NetworkError):
 
 class NoAnswer(NetworkError):
     """Nothing came back before the time-out."""
+
+
+class PeerError(NetworkError):
+    """The program at the other end refused, went away in the middle, or does not speak the protocol it should."""

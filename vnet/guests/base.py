@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias, final
 
 from vnet.addresses import Mac
 from vnet.errors import UsageError
+from vnet.guests.program import GuestProgram, Row
 from vnet.ports import Port
 from vnet.units import Duration
 
@@ -118,6 +119,14 @@ class Guest(Protocol):
     @property
     def address(self) -> Address | None:
         """The first address that the guest has now, an IPv4 one if there is any."""
+
+    @property
+    def programs(self) -> Sequence[GuestProgram]:
+        """The programs that the topology has it run."""
+
+    @property
+    def results(self) -> Sequence[Row]:
+        """What they measured until now."""
 
     def interfaces(self) -> Sequence[InterfaceState]:
         """Describe the interfaces as they are now."""

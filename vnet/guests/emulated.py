@@ -16,6 +16,7 @@ import trio
 from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
@@ -52,7 +53,7 @@ class EmulatedGuest:
     *resolver* turns the name of a guest into its address, where a target is given by name.
     """
 
-    __slots__ = ("_clients", "_resolver", "_sockets", "_waiters", "host")
+    __slots__ = ("_clients", "_resolver", "_sockets", "_waiters", "host", "programs")
 
     def __init__(self, host: Host, resolver: Resolver | None = None) -> None:
         self.host = host
@@ -60,6 +61,8 @@ class EmulatedGuest:
         self._sockets: SocketTable | None = None
         self._clients: dict[str, DhcpClient] | None = None
         self._waiters: list[trio.Event] | None = None
+        self.programs: list[GuestProgram] = []
+        """Those that the topology has it run."""
 
     def __repr__(self) -> str:
         return f"<EmulatedGuest {self.name}>"
@@ -192,6 +195,11 @@ class EmulatedGuest:
             event.set()
 
     # -- programs
+
+    @property
+    def results(self) -> list[Row]:
+        """What the programs of the topology measured, in the order of the file."""
+        return [row for program in self.programs for row in program.results]
 
     def activate(self) -> AbstractAsyncContextManager[None]:
         """Make this guest's network that of trio, for the length of an ``async with`` block.

@@ -27,6 +27,7 @@ from vnet.guests import netns, probes
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, checked_port
 from vnet.guests.dhcp import NamespaceDhcp
 from vnet.guests.process import LabProcesses, Process
+from vnet.guests.program import GuestProgram, Row
 from vnet.guests.resources import FileId, Ledger, NamespaceResource, NoLedger
 from vnet.ports import Port, Randomness, Report, Scheduler, no_report
 from vnet.stack.dhcp_lease import Lease
@@ -209,6 +210,16 @@ class NamespaceGuest:
         return devices
 
     # -- what a guest offers
+
+    @property
+    def programs(self) -> tuple[GuestProgram, ...]:
+        """None: the programs here are real ones, see ``exec``."""
+        return ()
+
+    @property
+    def results(self) -> tuple[Row, ...]:
+        """None, as there are no programs."""
+        return ()
 
     @property
     def ports(self) -> tuple[Port, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
@@ -250,6 +250,13 @@ class Lab:
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
+    async def wait_programs(self) -> None:
+        """Wait until the guests' programs that end by themselves have ended: generators, iperf3 clients, functions."""
+        for guest in self.guests.values():
+            for program in guest.programs:
+                if not program.is_server:
+                    await program.ended.wait()
+
     async def ping(self, source: str, target: Target, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
         """Send echo requests from one guest to another, a router or an address.
 
@@ -312,7 +319,8 @@ async def open_lab(
         builder = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {})
         lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False, has_state_file=state is not None)
         try:
-            yield lab
+            async with _programs(lab):
+                yield lab
         finally:
             for each in tuple(lab.snapshots):
                 each.close()
@@ -336,7 +344,17 @@ async def _open_live(
         stack.callback(lab.captures.close)
         host.shell.on_error = lambda error: _report_error(events, error)
         await stack.enter_async_context(host.running(lab))
+        await stack.enter_async_context(_programs(lab))
         yield lab
+
+
+def _programs(lab: Lab) -> AbstractAsyncContextManager[None]:
+    """Run the programs of the topology; a lab without any loads nothing of them."""
+    if not any(guest.run for guest in lab.topology.guests.values()):
+        return nullcontext()
+    from vnet.runtime.programs import running_programs
+
+    return running_programs(lab)
 
 
 def _report_error(events: EventLog, error: Exception) -> None:

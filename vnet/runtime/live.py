@@ -55,7 +55,7 @@ class LiveHost:
         cls, topology: ResolvedTopology, timeline: Timeline, events: EventLog, emulate: bool, progress: Callable[[str], None]
     ) -> AsyncIterator[LiveHost]:
         """Take the lab's lock, sweep what an earlier run left, and make the namespaces; undo all of it at the end."""
-        refuse_what_is_not_built(topology)
+        refuse_what_is_not_built(topology, emulate)
         place = place_of(topology.name)
         lock = place.acquire()
         try:
@@ -131,7 +131,7 @@ class LiveHost:
             raise failure
 
 
-def refuse_what_is_not_built(topology: ResolvedTopology) -> None:
+def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
     """Raise HostError for what the topology names and a live lab cannot do yet."""
     for network in topology.networks.values():
         if network.adapter != "none":
@@ -142,6 +142,11 @@ def refuse_what_is_not_built(topology: ResolvedTopology) -> None:
     for guest in topology.guests.values():
         if guest.kind == "qemu":
             raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")
+        if guest.run and guest.kind == "namespace" and not emulate:
+            raise HostError(
+                f"guest {guest.name}: run is for emulated guests, and guests of kind namespace run real programs "
+                "(take `run` out and use vnet exec, or run the lab with --emulate or --simulate)"
+            )
 
 
 def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface, *, first: bool) -> Nic:

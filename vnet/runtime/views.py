@@ -253,7 +253,14 @@ def guests(lab: Lab) -> list[Row]:
                 "state": "up" if state.up else "down",
                 "dhcp": state.dhcp or ("leased" if by_lease and not own else _own_client(lab, guest, nic)),
             })  # fmt: skip
-        rows.append({"name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces})
+        programs: list[Row] = [
+            {"name": each.name, "state": each.state, "error": each.error or None, "results": each.results}
+            for each in guest.programs
+        ]
+        rows.append({
+            "name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces,
+            "programs": programs,
+        })  # fmt: skip
     return rows
 
 

@@ -15,10 +15,13 @@ from vnet.addresses import ZERO_MAC, Mac, is_group, parse_mac
 from vnet.topology.model import Impaired
 from vnet.topology.problems import Path, Problems
 from vnet.topology.resolved import Address, Impairment, Interface, Network
-from vnet.units import Duration, parse_duration, parse_rate, parse_ratio, parse_size
+from vnet.units import Duration, Rate, parse_duration, parse_rate, parse_ratio, parse_size
 
 T = TypeVar("T")
 
+MOST_MESSAGES: Final = 10_000_000
+"""Messages a second of one generator."""
+_FREQUENCY: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) */ *(s|min|h)", re.IGNORECASE)
 _RANGE: Final = re.compile(r"([0-9]{1,5})\s*-\s*([0-9]{1,5})")
 
 
@@ -45,6 +48,21 @@ class Reader:
                 "idle-queue", (*path, "queue"), "without a rate nothing ever waits in the queue; give a rate"
             )
         return Impairment(rate=rate, latency=latency, loss=loss, queue=queue)
+
+    def rate(self, text: str | None, path: Path) -> Rate | None:
+        """Read a rate in bit/s."""
+        return self._units("bad-rate", parse_rate, text, path)
+
+    def message_rate(self, text: str | None, octets: int, path: Path) -> float | None:
+        """Read a rate in messages a second; one in bit/s is divided by the size of a message."""
+        if text is None or (match := _FREQUENCY.fullmatch(text.strip())) is None:
+            rate = self.rate(text, path)
+            return None if rate is None else rate / (8 * octets)
+        number = float(match[1]) / {"s": 1, "min": 60, "h": 3600}[match[2].lower()]
+        if not 0 < number <= MOST_MESSAGES:
+            self.problems.error("bad-rate", path, f"{text} is not more than 0 and at most {MOST_MESSAGES}/s")
+            return None
+        return number
 
     def ratio(self, value: float | str | None, path: Path) -> float:
         """Read a share of the frames; not given is 0."""

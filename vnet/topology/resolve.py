@@ -22,6 +22,7 @@ from vnet.topology.names import check_names
 from vnet.topology.policies import resolve_firewall, resolve_nat
 from vnet.topology.problems import Path, Problems, format_path
 from vnet.topology.profiles import PROFILES
+from vnet.topology.programs import resolve_programs
 from vnet.topology.reading import Reader
 from vnet.topology.resolved import (
     Address,
@@ -244,6 +245,7 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
         routes=_routes(draft, model.routes, path),
         dns=dns,
         namespace=(model.namespace or f"{draft.model.name}-{name}") if model.kind == "namespace" else None,
+        run=resolve_programs(draft, name, model),
     )
 
 

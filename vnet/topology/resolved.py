@@ -25,6 +25,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import Final, Literal, TypeAlias, final
 
 from vnet.addresses import Mac
+from vnet.topology.resolved_programs import ResolvedProgram
 from vnet.units import Duration, Rate, Size
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -222,6 +223,7 @@ class ResolvedGuest:
     routes: tuple[ResolvedRoute, ...]
     dns: tuple[Address, ...]
     namespace: str | None
+    run: tuple[ResolvedProgram, ...] = ()
 
 
 @final

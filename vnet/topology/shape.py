@@ -213,6 +213,8 @@ def _misspelt(data: Mapping[object, object], kind: inspect.StructType, path: Pat
 _NAMES: Final[Mapping[str, str]] = {
     "Dhcp": "a network's dhcp", "Nat": "a router's nat", "NatTimeouts": "nat timeouts", "Nic": "a NIC",
     "Rule": "an allow rule", "Firewall": "a router's firewall", "Forward": "a port forward",
+    "Program": "a program", "Echo": "program echo", "Http": "program http", "Dns": "program dns", "Sink": "program sink",
+    "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
     "RouterInterface": "a router's interface", "Adapter": "an adapter", "Topology": "a topology",
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from vnet.topology.addressing import host_bounds
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Nic
 from vnet.topology.problems import Path
+from vnet.topology.programs import clients_have_servers
 from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedInterface, ResolvedTopology
 from vnet.topology.shape import numbered
 from vnet.topology.validate_switching import SWITCHING_RULES
@@ -336,4 +337,5 @@ RULES: Final[tuple[Rule, ...]] = (
     forwards_lead_somewhere,
     profile_limits,
     nothing_to_run,
+    clients_have_servers,
 )

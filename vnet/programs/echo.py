@@ -1,0 +1,54 @@
+"""The echo service (RFC 862), over TCP and UDP."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+DEFAULT_PORT: Final = 7
+MAX_CONNECTIONS: Final = 1024
+"""TCP connections at a time; further ones are closed at once."""
+_BLOCK: Final = 64 * 1024
+
+
+async def serve(
+    port: int = DEFAULT_PORT, *, host: str = "0.0.0.0", task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Send back whatever comes, until cancelled; with ``nursery.start`` it returns the port once it listens.
+
+    Raise OSError if the port is taken.
+    """
+    connections = 0
+
+    async def handle(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        if connections >= MAX_CONNECTIONS:
+            return
+        connections += 1
+        try:
+            while data := await stream.receive_some(_BLOCK):
+                await stream.send_all(data)
+            await stream.send_eof()
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            connections -= 1
+
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    port = listeners[0].socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as socket:
+            await socket.bind((host, port))
+            nursery.start_soon(trio.serve_listeners, handle, listeners)
+            task_status.started(port)
+            await _echo_datagrams(socket)
+
+
+async def _echo_datagrams(socket: trio.socket.SocketType) -> None:
+    while True:
+        try:
+            data, peer = await socket.recvfrom(_BLOCK)
+            await socket.sendto(data, peer)
+        except OSError:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+            await trio.lowlevel.checkpoint()

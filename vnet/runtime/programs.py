@@ -1,0 +1,271 @@
+"""Run the programs that the topology gives its guests.
+
+Servers start first, before anybody may ask them, and listen on all addresses their guest is going to have. Then each client
+waits until its guest and its target have their addresses. Nothing that a program does ends the lab: what goes wrong becomes
+an event ``program-failed``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, assert_never, cast, final
+
+import msgspec
+import trio
+
+from vnet.errors import UsageError
+from vnet.fabric.rng import RandomStreams
+from vnet.guests.base import Guest
+from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.program import GuestProgram, Row
+from vnet.ports import Randomness
+from vnet.programs import dns, echo, http, iperf3_client, iperf3_server, traffic
+from vnet.programs.traffic_sink import Sink
+from vnet.topology.resolved_programs import (
+    ResolvedProgram,
+    RunDns,
+    RunEcho,
+    RunFunction,
+    RunHttp,
+    RunIperf3,
+    RunIperf3Client,
+    RunServer,
+    RunSink,
+    RunTraffic,
+)
+from vnet.units import DAY, SECOND, seconds
+
+if TYPE_CHECKING:
+    from vnet.runtime.lab import Lab
+
+PATIENCE: Final = seconds(3650 * DAY)
+"""Seconds that a client waits for addresses: as long as the lab runs."""
+
+
+@asynccontextmanager
+async def running_programs(lab: Lab) -> AsyncIterator[None]:
+    """Run the programs of all guests for the length of the block; what the block raises comes out as it is."""
+    failure: Exception | None = None
+    streams = RandomStreams(lab.seed)
+    async with trio.open_nursery() as nursery:
+        clients: list[_Runner] = []
+        for name, resolved in lab.topology.guests.items():
+            guest = lab.guests[name]
+            if not isinstance(guest, EmulatedGuest):
+                continue
+            for index, program in enumerate(resolved.run):
+                runner = _Runner(lab, guest, program, streams.stream(name, f"program {index} {program.name}"))
+                guest.programs.append(runner.state)
+                if isinstance(program, RunServer):
+                    nursery.start_soon(runner.run)
+                    await runner.listening.wait()
+                else:
+                    clients.append(runner)
+        for runner in clients:
+            nursery.start_soon(runner.run)
+        try:
+            yield
+        except Exception as error:
+            failure = error  # the nursery would put it into a group
+        finally:
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+@final
+class _Runner:
+    """Runs one program."""
+
+    def __init__(self, lab: Lab, guest: EmulatedGuest, program: ResolvedProgram, randomness: Randomness) -> None:
+        self._lab = lab
+        self._guest = guest
+        self._program = program
+        self._randomness = randomness
+        self.listening = trio.Event()
+        self.state = GuestProgram(program.name, is_server=isinstance(program, RunServer))
+
+    def started(self, value: object = None) -> None:
+        """Take note that a server listens: this is its ``task_status``."""
+        self.listening.set()
+
+    async def run(self) -> None:
+        """Run it, and contain what goes wrong."""
+        state = self.state
+        try:
+            program = self._program
+            if isinstance(program, RunServer):
+                state.state = "running"
+                await self._keep_serving(program)
+            else:
+                await self._wait_for_addresses(program)
+                state.state = "running"
+                await self._guest.run(self._act, program)
+            state.state = "done"
+        except Exception as error:
+            state.state, state.error = "failed", _describe(error)
+            self._lab.events.add(self._guest.name, "program-failed", program=state.name, error=state.error)
+        finally:
+            state.ended.set()
+            self.listening.set()
+
+    # -- servers
+
+    async def _keep_serving(self, program: RunServer) -> None:
+        """Serve, and begin anew when somebody else closed the sockets: a guest that crashed starts its services again."""
+        while True:
+            began = trio.current_time()
+            try:
+                await self._guest.run(self._serve, program)
+            except Exception as error:
+                if not isinstance(_first(error), trio.ClosedResourceError) or trio.current_time() <= began:
+                    raise
+                self._lab.events.add(self._guest.name, "program-restarted", program=self.state.name)
+
+    async def _serve(self, program: RunServer) -> None:
+        task_status = cast("trio.TaskStatus[object]", self)
+        match program:
+            case RunEcho():
+                await echo.serve(program.port, task_status=task_status)
+            case RunHttp():
+                await http.serve(_existing(program.folder), program.port, task_status=task_status)
+            case RunDns():
+                table = dns.NameTable(dict(program.names), program.ttl // SECOND)
+                await dns.serve(table, program.port, task_status=task_status)
+            case RunIperf3():
+                await iperf3_server.serve(
+                    program.port, on_result=lambda result: self.state.add(result.summary()), task_status=task_status
+                )
+            case RunSink():
+                sink = Sink()
+                self.state.measure = lambda: [_flow_row(each) for each in sink.reports()]
+                await sink.serve(program.port, task_status=task_status)
+            case _:
+                assert_never(program)
+
+    # -- clients
+
+    async def _wait_for_addresses(self, program: RunIperf3Client | RunTraffic | RunFunction) -> None:
+        await _wait_up(self._guest)
+        if isinstance(program, RunFunction):
+            return
+        if program.to in self._lab.guests:
+            await _wait_up(self._lab.guests[program.to])
+        await trio.sleep(seconds(program.start))
+
+    async def _act(self, program: RunIperf3Client | RunTraffic | RunFunction) -> None:
+        match program:
+            case RunTraffic():
+                result = await traffic.generate(
+                    program.to, program.port, _traffic_options(program), randomness=self._randomness
+                )
+                self.state.add({"to": program.to, "pattern": program.pattern, **result.summary()})
+            case RunIperf3Client():
+                test = await iperf3_client.run_client(
+                    program.to, program.port, _iperf3_options(program), randomness=self._randomness
+                )
+                self.state.add({"to": program.to, **test.summary()})
+            case RunFunction():
+                returned = await _load(program)(self._guest)
+                if isinstance(returned, Mapping):
+                    self.state.add(cast("Row", returned))
+            case _:
+                assert_never(program)
+
+
+async def _wait_up(guest: Guest) -> None:
+    """Wait until DHCP has done its part."""
+    if any(each.dhcp for each in guest.interfaces()):
+        await guest.dhcp(PATIENCE)
+
+
+def _traffic_options(program: RunTraffic) -> traffic.TrafficOptions:
+    return traffic.TrafficOptions(
+        pattern=program.pattern,
+        protocol=program.protocol,
+        rate=program.rate,
+        size=program.size,
+        reply=program.reply,
+        burst=seconds(program.burst),
+        pause=seconds(program.pause),
+        duration=None if program.duration is None else seconds(program.duration),
+        count=program.count,
+    )
+
+
+def _iperf3_options(program: RunIperf3Client) -> iperf3_client.Iperf3Options:
+    return iperf3_client.Iperf3Options(
+        time=seconds(program.time),
+        octets=program.octets,
+        parallel=program.parallel,
+        reverse=program.reverse,
+        udp=program.udp,
+        bitrate=program.bitrate,
+        block=program.block,
+    )
+
+
+def _flow_row(report: msgspec.Struct) -> Row:
+    plain = cast("dict[str, object]", msgspec.to_builtins(report))
+    delays = cast("dict[str, float]", plain.pop("delays"))
+    return cast("Row", {**plain, **{f"delay_{name}": delay for name, delay in delays.items()}})
+
+
+def _load(program: RunFunction) -> Callable[[EmulatedGuest], Awaitable[object]]:
+    """Import the user's function, with the folder of the topology first, as Python does for a script's."""
+    folder = str(Path(program.folder).absolute())
+    sys.path.insert(0, folder)
+    try:
+        module = _load_file(Path(folder, program.module + ".py")) or importlib.import_module(program.module)
+    finally:
+        sys.path.remove(folder)
+    function = getattr(module, program.function, None)
+    if not inspect.iscoroutinefunction(function):
+        what = "no function" if function is None else "no async function"
+        raise UsageError(f"{program.function} in {program.module} is {what}: write async def {program.function}(guest)")
+    return cast("Callable[[EmulatedGuest], Awaitable[object]]", function)
+
+
+def _load_file(path: Path) -> ModuleType | None:
+    """Import a file under a name of its own: two labs may have a module of one name, and so may Python itself."""
+    name = f"vnet program {path}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        return None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _existing(folder: str) -> Path:
+    path = Path(folder)
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    return path
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first error of a group, or the one that is none."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _describe(error: BaseException) -> str:
+    """Say in one line what went wrong."""
+    error = _first(error)
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
