@@ -214,15 +214,12 @@ class Builder:
             made = host.add_interface(nic.name, nic.mac, nic.mtu)
             for address in _ipv4(nic):
                 made.add_address(address)
-            if nic.has_ipv6:
-                _start_ipv6(host, made, nic)
             if isinstance(nic.gateway, IPv4Address):
                 host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, made)
             routes = [route for route in guest.routes if is_beside(self._topology, route.via, nic)]
             _add_routes(host.routes, routes, made)
-            for route in routes:
-                if isinstance(route.destination, IPv6Network) and isinstance(route.via, IPv6Address) and made.ipv6:
-                    made.ipv6.node.routes.add(route.destination, route.via.packed, made)
+            if nic.has_ipv6:
+                _start_ipv6(made, nic, routes)
             self._plug(made.port, nic.port, nic.cable)
             if self._wants_dhcp(guest, nic):
                 client = emulated.start_dhcp(made)
@@ -285,7 +282,7 @@ def _add_routes_again(
         table.add(DEFAULT_ROUTE, gateway.packed, interface, _BEFORE_LEASED)
 
 
-def _start_ipv6(host: Host, interface: Interface, nic: ResolvedInterface) -> None:
+def _start_ipv6(interface: Interface, nic: ResolvedInterface, routes: Iterable[ResolvedRoute]) -> None:
     """Have an interface speak IPv6 with what the topology says; the addresses are asked for once the cable is in."""
     side = interface.enable_ipv6()
     for address in nic.addresses:
@@ -294,7 +291,10 @@ def _start_ipv6(host: Host, interface: Interface, nic: ResolvedInterface) -> Non
     if nic.ipv6 == "auto":
         side.configure_itself()
     if isinstance(nic.gateway, IPv6Address):
-        host.use_ipv6().routes.add(DEFAULT_ROUTE6, nic.gateway.packed, interface)
+        side.node.routes.add(DEFAULT_ROUTE6, nic.gateway.packed, interface)
+    for route in routes:
+        if isinstance(route.destination, IPv6Network) and isinstance(route.via, IPv6Address):
+            side.node.routes.add(route.destination, route.via.packed, interface)
 
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:
