@@ -7,6 +7,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 import pytest
 
 from vnet.errors import UsageError
+from vnet.ports import Port
 from vnet.stack.host import Host
 from vnet.stack.ipv6.addresses import AddressState, Origin, OwnAddress, choose_source
 from vnet.stack.neighbor import State
@@ -647,3 +648,14 @@ def test_static_routes(lan):
     lan.run(2 * SECOND)
     assert pings(lan, one, ip("2001:db8:5::2")).source == ip("2001:db8:5::2")
     assert pings(lan, one, ip("2001:db8:6::2")).error == "no route"
+
+
+def test_who_loses_its_port_is_not_heard(lan):
+    one, _ = pair(lan)
+    interface = one.interfaces["eth0"]
+    one.udp_bind(on_datagram=lambda payload, source: None).send_to(b"x", (STRANGER, 9))
+    interface.port = Port("h1:gone", lambda frame, offload: None)
+    lan.hub.take()
+    side(one).join(ip("ff02::fb"))
+    lan.run(MINUTE)
+    assert not any(frame[6:12] == mac(1) for frame in lan.hub.take())
