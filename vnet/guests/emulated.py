@@ -313,7 +313,7 @@ class _UdpProbe:
         self._scheduler: Scheduler = host.scheduler
         self._host = host
         self._peer = peer
-        self._socket = host.udp_bind(on_datagram=self._arrived)
+        self._socket = host.udp_bind(on_datagram=self._arrived, both=True)
         self._socket.on_error = self._failed
         self._sent = host.scheduler.now
         self._answer = _Answer[ProbeReply]()
