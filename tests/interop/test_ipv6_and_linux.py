@@ -133,7 +133,9 @@ async def test_udp_both_ways():
         emulated, linux = lab.guests["emulated"], guest(lab, "linux")
         await address_of_linux(linux, f"{THEIRS}/64")
         await lab.wait_up()
-        echo = emulated.host.udp_bind(7, on_datagram=lambda payload, source: echo.send_to(payload, source) and None)
+        echo = emulated.host.udp_bind(
+            7, both=True, on_datagram=lambda payload, source: echo.send_to(payload, source) and None
+        )
         assert (await run(linux, sys.executable, "-c", TALK)).split() == ["udp", "refused"]
         assert (await emulated.udp_probe(THEIRS, 9)).verdict is Verdict.CLOSED
         assert (await linux.udp_probe(OURS, 7)).verdict is Verdict.OPEN
@@ -198,8 +200,8 @@ async def test_linux_as_a_router():
         await run(router, "ping", "-6", "-c", "1", str(auto.address6))
 
         got = []
-        server.host.udp_bind(7, on_datagram=lambda payload, source: got.append(payload))
-        client = auto.host.udp_bind(on_datagram=lambda payload, source: None)
+        server.host.udp_bind(7, both=True, on_datagram=lambda payload, source: got.append(payload))
+        client = auto.host.udp_bind(both=True, on_datagram=lambda payload, source: None)
         errors = []
         client.on_error = lambda destination, error: errors.append((error.text, error.mtu))
         far = IPv6Address("fd00:b::5").packed
@@ -236,7 +238,7 @@ async def test_wireshark_finds_nothing_wrong_with_what_we_say(tmp_path):
         await lab.wait_up()
         assert (await a.ping("fd00:77::2", size=4000)).ok
         assert (await a.udp_probe("fd00:77::2", 9)).verdict is Verdict.CLOSED
-        echo = b.host.udp_bind(7, on_datagram=lambda payload, source: echo.send_to(payload, source) and None)
+        echo = b.host.udp_bind(7, both=True, on_datagram=lambda payload, source: echo.send_to(payload, source) and None)
         assert (await a.udp_probe("fd00:77::2", 7, bytes(5000))).ok
         group = IPv6Address("ff02::fb").packed
         a.host.interfaces["eth0"].ipv6.join(group)

@@ -115,7 +115,7 @@ class Bench:
         self.timeline = Timeline()
         self.one, self.two = make(1, self.timeline), make(2, self.timeline)
         connect(self.one.interfaces["eth0"].port, self.two.interfaces["eth0"].port, defer=self.timeline)
-        echo = self.one.udp_bind(7, on_datagram=lambda payload, source: echo.send_to(payload, source) and None)
+        echo = self.one.udp_bind(7, both=True, on_datagram=lambda payload, source: echo.send_to(payload, source) and None)
         echo.on_error = lambda destination, error: None
         self.timeline.run_until(3 * SECOND)
 

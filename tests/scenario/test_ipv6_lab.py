@@ -111,3 +111,14 @@ guests:
     kinds, now = vnet.simulate(main, seed=3)
     assert kinds == ["address-taken"] and 1 <= now <= 2
     assert vnet.simulate(main, seed=3) == (kinds, now), "one seed, one result"
+
+
+@pytest.mark.vnet(LAB)
+async def test_a_guest_that_crashes_and_comes_back(lab):
+    assert (await lab.ping("both", "2001:db8::2")).ok
+    with pytest.raises(OSError, match="no TCP over IPv6"):
+        await lab.guests["both"].open_tcp_stream("2001:db8::2", 80)
+    lab.faults.crash("far")
+    assert not await lab.ping("both", "2001:db8::2")
+    lab.faults.restart("far")
+    assert (await lab.ping("both", "2001:db8::2")).ok

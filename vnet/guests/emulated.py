@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
-from typing import Generic, Protocol, TypeAlias, TypeVar, TypeVarTuple, final
+from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, final
 
 import trio
 
 from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
+from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.guests.streams import open_stream, serve
-from vnet.ports import Port, Scheduler
+from vnet.ports import Port
 from vnet.stack.dhcp_client import DhcpClient
 from vnet.stack.dhcp_lease import Lease
 from vnet.stack.host import Host
@@ -29,9 +30,6 @@ from vnet.stack.icmp import PingResult
 from vnet.stack.interface import Interface
 from vnet.stack.tcp import ProbeResult
 from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
-from vnet.stack.transport import IcmpError, TransportAddress
-from vnet.units import DAY, SECOND, Duration, nanoseconds
-from vnet.wire import icmpv4, icmpv6
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -174,7 +172,7 @@ class EmulatedGuest:
         """Wait until *done*, which is asked after each change of addresses, routes or carriers; tell whether it is."""
         await trio.lowlevel.checkpoint()
         scheduler = self.host.scheduler
-        end = scheduler.now + _patience(timeout)
+        end = scheduler.now + patience(timeout)
         if self._waiters is None:
             self._waiters = []
             self.host.on_change = self._changed
@@ -277,16 +275,16 @@ class EmulatedGuest:
             await self.settle()
         results = []
         for _ in range(count):
-            answer = _Answer[PingResult]()
-            self.host.ping(destination, size=size, ttl=ttl, timeout=_patience(timeout), on_result=answer)
+            answer = Answer[PingResult]()
+            self.host.ping(destination, size=size, ttl=ttl, timeout=patience(timeout), on_result=answer)
             results.append(await answer.wait())
         good = [result for result in results if result.ok]
         if not good:
             last = results[-1] if results else PingResult(False, error="nothing sent")
-            error = _with_reporter(last.error or "no answer", last.source, self.host)
-            return PingReply(False, error=error, sent=count, responder=_address(last.source))
+            error = with_reporter(last.error or "no answer", last.source, self.host)
+            return PingReply(False, error=error, sent=count, responder=address_from(last.source))
         best = min(good, key=lambda result: result.rtt or 0)
-        return PingReply(True, rtt=best.rtt, sent=count, received=len(good), responder=_address(best.source))
+        return PingReply(True, rtt=best.rtt, sent=count, received=len(good), responder=address_from(best.source))
 
     async def traceroute(
         self, target: Target | HasAddress, method: str = "udp", max_hops: int = MAX_HOPS, timeout: float = 1.0
@@ -301,27 +299,27 @@ class EmulatedGuest:
             raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
         if len(self._resolve(target)) == 16:
             raise UsageError("traceroute goes over IPv4 only yet")
-        answer = _Answer[list[Hop]]()
+        answer = Answer[list[Hop]]()
         run = Traceroute(
             self.host, self._resolve(target), lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
-            timeout=_patience(timeout),
+            timeout=patience(timeout),
         )  # fmt: skip
         run.start()
         return await answer.wait()
 
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
-        answer = _Answer[ProbeResult]()
+        answer = Answer[ProbeResult]()
         destination = self._resolve(target)
         if len(destination) == 16:
             await trio.lowlevel.checkpoint()
             return ProbeReply(Verdict.UNREACHABLE, error="there is no TCP over IPv6 yet")
-        self.host.tcp_probe(destination, checked_port(port), timeout=_patience(timeout), on_result=answer)
+        self.host.tcp_probe(destination, checked_port(port), timeout=patience(timeout), on_result=answer)
         result = await answer.wait()
         if result.ok:
             return ProbeReply(Verdict.OPEN, result.rtt)
         verdict = {"refused": Verdict.CLOSED, "no answer": Verdict.SILENT}.get(result.state, Verdict.UNREACHABLE)
-        error = result.state if verdict is Verdict.CLOSED else _with_reporter(result.state, result.source, self.host)
+        error = result.state if verdict is Verdict.CLOSED else with_reporter(result.state, result.source, self.host)
         return ProbeReply(verdict, result.rtt if verdict is Verdict.CLOSED else None, error)
 
     async def udp_probe(
@@ -331,9 +329,9 @@ class EmulatedGuest:
         destination = self._resolve(target)
         if len(destination) == 16:
             await self.settle()
-        probe = _UdpProbe(self.host, (destination, checked_port(port)))
+        probe = UdpProbe(self.host, (destination, checked_port(port)))
         try:
-            return await probe.run(payload, _patience(timeout))
+            return await probe.run(payload, patience(timeout))
         finally:
             probe.close()
 
@@ -374,66 +372,6 @@ class EmulatedGuest:
         return address.packed
 
 
-@final
-class _Answer(Generic[T]):
-    """What a callback will be given: call it with the value, await it for the value."""
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-        self._values: list[T] = []
-
-    def __call__(self, value: T) -> None:
-        """Take the value; only the first counts."""
-        self._values.append(value)
-        self._event.set()
-
-    async def wait(self) -> T:
-        """Wait for the value."""
-        await self._event.wait()
-        return self._values[0]
-
-
-@final
-class _UdpProbe:
-    """One datagram, and whatever comes back for it."""
-
-    def __init__(self, host: Host, peer: TransportAddress) -> None:
-        self._scheduler: Scheduler = host.scheduler
-        self._host = host
-        self._peer = peer
-        self._socket = host.udp_bind(on_datagram=self._arrived)
-        self._socket.on_error = self._failed
-        self._sent = host.scheduler.now
-        self._answer = _Answer[ProbeReply]()
-
-    async def run(self, payload: bytes, timeout: Duration) -> ProbeReply:
-        """Send and wait."""
-        self._sent = self._scheduler.now
-        problem = self._socket.send_to(payload, self._peer)
-        if problem is not None:
-            await trio.lowlevel.checkpoint()
-            return ProbeReply(Verdict.UNREACHABLE, error=problem)
-        self._scheduler.at(self._sent + timeout, self._answer, ProbeReply(Verdict.SILENT, error="no answer"))
-        return await self._answer.wait()
-
-    def close(self) -> None:
-        """Free the port."""
-        self._socket.close()
-
-    def _arrived(self, payload: bytes, source: TransportAddress) -> None:
-        if source == self._peer:
-            self._answer(ProbeReply(Verdict.OPEN, self._scheduler.now - self._sent))
-
-    def _failed(self, destination: TransportAddress, error: IcmpError) -> None:
-        refused = icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE
-        if len(destination[0]) == 4:
-            refused = icmpv4.UNREACHABLE, icmpv4.PORT_UNREACHABLE
-        if (error.kind, error.code) == refused:
-            self._answer(ProbeReply(Verdict.CLOSED, self._scheduler.now - self._sent, error.text))
-        else:
-            self._answer(ProbeReply(Verdict.UNREACHABLE, error=_with_reporter(error.text, error.reporter, self._host)))
-
-
 def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:
     if interface.ipv6 is None:
         return interface.addresses
@@ -443,20 +381,3 @@ def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...
 def _is_up(interface: Interface) -> bool:
     side = interface.ipv6
     return interface.up and (interface.address is not None or side is not None) and (side is None or side.settled)
-
-
-def _address(packed: bytes | None) -> Address | None:
-    return None if packed is None else ip_address(packed)
-
-
-def _patience(timeout: float) -> Duration:
-    """Convert a time-out; one that never ends is a hundred years. Raise UsageError for what is no number."""
-    if timeout != timeout:
-        raise UsageError("a timeout is a number of seconds, not nan")
-    return nanoseconds(min(timeout, 36_500 * DAY / SECOND))
-
-
-def _with_reporter(text: str, reporter: bytes | None, host: Host) -> str:
-    """Say who reported an error, unless it was the host itself."""
-    local = reporter is None or (host.is_local(reporter) if len(reporter) == 4 else reporter in host.use_ipv6().local)
-    return text if local else f"{text} from {_address(reporter)}"

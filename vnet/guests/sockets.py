@@ -31,7 +31,8 @@ class EmulatedUdpSocket:
 
     def __init__(self, host: Host, port: int = 0, address: Address | None = None, *, errors: bool = False) -> None:
         self._host = host
-        self._socket = host.udp_bind(port, None if address is None else address.packed, on_datagram=self._arrived)
+        packed = None if address is None else address.packed
+        self._socket = host.udp_bind(port, packed, on_datagram=self._arrived, both=True)
         if errors:
             self._socket.on_error = self._failed
         self._waiting: deque[tuple[bytes, TransportAddress] | IcmpError] = deque()

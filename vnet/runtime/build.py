@@ -245,15 +245,12 @@ class Builder:
         interface = host.interfaces[nic.name]
         for address in _ipv4(nic):
             interface.add_address(address)
-        if nic.has_ipv6:
-            _start_ipv6(host, interface, nic)
         if isinstance(nic.gateway, IPv4Address):
             host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, interface)
         routes = self._routes_of(guest, nic)
         _add_routes(host.routes, routes, interface)
-        for route in routes:
-            if isinstance(route.destination, IPv6Network) and isinstance(route.via, IPv6Address) and interface.ipv6:
-                interface.ipv6.node.routes.add(route.destination, route.via.packed, interface)
+        if nic.has_ipv6:
+            _start_ipv6(interface, nic, routes)
 
     def _start_dhcp(self, emulated: EmulatedGuest, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
         if not self._wants_dhcp(guest, nic):
@@ -311,7 +308,7 @@ def _add_routes_again(
         table.add(DEFAULT_ROUTE, gateway.packed, interface, _BEFORE_LEASED)
 
 
-def _start_ipv6(host: Host, interface: Interface, nic: ResolvedInterface) -> None:
+def _start_ipv6(interface: Interface, nic: ResolvedInterface, routes: Iterable[ResolvedRoute]) -> None:
     """Have an interface speak IPv6 with what the topology says; the addresses are asked for once the cable is in."""
     side = interface.enable_ipv6()
     for address in nic.addresses:
@@ -320,7 +317,10 @@ def _start_ipv6(host: Host, interface: Interface, nic: ResolvedInterface) -> Non
     if nic.ipv6 == "auto":
         side.configure_itself()
     if isinstance(nic.gateway, IPv6Address):
-        host.use_ipv6().routes.add(DEFAULT_ROUTE6, nic.gateway.packed, interface)
+        side.node.routes.add(DEFAULT_ROUTE6, nic.gateway.packed, interface)
+    for route in routes:
+        if isinstance(route.destination, IPv6Network) and isinstance(route.via, IPv6Address):
+            side.node.routes.add(route.destination, route.via.packed, interface)
 
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:

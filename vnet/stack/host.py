@@ -257,11 +257,15 @@ class Host:
     # What programs ask for
 
     def udp_bind(
-        self, port: int = 0, address: bytes | None = None, interface: Interface | None = None, *, on_datagram: OnDatagram
-    ) -> UdpSocket:
+        self, port: int = 0, address: bytes | None = None, interface: Interface | None = None, *, on_datagram: OnDatagram,
+        both: bool = False,
+    ) -> UdpSocket:  # fmt: skip
         """Open a UDP socket; port 0 picks a free one. Bound to an *interface* without address it takes what comes to its
-        port whatever the destination. Raise UsageError if the port is taken."""
-        return self.udp.bind(port, address, interface, on_datagram)
+        port whatever the destination. Without address it is for IPv4 alone unless *both* is set. Raise UsageError if the
+        port is taken."""
+        socket = self.udp.bind(port, address, interface, on_datagram)
+        socket.both = both
+        return socket
 
     def ping(
         self, destination: bytes, *, on_result: OnResult, size: int = 56, ttl: int = ipv4.DEFAULT_TTL,

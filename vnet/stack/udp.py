@@ -65,10 +65,11 @@ class UdpSocket:
     """A bound socket; make it with ``Host.udp_bind``.
 
     ``on_datagram(payload, source)`` is called for each datagram, ``on_error(destination, error)`` for each ICMP error about
-    one that was sent here; both may be replaced. ``ttl`` and ``tos`` may be set.
+    one that was sent here; both may be replaced. ``ttl`` and ``tos`` may be set. A socket without an address takes and sends
+    IPv6 datagrams too if it has ``both``; else whoever reads it sees IPv4 addresses only.
     """
 
-    __slots__ = ("_paths", "_tos", "_ttl", "address", "host", "interface", "on_datagram", "on_error", "port")
+    __slots__ = ("_paths", "_tos", "_ttl", "address", "both", "host", "interface", "on_datagram", "on_error", "port")
 
     def __init__(
         self, host: Host, port: int, address: bytes | None, interface: Interface | None, handler: OnDatagram
@@ -79,6 +80,7 @@ class UdpSocket:
         self.interface = interface
         self.on_datagram = handler
         self.on_error: OnError | None = None
+        self.both = False
         self._ttl = ipv4.DEFAULT_TTL
         self._tos = 0
         self._paths: dict[TransportAddress, _Path] = {}
@@ -207,11 +209,15 @@ class UdpTable:
                 socket.forget_paths()
 
     def fitting(self, port: int, address: bytes, interface: Interface | None) -> list[UdpSocket]:
-        """List the sockets that take what comes to *port* of *address*, the most specific first; None is any interface."""
+        """List the sockets that take what comes to *port* of an IPv6 *address*, the most specific first.
+
+        Without *interface* it may have come by any.
+        """
         found = [
             socket
             for socket in self._sockets.get(port, ())
-            if socket.address in (None, address) and (interface is None or socket.interface in (None, interface))
+            if (socket.address == address or (socket.address is None and socket.both))
+            and (interface is None or socket.interface in (None, interface))
         ]
         return sorted(found, key=_specificity, reverse=True)
 

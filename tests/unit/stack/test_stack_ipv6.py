@@ -7,6 +7,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 import pytest
 
 from vnet.errors import UsageError
+from vnet.ports import Port
 from vnet.stack.host import Host
 from vnet.stack.ipv6.addresses import AddressState, Origin, OwnAddress, choose_source
 from vnet.stack.neighbor import State
@@ -296,7 +297,7 @@ def test_the_cache_and_what_waits_are_bounded(lan, monkeypatch):
     monkeypatch.setattr("vnet.stack.ipv6.neighbor.MAX_ENTRIES", 8)
     monkeypatch.setattr("vnet.stack.ipv6.neighbor.MAX_QUEUED_OCTETS", 5000)
     one, _ = pair(lan)
-    socket = one.udp_bind(on_datagram=lambda payload, source: None)
+    socket = one.udp_bind(both=True, on_datagram=lambda payload, source: None)
     for number in range(100):
         assert socket.send_to(bytes(1000), (ip(f"2001:db8::1:{number}"), 9)) is None
     cache = side(one).neighbors
@@ -312,15 +313,20 @@ def test_datagrams_both_ways_and_by_the_same_socket_as_ipv4(lan):
     one, two = pair(lan)
     one.interfaces["eth0"].add_address(IPv4Interface("10.0.0.1/24"))
     two.interfaces["eth0"].add_address(IPv4Interface("10.0.0.2/24"))
-    echo = two.udp_bind(7, on_datagram=lambda payload, source: echo.send_to(payload.upper(), source) and None)
+    echo = two.udp_bind(7, both=True, on_datagram=lambda payload, source: echo.send_to(payload.upper(), source) and None)
     got = []
-    socket = one.udp_bind(on_datagram=lambda payload, source: got.append((payload, source)))
+    socket = one.udp_bind(both=True, on_datagram=lambda payload, source: got.append((payload, source)))
     assert socket.send_to(b"six", (TWO, 7)) is None and socket.send_to(b"four", (b"\x0a\0\0\2", 7)) is None
     lan.run()
     assert sorted(got) == [(b"FOUR", (b"\x0a\0\0\2", 7)), (b"SIX", (TWO, 7))]
-    bound = one.udp_bind(5353, b"\x0a\0\0\1", on_datagram=lambda payload, source: None)
+    bound = one.udp_bind(5353, b"\x0a\0\0\1", both=True, on_datagram=lambda payload, source: None)
     assert bound.send_to(b"x", (TWO, 7)) == "no address"
-    bound = one.udp_bind(5354, ONE, on_datagram=lambda payload, source: None)
+    plain = one.udp_bind(5352, on_datagram=lambda payload, source: got.append(payload))
+    assert plain.send_to(b"x", (TWO, 7)) == "no address", "who reads it knows IPv4 addresses only"
+    two.udp_bind(both=True, on_datagram=lambda payload, source: None).send_to(b"x", (ONE, 5352))
+    lan.run()
+    assert len(got) == 2 and one.drops == {"udp-port": 1}
+    bound = one.udp_bind(5354, ONE, both=True, on_datagram=lambda payload, source: None)
     assert bound.send_to(b"x", (b"\x0a\0\0\2", 7)) == "no address"
     assert bound.send_to(bytes(65528), (TWO, 7)) == "message too long"
     assert bound.send_to(b"x", (ip("2001:db9::1"), 7)) == "no route"
@@ -332,8 +338,8 @@ def test_datagrams_of_any_size(lan, size):
     assert pings(lan, one, TWO).ok, "more fragments than may wait for an unknown neighbor"
     lan.hub.take()
     got = []
-    two.udp_bind(7, on_datagram=lambda payload, source: got.append(payload))
-    socket = one.udp_bind(on_datagram=lambda payload, source: None)
+    two.udp_bind(7, both=True, on_datagram=lambda payload, source: got.append(payload))
+    socket = one.udp_bind(both=True, on_datagram=lambda payload, source: None)
     payload = bytes(index % 251 for index in range(size))
     assert socket.send_to(payload, (TWO, 7)) is None
     lan.run()
@@ -345,7 +351,7 @@ def test_datagrams_of_any_size(lan, size):
 def test_a_port_without_a_socket(lan):
     one, two = pair(lan)
     errors = []
-    socket = one.udp_bind(on_datagram=lambda payload, source: None)
+    socket = one.udp_bind(both=True, on_datagram=lambda payload, source: None)
     socket.on_error = lambda destination, error: errors.append((destination, error.text, error.reporter))
     socket.send_to(b"x", (TWO, 9))
     lan.run()
@@ -359,8 +365,8 @@ def test_a_datagram_to_a_group(lan):
     one, two = pair(lan)
     group = ip("ff02::1:3")
     got = []
-    two.udp_bind(5355, on_datagram=lambda payload, source: got.append(payload))
-    socket = one.udp_bind(on_datagram=lambda payload, source: None)
+    two.udp_bind(5355, both=True, on_datagram=lambda payload, source: got.append(payload))
+    socket = one.udp_bind(both=True, on_datagram=lambda payload, source: None)
     socket.send_to(b"nobody", (group, 5355))
     lan.run()
     side(two).join(group)
@@ -380,7 +386,7 @@ def test_a_datagram_to_a_group(lan):
 def test_checksums_are_a_must(lan):
     one, _ = pair(lan)
     got = []
-    one.udp_bind(7, on_datagram=lambda payload, source: got.append(payload))
+    one.udp_bind(7, both=True, on_datagram=lambda payload, source: got.append(payload))
     packet = datagram(STRANGER, ONE, b"data")
     lan.inject(to_us(packet))
     lan.inject(to_us(packet[:46] + b"\0\0" + packet[48:]))
@@ -440,7 +446,7 @@ def test_what_is_not_for_us(lan):
 def test_super_frames_and_pending_checksums(lan):
     one, _ = pair(lan)
     got = []
-    one.udp_bind(7, on_datagram=lambda payload, source: got.append(payload))
+    one.udp_bind(7, both=True, on_datagram=lambda payload, source: got.append(payload))
     packet = datagram(STRANGER, ONE, bytes(range(250)))
     lan.inject(to_us(packet[:46] + b"\0\1" + packet[48:]), HEADER.pack(1, 0, 0, 0, 54, 6))
     lan.inject(to_us(packet), HEADER.pack(1, 5, 62, 100, 54, 6))
@@ -465,7 +471,7 @@ def piece(data: bytes, offset: int, more: bool, ident: int = 7, kind: int = 17) 
 def receiver(lan):
     one, _ = pair(lan)
     got = []
-    one.udp_bind(7, on_datagram=lambda payload, source: got.append(payload))
+    one.udp_bind(7, both=True, on_datagram=lambda payload, source: got.append(payload))
     return one, got
 
 
@@ -549,8 +555,8 @@ def too_big(packet: bytes, mtu: int) -> bytes:
 def test_path_mtu_is_learned_and_forgotten(lan):
     one, two = pair(lan)
     got, errors = [], []
-    two.udp_bind(7, on_datagram=lambda payload, source: got.append(payload))
-    socket = one.udp_bind(5000, on_datagram=lambda payload, source: None)
+    two.udp_bind(7, both=True, on_datagram=lambda payload, source: got.append(payload))
+    socket = one.udp_bind(5000, both=True, on_datagram=lambda payload, source: None)
     socket.on_error = lambda destination, error: errors.append(error)
     socket.send_to(bytes(1400), (TWO, 7))
     lan.run()
@@ -574,7 +580,7 @@ def test_path_mtu_is_not_learned_from_strangers(lan, monkeypatch):
     lan.inject(too_big(datagram(STRANGER, TWO, bytes(1400), 5000), 1300))
     assert len(one.ipv6.paths) == 0 and one.drops == {"icmp-unmatched": 2}
     monkeypatch.setattr("vnet.stack.ipv6.paths.MAX_PATHS", 4)
-    one.udp_bind(5000, on_datagram=lambda payload, source: None)
+    one.udp_bind(5000, both=True, on_datagram=lambda payload, source: None)
     for number in range(10):
         lan.inject(too_big(datagram(ONE, ip(f"2001:db8::{number:x}00"), bytes(1400), 5000), 1300))
     assert len(one.ipv6.paths) == 4
@@ -647,3 +653,14 @@ def test_static_routes(lan):
     lan.run(2 * SECOND)
     assert pings(lan, one, ip("2001:db8:5::2")).source == ip("2001:db8:5::2")
     assert pings(lan, one, ip("2001:db8:6::2")).error == "no route"
+
+
+def test_who_loses_its_port_is_not_heard(lan):
+    one, _ = pair(lan)
+    interface = one.interfaces["eth0"]
+    one.udp_bind(both=True, on_datagram=lambda payload, source: None).send_to(b"x", (STRANGER, 9))
+    interface.port = Port("h1:gone", lambda frame, offload: None)
+    lan.hub.take()
+    side(one).join(ip("ff02::fb"))
+    lan.run(MINUTE)
+    assert not any(frame[6:12] == mac(1) for frame in lan.hub.take())

@@ -81,7 +81,7 @@ def test_configures_itself(lan, host):
     ]  # fmt: skip
     assert host.ipv6.route(FAR) == OWN and list(side.autoconf.servers) == [ip("2001:db8::53")]
     lan.hub.take()
-    host.udp_bind(on_datagram=lambda payload, source: None).send_to(b"far", (FAR, 9))
+    host.udp_bind(both=True, on_datagram=lambda payload, source: None).send_to(b"far", (FAR, 9))
     (frame,) = [frame for frame in lan.hub.take() if frame[20] == 17]
     assert frame[:6] == ROUTER_MAC, "its MAC address came with the advertisement"
     assert frame[21] == 33, "and the hop limit"
@@ -142,7 +142,7 @@ def test_a_router_that_does_not_answer_gives_way_to_another(lan, host):
         lan.inject(advertisement(prefix(), source=source))
     lan.run(3 * SECOND)
     assert host.ipv6.routes.lookup(FAR).gateway == ROUTER
-    socket = host.udp_bind(on_datagram=lambda payload, source: None)
+    socket = host.udp_bind(both=True, on_datagram=lambda payload, source: None)
     socket.send_to(b"x", (FAR, 9))
     lan.run(12 * SECOND)
     assert host.ipv6.routes.lookup(FAR).gateway == other

@@ -42,14 +42,13 @@ class Ipv6Interface:
 
     __slots__ = (
         "_start", "addresses", "autoconf", "base_reachable", "discovery", "groups", "hop_limit", "interface", "listener",
-        "mac", "mtu", "neighbors", "node", "port", "retransmit_time",
+        "mac", "mtu", "neighbors", "node", "retransmit_time",
     )  # fmt: skip
 
     def __init__(self, node: Ipv6Node, interface: Interface) -> None:
         self.node = node
         self.interface = interface
         self.mac: Mac = interface.mac
-        self.port: Port = interface.port
         self.mtu = interface.mtu
         self.hop_limit = ipv6.DEFAULT_HOP_LIMIT
         self.retransmit_time: Duration = RETRANSMIT_TIME
@@ -110,6 +109,11 @@ class Ipv6Interface:
     def find(self, address: bytes) -> OwnAddress | None:
         """Return the own address, whatever its state."""
         return next((own for own in self.addresses if own.address == address), None)
+
+    @property
+    def port(self) -> Port:
+        """The interface's port, which may be replaced."""
+        return self.interface.port
 
     @property
     def settled(self) -> bool:

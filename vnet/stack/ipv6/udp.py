@@ -1,7 +1,7 @@
 """UDP over IPv6 (RFC 8200 section 8.1): the sockets are those of ``Host.udp_bind``, which serve both families.
 
-A socket without an address takes datagrams of both; where it sends to decides over what. There is no short way as for IPv4:
-checksums are complete.
+A socket without an address takes datagrams of both if it has ``both``; where it sends to decides over what. There is no
+short way as for IPv4: checksums are complete.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ipv6Udp:
         address, port = destination
         if len(payload) > MAX_PAYLOAD:
             return "message too long"
-        if socket.address is not None and len(socket.address) != len(address):
+        if not socket.both if socket.address is None else len(socket.address) != len(address):
             return "no address"
         source = socket.address or node.route(address, socket.interface)
         if isinstance(source, str):
