@@ -205,6 +205,36 @@ def test_a_server_begins_anew_when_its_sockets_were_closed(monkeypatch: pytest.M
     assert begun == [0.0, 1.0, 3.0]
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "{traffic: {to: web, pattern: bulk}}",
+        "{traffic: {to: web, pattern: request}}",
+        "{iperf3_client: {to: web}}",
+        "{iperf3_client: {to: web, reverse: true}}",
+        "{iperf3_client: {to: web, octets: 1MB}}",
+    ],
+)
+def test_traffic_that_nothing_holds_back_does_not_stop_the_lab(program: str) -> None:
+    """Over ideal cables no time passes, so what ends by time never would."""
+    text = LOSSY.replace("rate: 100mbit, latency: 5ms, loss: 5%", "")
+    text = text[: text.index("    run:\n")] + f"    run: [{program}]\n"
+
+    async def main() -> tuple[str, str]:
+        async with vnet.open_lab(parse_topology(text)) as lab:
+            await lab.wait_programs()
+            assert await lab.ping("pc", "web")
+            found = lab.guests["pc"].programs[0]
+            return found.state, found.error
+
+    state, error = vnet.simulate(main)
+    if "octets" in program:
+        assert state == "done"
+    else:
+        assert state == "failed"
+        assert "nothing holds this traffic back" in error or "reverse" in program and "closed" in error
+
+
 def test_two_labs_may_have_modules_of_one_name(tmp_path: Path) -> None:
     """Even of a name that Python has itself."""
 

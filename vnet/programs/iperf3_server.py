@@ -14,7 +14,7 @@ from typing import Final, final
 
 import trio
 
-from vnet.errors import PeerError
+from vnet.errors import PeerError, UsageError
 from vnet.programs.iperf3_protocol import (
     COOKIE_OCTETS,
     DEFAULT_PORT,
@@ -106,7 +106,7 @@ class Iperf3Server:
                 await test.over.wait()
             else:
                 await control.send_state(State.ACCESS_DENIED)
-        except (PeerError, trio.TooSlowError, *SOCKET_ERRORS):
+        except (PeerError, UsageError, trio.TooSlowError, *SOCKET_ERRORS):
             return
 
     async def _serve_client(self, control: Control, cookie: bytes) -> None:
@@ -140,7 +140,7 @@ class Iperf3Server:
         self, control: Control, test: _Test, parameters: Parameters, socket: trio.socket.SocketType | None
     ) -> Iperf3Result:
         counted = parameters.tcp and not parameters.reverse and parameters.num > 0
-        quota = Quota(int(parameters.num) if counted else None)
+        quota = Quota(int(parameters.num) if counted else None, is_time=not parameters.num)
         async with open_plain_nursery() as nursery:
             if socket is not None:
                 await socket.bind((self._host, self._port))

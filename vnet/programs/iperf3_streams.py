@@ -13,6 +13,7 @@ from typing import Protocol, final
 import trio
 
 from vnet.programs.iperf3_protocol import MAX_UDP_BLOCK, UDP_HEADER, UDP_HEADER_64, StreamResults
+from vnet.programs.standstill import Standstill
 
 SOCKET_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a connection that the other end gave up raises."""
@@ -42,12 +43,16 @@ class Pacer:
 
 @final
 class Quota:
-    """What all streams of a test may send, or are to receive, together; None is no limit. ``spent`` is set at its end."""
+    """What all streams of a test may send, or are to receive, together; None is no limit. ``spent`` is set at its end.
 
-    __slots__ = ("left", "spent")
+    ``is_time`` tells a sender that nothing but time ends the test.
+    """
 
-    def __init__(self, octets: int | None) -> None:
+    __slots__ = ("is_time", "left", "spent")
+
+    def __init__(self, octets: int | None, *, is_time: bool | None = None) -> None:
         self.left = octets
+        self.is_time = octets is None if is_time is None else is_time
         self.spent = trio.Event()
 
     def take(self, octets: int) -> bool:
@@ -136,8 +141,11 @@ class TcpStream:
     async def send(self, block: int, pacer: Pacer, quota: Quota) -> None:
         """Send blocks until the quota is used up, or the peer gives up."""
         data = bytes(block)
+        standstill = Standstill()
         try:
             while quota.take(block):
+                if quota.is_time:
+                    standstill.count(block)
                 await pacer.wait(block)
                 await self.stream.send_all(data)
                 self.tally.octets += block
@@ -174,8 +182,10 @@ class UdpStream:
     async def send(self, block: int, pacer: Pacer, quota: Quota) -> None:
         """Send datagrams until the quota is used up; what the network says of them is no reason to stop."""
         padding = bytes(block - self._header.size)
-        tally = self.tally
+        tally, standstill = self.tally, Standstill()
         while quota.take(block):
+            if quota.is_time:
+                standstill.count(block)
             await pacer.wait(block)
             now = trio.current_time()
             tally.packets += 1

@@ -16,6 +16,7 @@ import trio
 
 from vnet.errors import PeerError, UsageError, WireError
 from vnet.ports import Randomness
+from vnet.programs.standstill import Standstill
 from vnet.programs.traffic_records import (
     DEFAULT_PORT,
     HEADER_OCTETS,
@@ -208,6 +209,7 @@ class _Generator:
         """Send until it is time; a sender that was held up catches up, so that the mean rate stays what was asked for."""
         is_request = self._options.pattern == "request"
         due = trio.current_time()
+        standstill = Standstill()
         for gap in gaps(self._options, self._randomness):
             due = (trio.current_time() if is_request else due) + gap  # think time starts when the response is there
             if due >= end:
@@ -215,6 +217,8 @@ class _Generator:
                 return
             if due > trio.current_time():
                 await trio.sleep_until(due)
+            if self._options.count is None:
+                standstill.count(self._options.octets)
             if is_request:
                 await self._request()
             else:
