@@ -1,4 +1,4 @@
-"""What tshark reads in the segments that an emulated host and Linux exchange: what they agree on, and no error of any sort."""
+"""What tshark reads in the segments that an emulated host and Linux exchange: what they agree on, and no error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ def talk(s):
     sender.join()
     print("got", count, flush=True)
 """
-SERVE = TALK + f'\nserver = socket.create_server(("{LINUX}", 7070))\nprint("listening", flush=True)\ntalk(server.accept()[0])\n'
+SERVE = f"""{TALK}
+server = socket.create_server(("{LINUX}", 7070))
+print("listening", flush=True)
+talk(server.accept()[0])
+"""
 CONNECT = TALK + f'\ntalk(socket.create_connection(("{OURS}", 9090), 10))\n'
 
 FIELDS = [
