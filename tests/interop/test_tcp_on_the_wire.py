@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from tests.interop.live_labs import guest, live, needs, program, run, until
+from tests.tcp_bed import marked
+from vnet.ports import Handler
 from vnet.runtime.sinks import FileSink
-from vnet.stack.tcp import State, TcpConnection
+from vnet.stack.tcp import Ecn, State, TcpConnection
 
 pytestmark = [*needs("tshark"), pytest.mark.trio]
 
@@ -52,10 +54,13 @@ CONNECT = TALK + f'\ntalk(socket.create_connection(("{OURS}", 9090), 10))\n'
 FIELDS = [
     "ip.src", "tcp.flags.syn", "tcp.flags.ack", "tcp.len", "tcp.options.mss_val", "tcp.options.wscale.shift",
     "tcp.options.sack_perm", "tcp.options.timestamp.tsval", "tcp.options.timestamp.tsecr", "tcp.options.sack_le",
+    "tcp.flags.ece", "tcp.flags.cwr", "ip.dsfield.ecn",
     "ip.checksum.status", "tcp.checksum.status", "_ws.malformed", "_ws.expert.severity",
 ]  # fmt: skip
 PREFERENCES = ["-oip.check_checksum:TRUE", "-otcp.check_checksum:TRUE", "-otcp.analyze_sequence_numbers:FALSE"]
 GOOD, ERROR = "1", 0x00800000
+SET = ("1", "True")
+"""How versions of tshark write a flag."""
 
 Row = dict[str, str]
 
@@ -91,16 +96,34 @@ def exchange(connection: TcpConnection) -> trio.Event:
     return done
 
 
+def mark_some(handler: Handler) -> Handler:
+    """Mark every tenth frame with data whose sender allows it, as a congested router does."""
+    count = 0
+
+    def mark(frame: bytes, offload: bytes) -> None:
+        nonlocal count
+        if frame[12:14] == b"\x08\x00" and frame[15] & 3:
+            count += 1
+            frame = marked(frame) if count % 10 == 0 else frame
+        handler(frame, offload)
+
+    return mark
+
+
 @pytest.fixture(params=["client", "server"])
 def role(request: pytest.FixtureRequest) -> str:
     """What the emulated host is."""
     return str(request.param)
 
 
-async def captured(file: Path, role: str, loss: str) -> list[Row]:
+async def captured(file: Path, role: str, loss: str, *, marks: bool = False) -> list[Row]:
     """Exchange data with Linux over a link with loss, and dissect what passed the emulated host's port."""
     async with live(TOPOLOGY.replace("LOSS", loss)) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        if marks:
+            host.tcp.settings.ecn = Ecn.REQUEST
+            await run(linux, "sysctl", "-q", "-w", "net.ipv4.tcp_ecn=1")
+            host.interfaces["eth0"].port.gate(mark_some, mark_some)
         capture = lab.captures.start(FileSink(file), ["emulated"])
         if role == "client":
             async with program(linux, sys.executable, "-c", SERVE, ready="listening") as server:
@@ -123,7 +146,7 @@ async def captured(file: Path, role: str, loss: str) -> list[Row]:
 
 async def test_what_is_negotiated(tmp_path: Path, role: str) -> None:
     rows = await captured(tmp_path / "c.pcapng", role, "0%")
-    syns = [row for row in rows if row["tcp.flags.syn"] in ("1", "True")]
+    syns = [row for row in rows if row["tcp.flags.syn"] in SET]
     client, server = (OURS, LINUX) if role == "client" else (LINUX, OURS)
     assert [row["ip.src"] for row in syns] == [client, server], "one SYN each: nothing was lost"
     for row in syns:
@@ -144,3 +167,17 @@ async def test_selective_acknowledgments_both_ways(tmp_path: Path, role: str) ->
         blocks = [row["tcp.options.sack_le"].split(",") for row in rows if row["ip.src"] == source]
         named = [each for each in blocks if each != [""]]
         assert len(named) > 10 and max(map(len, named)) <= 4, source
+
+
+async def test_explicit_congestion_notification_both_ways(tmp_path: Path, role: str) -> None:
+    rows = await captured(tmp_path / "c.pcapng", role, "0%", marks=True)
+    both = [(row["tcp.flags.ece"] in SET, row["tcp.flags.cwr"] in SET) for row in rows if row["tcp.flags.syn"] in SET]
+    assert both == [(True, True), (True, False)], "asked for by the client, agreed to by the server"
+    later = [row for row in rows if row["tcp.flags.syn"] not in SET]
+    assert {row["ip.dsfield.ecn"] for row in rows if row not in later or not int(row["tcp.len"])} == {"0"}
+    for source, peer in ((OURS, LINUX), (LINUX, OURS)):
+        data = [row for row in later if row["ip.src"] == source and int(row["tcp.len"])]
+        assert {row["ip.dsfield.ecn"] for row in data} == ({"2"} if source == OURS else {"2", "3"}), "marked behind our port"
+        echoes = [row for row in later if row["ip.src"] == peer and row["tcp.flags.ece"] in SET]
+        reductions = [row for row in data if row["tcp.flags.cwr"] in SET]
+        assert echoes and reductions, source
