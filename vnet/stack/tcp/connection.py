@@ -222,10 +222,14 @@ class TcpConnection:
         self.enter(State.FIN_WAIT_1 if self.sender.fin else State.ESTABLISHED)
 
     def fail(self, reason: str) -> None:
-        """End the connection for a *reason*; all that was queued is gone."""
+        """End the connection for a *reason*: all that was queued is gone.
+
+        What arrived in order may still be taken, though RFC 9293, 3.10.7.4 has a reset flush it: so Linux and BSD do, and
+        an answer that a peer sent before it reset is not lost to a race.
+        """
         self.error = reason
         self.sender.data.clear()
-        self.receiver.forget()
+        self.receiver.forget(all_of_it=self.user_closed)
         self.enter(State.CLOSED)
 
     def _output_for_user(self) -> None:
