@@ -11,6 +11,7 @@ from vnet.stack.host import Host
 from vnet.stack.tcp import State, TcpConnection
 from vnet.units import MILLISECOND, SECOND
 from vnet.wire import tcp
+from vnet.wire.checksum import checksum
 from vnet.wire.ipv4 import Ipv4
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import is_super
@@ -23,7 +24,8 @@ class Wire:
     """What joins the two hosts. Frames are kept in ``frames`` as (instant, frame, offload) before anything happens to them.
 
     ``loss``, ``repeat`` and ``swap`` are ratios, ``delay`` and ``spread`` nanoseconds; ``cut`` makes plain frames of
-    super-frames; ``filter(frame)`` returns False for what is to be lost.
+    super-frames; ``filter(frame)`` returns False for what is to be lost, ``mark(frame)`` True for what is to be marked if
+    its sender allows that (RFC 3168, 5).
     """
 
     def __init__(self, timeline: Timeline, random, **faults) -> None:
@@ -36,6 +38,7 @@ class Wire:
         self.spread = faults.get("spread", 0)
         self.cut = faults.get("cut", False)
         self.filter = lambda frame: True
+        self.mark = lambda frame: False
         self.frames: list[tuple[int, bytes, bytes]] = []
 
     @property
@@ -48,6 +51,8 @@ class Wire:
 
     def send(self, to: Port, frame: bytes, offload: bytes) -> None:
         self.frames.append((self.timeline.now, frame, offload))
+        if frame[12:14] == b"\x08\x00" and frame[15] & 3 and self.mark(frame):
+            frame = marked(frame)
         if frame[12:14] != b"\x08\x00" or not (self.loss or self.repeat or self.swap or self.spread or self.cut):
             if self.filter(frame):
                 self.timeline.at(self.timeline.now + self.delay, to.receive, frame, offload)
@@ -71,6 +76,12 @@ class Wire:
             for frame in found
             if source in (None, frame[26:30])
         ]
+
+
+def marked(frame: bytes) -> bytes:
+    """Set the ECN field of an IPv4 header to CE, as a congested router does, and see to its checksum."""
+    head = frame[14:15] + bytes((frame[15] | 3,)) + frame[16:24] + bytes(2) + frame[26:34]
+    return frame[:14] + head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + frame[34:]
 
 
 class Pair:
@@ -195,7 +206,7 @@ class Scripted:
             if frame[12:14] == b"\x08\x00" and frame[23] == 6
         ]
 
-    def send(self, flags: int, payload: bytes = b"", *, ahead: int = 0, **fields) -> list[tcp.Tcp]:
+    def send(self, flags: int, payload: bytes = b"", *, ahead: int = 0, tos: int = 0, **fields) -> list[tcp.Tcp]:
         """Send a segment *ahead* octets from the peer's sequence number; return what the host answers at once."""
         source_port, destination_port = self.ports
         segment = tcp.Tcp(**{
@@ -205,7 +216,7 @@ class Scripted:
         })  # fmt: skip
         self.take()
         octets = segment.encode(B, A)
-        head = Ipv4(source=B, destination=A, protocol=6).encode(len(octets))
+        head = Ipv4(source=B, destination=A, protocol=6, tos=tos).encode(len(octets))
         self.interface.port.receive(self.interface.mac + self.mac + b"\x08\x00" + head + octets, NO_OFFLOAD)
         self.timeline.run_until(self.timeline.now)
         return self.take()

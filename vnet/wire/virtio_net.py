@@ -36,10 +36,10 @@ TCP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 16)
 """The same for a TCP segment."""
 
 
-def tcp_super(headers: int, mss: int) -> bytes:
+def tcp_super(headers: int, mss: int, *, cwr: bool = False) -> bytes:
     """Make the header of an untagged IPv4 super-frame without IP options: *headers* octets of headers, *mss* of data in each
-    frame cut from it."""
-    return HEADER.pack(NEEDS_CSUM, GSO_TCPV4, headers, mss, 14 + 20, 16)
+    frame cut from it. CWR has to be named, because only the first of them has it."""
+    return HEADER.pack(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN if cwr else GSO_TCPV4, headers, mss, 14 + 20, 16)
 
 
 class Offload(NamedTuple):

@@ -158,6 +158,23 @@ async def test_lingering_for_no_time_resets(place):
 
 
 @in_every_place
+async def test_what_arrived_before_a_reset_is_read_first(place):
+    client, server = await connected(place)
+    await server.send(b"last words")
+    assert await client.recv(4, trio.socket.MSG_PEEK) == b"last"
+    server.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    server.close()
+    with pytest.raises(OSError, match="not connected"):
+        while True:  # the reset is on its way
+            client.getpeername()
+            await trio.sleep(0.001)
+    assert await receive_exactly(client, 10) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        await client.recv(10)
+    assert await client.recv(10) == b""
+
+
+@in_every_place
 async def test_writing_stops_when_nobody_reads(place):
     client, server = await connected(place)
     sent = 0

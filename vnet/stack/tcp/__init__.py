@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vnet.stack.tcp.connection import TcpConnection
+from vnet.stack.tcp.ecn import Ecn
 from vnet.stack.tcp.probe import OnProbe, ProbeResult
 from vnet.stack.tcp.states import State
 from vnet.stack.tcp.tables import TcpListener, TcpSettings, TcpTable
 
-__all__ = ["OnProbe", "ProbeResult", "State", "TcpConnection", "TcpListener", "TcpSettings", "TcpTable"]
+__all__ = ["Ecn", "OnProbe", "ProbeResult", "State", "TcpConnection", "TcpListener", "TcpSettings", "TcpTable"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from vnet.stack.tcp.sender import DEFAULT_MSS
 from vnet.stack.tcp.states import MASK, RECEIVING, Segment, State, unwrap
 from vnet.units import MILLISECOND
-from vnet.wire.tcp import ACK, FIN, RST, SYN
+from vnet.wire.tcp import ACK, ECE, FIN, RST, SYN
 from vnet.wire.tcp_options import TIMESTAMPS_OCTETS, TcpOptions, decode, peek_timestamps
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def _in_syn_sent(connection: TcpConnection, segment: Segment) -> None:
         return
     receiver.start(segment.sequence)
     negotiate(connection, decode(segment.options))
+    connection.ecn.take_syn(flags, is_first=False)
     if not flags & ACK:  # both opened at once
         connection.state = State.SYN_RECEIVED
         sender.open_window(receiver.irs, 0, segment.window)
@@ -112,6 +113,8 @@ def _in_others(connection: TcpConnection, segment: Segment) -> None:
         receiver.take_stamp(unwrap(stamps[0], receiver.recent), sequence, now)
     if not _take_acknowledgment(connection, segment, sequence, stamps, options):
         return
+    if payload and connection.ecn.take_data(flags, segment.is_marked):
+        receiver.urgent = True  # the sooner the sender knows, the better
     if length and connection.state in RECEIVING:
         if connection.user_closed and payload and sequence + len(payload) > receiver.nxt:
             connection.table.reset(connection, connection.sender.nxt & MASK)  # RFC 2525, 2.17
@@ -137,6 +140,7 @@ def _refuse(connection: TcpConnection, segment: Segment, sequence: int, length: 
     """Answer a segment outside the window: the peer may have missed our acknowledgment."""
     flags = segment.flags
     if connection.state is State.SYN_RECEIVED and flags & SYN and not flags & ACK and sequence == connection.receiver.irs:
+        connection.ecn.take_syn(flags, is_first=connection.listener is not None)
         connection.out.send_syn()
         return
     if connection.state is State.SYN_RECEIVED and flags & ACK and flags & SYN and sequence == connection.receiver.irs:
@@ -177,12 +181,15 @@ def _take_acknowledgment(
         connection.out.challenge()  # RFC 5961, section 5
         return False
     progressed = acknowledgment > sender.una
+    marked = connection.ecn.agreed and bool(segment.flags & ECE)
+    if marked:
+        sender.experience(acknowledgment, now)
     if progressed:
         echoed = None
         if connection.stamps and stamps is not None and stamps[1]:
             elapsed = (connection.out.stamp() - stamps[1]) & MASK
             echoed = elapsed * MILLISECOND if elapsed <= _MAX_ECHO else None
-        sender.acknowledge(acknowledgment, now, echoed)
+        sender.acknowledge(acknowledgment, now, echoed, may_grow=not marked)
         connection.out.progress()
         connection.changed = True
         _fin_acknowledged(connection)

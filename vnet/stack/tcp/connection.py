@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, final
 
 from vnet.errors import UsageError
 from vnet.stack.tcp.arrival import arrive
+from vnet.stack.tcp.ecn import EcnState
 from vnet.stack.tcp.idling import Idling
 from vnet.stack.tcp.receiver import Receiver
 from vnet.stack.tcp.sender import DEFAULT_MSS, Sender
@@ -42,7 +43,7 @@ class TcpConnection:
     """
 
     __slots__ = (
-        "_busy", "changed", "error", "heard_at", "host", "idling", "key", "listener", "local", "on_change", "out",
+        "_busy", "changed", "ecn", "error", "heard_at", "host", "idling", "key", "listener", "local", "on_change", "out",
         "peer_mss", "receiver", "remote", "sender", "stamps", "state", "synchronized", "table", "user_closed",
     )  # fmt: skip
 
@@ -61,6 +62,7 @@ class TcpConnection:
         self.user_closed = False
         self.changed = False
         self.stamps = settings.timestamps
+        self.ecn = EcnState(settings.ecn)
         self.peer_mss = DEFAULT_MSS
         iss, stamp_offset = table.initial_numbers(key)
         self.out = Transmission(self, stamp_offset)
@@ -220,10 +222,14 @@ class TcpConnection:
         self.enter(State.FIN_WAIT_1 if self.sender.fin else State.ESTABLISHED)
 
     def fail(self, reason: str) -> None:
-        """End the connection for a *reason*; all that was queued is gone."""
+        """End the connection for a *reason*: all that was queued is gone.
+
+        What arrived in order may still be taken, though RFC 9293, 3.10.7.4 has a reset flush it: so Linux and BSD do, and
+        an answer that a peer sent before it reset is not lost to a race.
+        """
         self.error = reason
         self.sender.data.clear()
-        self.receiver.forget()
+        self.receiver.forget(all_of_it=self.user_closed)
         self.enter(State.CLOSED)
 
     def _output_for_user(self) -> None:

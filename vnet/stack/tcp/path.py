@@ -14,6 +14,7 @@ from vnet.stack.transport import TransportAddress
 from vnet.wire import ipv4
 from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
 from vnet.wire.ipv4 import DONT_FRAGMENT, PROTOCOL_TCP
+from vnet.wire.tcp import CWR
 from vnet.wire.tcp import HEADER_OCTETS as TCP_OCTETS
 from vnet.wire.virtio_net import TCP_CHECKSUM, tcp_super
 
@@ -76,11 +77,12 @@ class Path:
         return self.mtu - HEADERS
 
     def send(
-        self, sequence: int, acknowledgment: int, flags: int, window: int, options: bytes, payload: bytes, mss: int
-    ) -> str | None:
+        self, sequence: int, acknowledgment: int, flags: int, window: int, options: bytes, payload: bytes, mss: int,
+        ecn: int = 0,
+    ) -> str | None:  # fmt: skip
         """Send a segment, or a super-frame of segments with *mss* octets of data each; numbers have 32 bits here.
 
-        Return None, or why it could not be sent.
+        *ecn* is the ECN field of the IP header. Return None, or why it could not be sent.
         """
         host = self._host
         headers = HEADERS + len(options)
@@ -88,8 +90,8 @@ class Path:
         host.ident = ident = (host.ident + 1) & 0xFFFF
         packet = b"".join((
             _pack(
-                0x4500, length, ident, self._word, _TTL_PROTOCOL, -(self._ip_sum + length + ident) % 0xFFFF, self._addresses,
-                 self._ports, sequence, acknowledgment, (headers - 20) << 10 | flags, window,
+                0x4500 | ecn, length, ident, self._word, _TTL_PROTOCOL, -(self._ip_sum + ecn + length + ident) % 0xFFFF,
+                self._addresses, self._ports, sequence, acknowledgment, (headers - 20) << 10 | flags, window,
                 (self._pseudo_sum + length - 20) % 0xFFFF, 0,
             ),
             options,
@@ -97,8 +99,8 @@ class Path:
         ))  # fmt: skip
         neighbor = self._neighbor
         if neighbor is None or self._interface is None:
-            return host.send_ipv4(self._remote[0], PROTOCOL_TCP, packet[20:], source=self._local[0])
-        offload = TCP_CHECKSUM if len(payload) <= mss else tcp_super(ETHERNET_OCTETS + headers, mss)
+            return host.send_ipv4(self._remote[0], PROTOCOL_TCP, packet[20:], source=self._local[0], tos=ecn)
+        offload = TCP_CHECKSUM if len(payload) <= mss else tcp_super(ETHERNET_OCTETS + headers, mss, cwr=bool(flags & CWR))
         header = neighbor.header
         if header is not None:
             self._interface.port.send(header + packet, offload)

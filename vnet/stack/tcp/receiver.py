@@ -197,8 +197,9 @@ class Receiver:
         self.ready.drop(len(data))
         return data
 
-    def forget(self) -> None:
-        """Give up all that was not taken."""
-        self.ready.clear()
+    def forget(self, *, all_of_it: bool) -> None:
+        """Give up what waits out of order, or *all_of_it*."""
+        if all_of_it:
+            self.ready.clear()
         self._blocks.clear()
         self._touched.clear()

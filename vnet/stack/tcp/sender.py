@@ -41,13 +41,14 @@ class Sender:
     """Sequence numbers are whole numbers without end (``states.unwrap``).
 
     ``una`` is SND.UNA, ``nxt`` SND.NXT, ``high`` one after the highest that was ever sent, ``window`` SND.WND, ``mss`` the
-    octets of data in a segment. ``data`` holds the octets from ``base`` on.
+    octets of data in a segment. ``data`` holds the octets from ``base`` on. ``reduced_until`` was ``nxt`` when the
+    congestion window was last reduced; ``cwr`` says that the peer is yet to be told (RFC 3168, 6.1.2).
     """
 
     __slots__ = (
         "_duplicate_octets", "_forced", "_high_rxt", "_refilled_at", "_repeated_at", "_timed", "_wl1", "_wl2", "base",
-        "capacity", "congestion", "data", "duplicates", "fin", "high", "iss", "max_window", "mss", "no_delay", "nxt",
-        "recover", "recovery", "rto", "sack", "sacked", "scale", "una", "window",
+        "capacity", "congestion", "cwr", "data", "duplicates", "fin", "high", "iss", "max_window", "mss", "no_delay", "nxt",
+        "recover", "recovery", "reduced_until", "rto", "sack", "sacked", "scale", "una", "window",
     )  # fmt: skip
 
     def __init__(self, iss: int, mss: int, congestion: Congestion, capacity: int = SEND_BUFFER) -> None:
@@ -67,6 +68,8 @@ class Sender:
         self.congestion = congestion
         self.recovery = Recovery.NONE
         self.recover = iss  # RecoveryPoint
+        self.reduced_until = iss
+        self.cwr = False
         self.duplicates = 0
         self._duplicate_octets = 0
         self._high_rxt = iss  # HighRxt, one after
@@ -118,7 +121,7 @@ class Sender:
         self._wl1, self._wl2 = sequence, acknowledgment
         self.window = self.max_window = window
 
-    def acknowledge(self, acknowledgment: int, now: Instant, echoed: int | None) -> None:
+    def acknowledge(self, acknowledgment: int, now: Instant, echoed: int | None, *, may_grow: bool = True) -> None:
         """Take a cumulative acknowledgment beyond ``una``; *echoed* is the round-trip time by timestamp, if there is one."""
         octets = acknowledgment - self.una
         was_fast = self.recovery is Recovery.FAST
@@ -142,7 +145,7 @@ class Sender:
             self._duplicate_octets = max(0, self._duplicate_octets - octets)
             self._high_rxt, self._forced = acknowledgment, True  # a partial acknowledgment: RFC 6582, 3.2 step 3
         self._high_rxt = max(self._high_rxt, acknowledgment)
-        if limited and not was_fast:  # RFC 6582, 3.2: leaving recovery grows nothing
+        if limited and may_grow and not was_fast:  # RFC 6582, 3.2: leaving recovery grows nothing
             self.congestion.acknowledged(octets, self.mss, now, self.rto.smoothed or 0)
 
     def take_sack(self, start: int, end: int) -> bool:
@@ -163,8 +166,18 @@ class Sender:
             return
         if self.duplicates < DUPLICATE_THRESHOLD and not (self.sack and self.sacked.lost_below(self.mss) > self.una):
             return
-        self.congestion.lost(self._flight(), self.mss, now)
+        if self.una >= self.reduced_until:  # else marks told of the same congestion
+            self._reduce(now)
         self._repair(Recovery.FAST)
+
+    def experience(self, acknowledgment: int, now: Instant) -> None:
+        """Take an acknowledgment with ECE: reduce the window, but once for each window of data (RFC 3168, 6.1.2)."""
+        if self.recovery is Recovery.NONE and acknowledgment > self.reduced_until:
+            self._reduce(now)
+
+    def _reduce(self, now: Instant) -> None:
+        self.congestion.lost(self._flight(), self.mss, now)
+        self.reduced_until, self.cwr = self.nxt, True
 
     def _detect_loss_again(self) -> None:
         """Fill the holes once more if what was sent after the first of them was filled has arrived, and it has not.
@@ -185,6 +198,7 @@ class Sender:
             self.congestion.timed_out(self._flight(), self.mss)
         else:
             self.congestion.window = self.mss
+        self.reduced_until, self.cwr = self.nxt, True
         self.sacked.clear()
         self.rto.back_off()
         self._duplicate_octets = self.duplicates = 0

@@ -40,6 +40,8 @@ class Segment(NamedTuple):
     window: int
     options: bytes
     payload: bytes
+    is_marked: bool = False
+    """Congestion was experienced: the ECN field of the IP header says so."""
 
 
 def unwrap(number: int, near: int) -> int:

@@ -16,6 +16,7 @@ from vnet.errors import UsageError
 from vnet.stack.tcp.arrival import negotiate
 from vnet.stack.tcp.congestion import Congestion, Cubic
 from vnet.stack.tcp.connection import TcpConnection
+from vnet.stack.tcp.ecn import CE, Ecn
 from vnet.stack.tcp.path_mtu import PathMtus
 from vnet.stack.tcp.probe import EPHEMERAL_COUNT, EPHEMERAL_FIRST, OnProbe, Probes
 from vnet.stack.tcp.receiver import RECEIVE_BUFFER
@@ -111,6 +112,7 @@ class TcpSettings:
     sack: bool = True
     timestamps: bool = True
     window_scaling: bool = True
+    ecn: Ecn = Ecn.ACCEPT
     congestion: Callable[[int], Congestion] = Cubic
     """Makes the congestion control from the segment size: ``Cubic`` or ``NewReno``."""
 
@@ -204,7 +206,8 @@ class TcpTable:
             host.drop("tcp-group")  # RFC 9293, 3.9.2.3 (MUST-57)
             return
         key = packet[12:20] + packet[octets : octets + 4]
-        segment = Segment(sequence, acknowledgment, flags, window, packet[octets + HEADER_OCTETS : start], packet[start:])
+        options, marked = packet[octets + HEADER_OCTETS : start], packet[1] & CE == CE
+        segment = Segment(sequence, acknowledgment, flags, window, options, packet[start:], marked)
         connection = self._connections.get(key)
         if connection is not None and (
             connection.state is not State.TIME_WAIT or not self._may_replace(connection, segment)
@@ -337,6 +340,7 @@ class TcpTable:
         connection.state = State.SYN_RECEIVED
         connection.receiver.start(segment.sequence)
         negotiate(connection, decode(segment.options))
+        connection.ecn.take_syn(segment.flags, is_first=True)
         connection.out.send_syn()
 
     def _listener(self, address: bytes, port: int) -> TcpListener | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from vnet.stack.tcp.ecn import ECT
 from vnet.stack.tcp.path import Path
 from vnet.stack.tcp.path_mtu import BLACK_HOLE_MTU, BLACK_HOLE_TIMEOUTS
 from vnet.stack.tcp.receiver import DELAYED_ACK
 from vnet.stack.tcp.states import MASK, State
 from vnet.units import MILLISECOND, MINUTE, SECOND, Duration, Instant
-from vnet.wire.tcp import ACK, FIN, PSH, SYN
+from vnet.wire.tcp import ACK, CWR, ECE, FIN, PSH, RST, SYN
 from vnet.wire.tcp_options import TIMESTAMPS_OCTETS, TcpOptions, stamped
 
 if TYPE_CHECKING:
@@ -108,15 +109,15 @@ class Transmission:
             sack_permitted=sender.sack if answering else settings.sack,
             timestamps=(self.stamp(), receiver.recent if answering else 0) if self._connection.stamps else None,
         ).encode()  # fmt: skip
-        flags = SYN | ACK if answering else SYN
+        flags = self._connection.ecn.syn_flags(SYN | ACK if answering else SYN)
         if sender.nxt == sender.iss:
             self._progress_at = self._host.scheduler.now
         sender.sent(sender.iss, 1, self._host.scheduler.now)
         self._arm_retransmission(restart=True)
         return path.send(sender.iss & MASK, receiver.nxt & MASK, flags, receiver.first_window, options, b"", 0)
 
-    def transmit(self, sequence: int, flags: int, payload: bytes = b"") -> None:
-        """Send a segment with an acknowledgment of all that arrived."""
+    def transmit(self, sequence: int, flags: int, payload: bytes = b"", ecn: int = 0) -> None:
+        """Send a segment with an acknowledgment of all that arrived; *ecn* is the ECN field of its IP header."""
         path = self.path()
         receiver = self._connection.receiver
         window = receiver.offer()
@@ -128,7 +129,10 @@ class Transmission:
             options = TcpOptions(timestamps=stamps, sack=receiver.sack_blocks()).encode()
         elif self._connection.stamps:
             options = stamped(self.stamp(), receiver.recent & MASK)
-        path.send(sequence & MASK, receiver.nxt & MASK, flags, window, options, payload, self._connection.sender.mss)
+        if self._connection.ecn.echoing and not flags & RST:
+            flags |= ECE
+        mss = self._connection.sender.mss
+        path.send(sequence & MASK, receiver.nxt & MASK, flags, window, options, payload, mss, ecn)
 
     def acknowledge(self) -> None:
         """Send an acknowledgment now."""
@@ -176,8 +180,13 @@ class Transmission:
         if stop >= end:
             flags = FIN | PSH | ACK if stop > end else PSH | ACK
         payload = sender.octets(start, count)
+        ecn = 0
+        if self._connection.ecn.agreed and payload and start >= sender.nxt:  # never what is sent again (RFC 3168, 6.1.5)
+            ecn = ECT
+            if sender.cwr:
+                sender.cwr, flags = False, flags | CWR
         sender.sent(start, count, now)
-        self.transmit(start, flags, payload)
+        self.transmit(start, flags, payload, ecn)
 
     def progress(self) -> None:
         """Note that the peer is there and takes what it can."""
@@ -209,6 +218,7 @@ class Transmission:
             return
         if opening:
             sender.rto.back_off()
+            self._connection.ecn.fall_back()
             self.send_syn()
             self._arm_retransmission(restart=True)  # though there may be no route just now
             return
