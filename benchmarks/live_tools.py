@@ -59,6 +59,15 @@ def tcp(client: Space, server: Space, address: str, seconds: float = 3, flows: i
     return float(_iperf(client, server, address, flows, "--time", f"{seconds:g}")["bits_per_second"])
 
 
+def tcp_to(client: Space, address: str, seconds: float = 3) -> float:
+    """Measure the bits per second that arrive at a server that runs already."""
+    command = ("iperf3", "--client", address, "--port", IPERF_PORT, "--json", "--time", f"{seconds:g}")
+    report = json.loads(client.run(*command, check=False, timeout=300))
+    if "error" in report:
+        raise RuntimeError(f"iperf3: {report['error']}")
+    return float(report["end"]["sum_received"]["bits_per_second"])
+
+
 def cpu_per_gigabyte(pair: Pair, seconds: float = 3) -> float:
     """Measure the CPU seconds it takes the whole machine to move a gigabyte (10^9 octets) by TCP.
 

@@ -25,7 +25,17 @@ from benchmarks import setup_peers
 from benchmarks.bed import raise_on_terminate, sweep
 from benchmarks.rows import ROUNDS, Row
 
-GROUPS: Final = ("live_switch", "live_nat", "switch_core", "sim_hops", "stack_tcp", "dhcp_vs_kea", "lab_build", "live_start")
+GROUPS: Final = (
+    "live_switch",
+    "live_nat",
+    "stack_live",
+    "switch_core",
+    "sim_hops",
+    "stack_tcp",
+    "dhcp_vs_kea",
+    "lab_build",
+    "live_start",
+)
 """One module each, with ``rows(rounds) -> list[Row]``."""
 QUICK_ROUNDS: Final = 2
 MARKERS: Final = ("<!-- measured -->", "<!-- /measured -->")

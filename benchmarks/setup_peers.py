@@ -24,6 +24,7 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "ovs-vswitchd": ("openvswitch-switch",),
     "qemu-system-x86_64": ("qemu-system-x86",),
     "slirp4netns": ("slirp4netns",),
+    "pasta": ("passt",),
     "ns3/core-module.h": ("libns3-dev",),
     "kea-dhcp4": ("kea-dhcp4-server",),
     "mn": ("mininet",),

@@ -42,6 +42,16 @@ guests:
 """
 
 
+EMULATED: Final = """\
+name: {name}
+networks:
+  lan: {{subnet: 10.77.0.0/24}}
+guests:
+  a: {{kind: namespace, namespace: {a}, nics: [{{network: lan, address: 10.77.0.1/24}}]}}
+  server: {{nics: [{{network: lan, address: 10.77.0.2/24}}], run: [iperf3]}}
+"""
+
+
 def pair(bed: Bed) -> Pair:
     """Start a lab of one switch with two namespace guests."""
     return _pair(bed, SWITCHED, "10.77.0.1", "10.77.0.2")
@@ -50,6 +60,11 @@ def pair(bed: Bed) -> Pair:
 def nat_pair(bed: Bed) -> Pair:
     """Start a lab where the guest b sees nothing of the guest a but the address of a NAT router."""
     return _pair(bed, TRANSLATED, "10.78.0.1", "10.79.0.1")
+
+
+def emulated_pair(bed: Bed) -> Pair:
+    """Start a lab where the guest a is Linux, and b an emulated host with an iperf3 server: there is no namespace b."""
+    return _pair(bed, EMULATED, "10.77.0.1", "10.77.0.2")
 
 
 def _pair(bed: Bed, template: str, address_a: str, address_b: str) -> Pair:
