@@ -76,17 +76,22 @@ class _Timer:
 
 @final
 class _PresentTime(trio.abc.Instrument):
-    """Bring the lab clock up to date before each step of a trio task; note when one becomes ready."""
+    """Bring the lab clock up to date before each step of a trio task; count the tasks that wait for their step.
+
+    One that was woken before the shell's own step began waits as well: trio runs what is ready in batches.
+    """
 
     def __init__(self, timeline: Timeline, epoch: int) -> None:
         self._timeline = timeline
         self._epoch = epoch
-        self.task_is_ready = False
+        self.ready_tasks = 0
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-        self.task_is_ready = True
+        self.ready_tasks += 1
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.ready_tasks:  # who was woken before we counted is none of them
+            self.ready_tasks -= 1
         self._timeline.now = time.monotonic_ns() - self._epoch
 
 
@@ -158,7 +163,6 @@ class Shell:
         run_due = timeline.run_due
         epoch = self._epoch
         present = self._present
-        present.task_is_ready = False
         patience: float = 0
         end = monotonic() + TURN
         while True:
@@ -179,7 +183,7 @@ class Shell:
             except Exception as error:
                 self._contain(error)
                 head = timeline.now  # others may be due
-            if present.task_is_ready:
+            if present.ready_tasks:
                 return True
             if now > end:
                 return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -26,9 +26,11 @@ class CountingEpoll:
         self.fileno, self.register, self.unregister = epoll.fileno, epoll.register, epoll.unregister
         self.modify, self.close = epoll.modify, epoll.close
         self.polls = 0
+        self.on_poll: Callable[[float], None] = lambda timeout: None
 
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
         self.polls += 1
+        self.on_poll(timeout)
         return self._epoll.poll(timeout, most)
 
 
@@ -137,6 +139,36 @@ async def test_an_event_that_becomes_the_next_while_the_shell_lingers_is_on_time
         with trio.fail_after(5):
             await done.wait()
         assert shell.timeline.now - instants[1] < 50 * MILLISECOND
+        shell.unregister(read_end)
+        os.close(read_end)
+        os.close(write_end)
+
+
+async def test_a_task_that_was_woken_does_not_wait_until_no_more_frames_come() -> None:
+    """Whether trio runs it before or after the shell, which is up to chance: the shell must not wait while it is ready."""
+    async with driven() as (shell, epoll):
+        read_end, write_end = os.pipe()
+        woken = trio.Event()
+        is_ready, kept_waiting = False, 0
+
+        def on_readable() -> None:
+            nonlocal is_ready
+            if os.read(read_end, 1) == b"a":
+                woken.set()
+                is_ready = True
+
+        def on_poll(timeout: float) -> None:
+            nonlocal kept_waiting
+            kept_waiting += timeout > 0 and is_ready
+
+        shell.register(read_end, on_readable)
+        epoll.on_poll = on_poll
+        for _ in range(50):
+            os.write(write_end, b"ab")  # the first wakes us, and the second the shell once more
+            await woken.wait()
+            is_ready, woken = False, trio.Event()
+            await trio.sleep(2 * LINGER)  # until all is quiet
+        assert kept_waiting == 0
         shell.unregister(read_end)
         os.close(read_end)
         os.close(write_end)
