@@ -99,7 +99,7 @@ def deliver(tree: Tree) -> tuple[int, float]:
         delivered += 1
 
     def link(a: Port, b: Port) -> None:
-        Link(timeline, a, b, (streams.stream(a.name, "f"), streams.stream(a.name, "b")), rate=LINK_BPS, latency=LINK_DELAY)
+        Link(timeline, a, b, partial(streams.stream, a.name), rate=LINK_BPS, latency=LINK_DELAY)
 
     switches = [Switch(f"s{index}", timeline) for index in range(tree.switches)]
     vlan = access(1)

@@ -19,7 +19,7 @@ import yaml
 
 import vnet
 from vnet.cli.main import cli, run
-from vnet.links.link import DEFAULT_QUEUE
+from vnet.links.direction import DEFAULT_QUEUE
 from vnet.topology import check_text, parse_topology
 from vnet.topology.schema import topology_schema
 from vnet.units import parse_duration, parse_size
@@ -28,7 +28,9 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-CABLE = {"rate", "latency", "loss", "queue"}
+CABLE = {
+    "rate", "latency", "delay_variation", "loss", "reordering", "duplication", "corruption", "queue",
+}  # fmt: skip
 OFFLINE = ("check", "graph", "schema", "completion")
 """Commands whose shown output is compared with the real one, beside ``up --simulate`` and wrong use."""
 

@@ -20,12 +20,14 @@ def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool)
     """Change a link or a switch port of LAB.
 
     TARGET is a link (core-edge, web:eth0, or core,edge), a guest with one NIC (web), or a switch port (core:3). Links take
-    state, rate, latency, loss and queue, ports take state; up and down are short for state=up and state=down.
+    state, rate, latency, delay_variation, loss, reordering, duplication, corruption and queue, ports take state; up and
+    down are short for state=up and state=down.
 
     \b
     vnet set office core-edge down
     vnet set office core-edge loss=5% latency=20ms rate=10mbit
     vnet set office core-edge rate=none
+    vnet set office core-edge delay_variation=5ms reordering=1% duplication=0.5% corruption=0.01%
     vnet set office core:3 down
     """
     data = call(find_lab(lab), "set", {"target": target, "settings": list(settings)})

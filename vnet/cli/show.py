@@ -59,8 +59,23 @@ def _loss(row: Row) -> object:
     return f"{loss:.4g}" if isinstance(loss, float) and loss else ""
 
 
+def _impairments(row: Row) -> object:
+    """Tell the impairments that are set: few links have any, so they share a column."""
+    variation = _duration("delay_variation_s")(row) if row["delay_variation_s"] else None
+    parts = [f"up to {variation} more"] if variation else []
+    parts += [f"{key} {row[key]:.4g}" for key in ("reordering", "duplication", "corruption") if row[key]]
+    return ", ".join(parts)
+
+
 def _link_drops(row: Row) -> object:
-    ways = cast("list[dict[str, int]]", row["drops"])
+    return _both_ways(cast("list[dict[str, int]]", row["drops"]))
+
+
+def _altered(row: Row) -> object:
+    return _both_ways(cast("list[dict[str, int]]", row["altered"]))
+
+
+def _both_ways(ways: Sequence[Mapping[str, int]]) -> str:
     return (
         " / ".join(", ".join(f"{name} {count}" for name, count in way.items()) or "0" for way in ways) if any(ways) else ""
     )
@@ -79,7 +94,7 @@ _TABLES: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "links": (
         ("link", "name"), ("between", "between"), ("state", "state"), ("rate", _rate), ("latency", _duration("latency_s")),
-        ("loss", _loss), ("drops", _link_drops),
+        ("loss", _loss), ("impairments", _impairments), ("drops", _link_drops), ("altered", _altered),
     ),
     "fdb": (
         ("switch", "switch"), ("vlan", "vlan"), ("mac", "mac"), ("port", "port"), ("peer", "peer"), ("owner", "owner"),

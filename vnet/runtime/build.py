@@ -16,6 +16,7 @@ from vnet.fabric.rng import RandomStreams
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.emulated import EmulatedGuest
+from vnet.links.impairments import Impairments
 from vnet.links.link import Link
 from vnet.ports import Nesting, Port, Randomness, Scheduler
 from vnet.services.dhcp.binding import BindingStore
@@ -135,12 +136,18 @@ class Builder:
             self._scheduler,
             a,
             b,
-            (self._streams.stream(name, "loss-forward"), self._streams.stream(name, "loss-backward")),
+            self._streams_of(name),
             name=name,
             rate=cable.rate,
             latency=cable.latency,
             loss=cable.loss,
             queue=cable.queue,
+            impairments=Impairments(
+                delay_variation=cable.delay_variation,
+                reordering=cable.reordering,
+                duplication=cable.duplication,
+                corruption=cable.corruption,
+            ),
             inline_to_a=inline_to_a,
             inline_to_b=inline_to_b,
             report=self._events.reporter(name),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from vnet.errors import UsageError
+from vnet.links.impairments import Impairments
 from vnet.links.link import Link
 from vnet.switch.port import SwitchPort
 from vnet.switch.switch import Switch
@@ -15,7 +16,8 @@ from vnet.units import SECOND, parse_duration, parse_rate, parse_ratio, parse_si
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
 
-LINK_KEYS: Final = ("state", "rate", "latency", "loss", "queue")
+RATIOS: Final = ("loss", "reordering", "duplication", "corruption")
+LINK_KEYS: Final = ("state", "rate", "latency", "delay_variation", *RATIOS, "queue")
 PORT_KEYS: Final = ("state",)
 _STATES: Final = {
     "up": True,
@@ -97,10 +99,10 @@ def _change_link(link: Link, pairs: Sequence[tuple[str, str]]) -> dict[str, obje
                 changes.append(("up", _state(value)))
             elif key == "rate":
                 changes.append(("rate", None if value in ("", "none", "unlimited") else parse_rate(value)))
-            elif key == "latency":
-                changes.append(("latency", parse_duration(value)))
-            elif key == "loss":
-                changes.append(("loss", parse_ratio(value)))
+            elif key in ("latency", "delay_variation"):
+                changes.append((key, parse_duration(value)))
+            elif key in RATIOS:
+                changes.append((key, parse_ratio(value)))
             elif key == "queue":
                 changes.append(("queue", parse_size(value)))
             else:
@@ -111,8 +113,19 @@ def _change_link(link: Link, pairs: Sequence[tuple[str, str]]) -> dict[str, obje
         setattr(link, attribute, new)
     return {
         "link": link.name, "state": "up" if link.up else "down", "rate_bps": link.rate, "latency_s": link.latency / SECOND,
-        "loss": link.loss, "queue": link.queue,
+        "loss": link.loss, "queue": link.queue, **show_impairments(link.impairments),
     }  # fmt: skip
+
+
+def show_impairments(impairments: Impairments) -> dict[str, object]:
+    """Tell the impairments that are set, loss aside."""
+    told = {
+        "delay_variation_s": impairments.delay_variation / SECOND,
+        "reordering": impairments.reordering,
+        "duplication": impairments.duplication,
+        "corruption": impairments.corruption,
+    }
+    return {key: value for key, value in told.items() if value}
 
 
 def _change_port(switch: Switch, port: SwitchPort, pairs: Sequence[tuple[str, str]]) -> dict[str, object]:

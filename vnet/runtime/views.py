@@ -133,9 +133,17 @@ def links(lab: Lab) -> list[Row]:
             "state": "up" if link.up else "down",
             "rate_bps": link.rate,
             "latency_s": link.latency / SECOND,
+            "delay_variation_s": link.delay_variation / SECOND,
             "loss": link.loss,
+            "reordering": link.reordering,
+            "duplication": link.duplication,
+            "corruption": link.corruption,
             "drops": [
                 {reason: count for reason, count in direction.drops.items() if count}
+                for direction in (link.forward, link.backward)
+            ],
+            "altered": [
+                {what: count for what, count in direction.altered.items() if count}
                 for direction in (link.forward, link.backward)
             ],
         }

@@ -42,7 +42,7 @@ CONTEXT: Final = 1 << 18
 LINES: Final = 20
 """Frames shown when it fails."""
 LOSSY_TRIES: Final = 200
-"""Canaries sent through a cable that loses frames, at most."""
+"""Canaries sent through a cable that loses or damages frames, at most."""
 QUEUE_TRIES: Final = 3
 """Canaries sent through others: the queue of a cable with a rate may be full."""
 PATIENCE: Final[Duration] = 1 * SECOND
@@ -53,9 +53,16 @@ _CANARY_HEADER: Final = bytes.fromhex("0180c200000e 02766e657400 88b5")
 _CANARY: Final = _CANARY_HEADER + b"vnet canary"
 
 
-def is_canary(frame: bytes) -> bool:
-    """Tell whether the frame is one that ``never`` sent."""
-    return frame.startswith(_CANARY)
+def is_canary(frame: bytes, flipped: int = 0) -> bool:
+    """Tell whether the frame is one that ``never`` sent, with at most so many bits *flipped* on its way."""
+    return frame.startswith(_CANARY) or (
+        bool(flipped) and len(frame) >= len(_CANARY) and bits_between(frame[: len(_CANARY)], _CANARY) <= flipped
+    )
+
+
+def bits_between(one: bytes, other: bytes) -> int:
+    """Count the bits in which two strings of octets of one length differ."""
+    return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).bit_count()
 
 
 def show_frames(packets: list[pcapng.Packet]) -> str:
@@ -222,8 +229,10 @@ class Never(_Watch):
 
         capture = self._lab.captures.start(sink, [sender.name, taker.name], caught)
         try:
-            for _ in range(LOSSY_TRIES if link.loss else QUEUE_TRIES):
-                patience = link.latency + _wait_in_queue(link, sender) + (PAUSE if link.loss else PATIENCE)
+            lossy = bool(link.loss or link.corruption)
+            for _ in range(LOSSY_TRIES if lossy else QUEUE_TRIES):
+                delay = link.latency + link.delay_variation + _wait_in_queue(link, sender)
+                patience = delay + (PAUSE if lossy else PATIENCE)
                 sender.send(canary, NO_OFFLOAD)
                 timeline.at(timeline.now + patience, came.set)
                 await came.wait()

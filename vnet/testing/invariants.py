@@ -3,7 +3,9 @@
 ``Invariants(lab)`` watches all nodes' ports from then on. Its ``check`` raises AssertionError with all that is wrong:
 
 * *isolation*: each frame that a node receives was sent by a node in that VLAN, octet for octet but for the tag. So no frame
-  passes between VLANs, none is made up and none is changed on its way;
+  passes between VLANs, none is made up and none is changed on its way. Links may lose, delay, reorder and repeat frames.
+  Where links corrupt, a frame may differ from one that was sent by a bit for each such link; it may have been one of another
+  VLAN, as a bit of the tag may be the one;
 * *counters*: a switch sends at most one copy to each other port and at least one of each frame it does not count as dropped;
 * *filtering databases*: within their bound, and each entry on a port that is up and a member of the entry's VLAN;
 * *leases*: no address is bound twice, and each that a client uses is bound to its MAC;
@@ -25,7 +27,7 @@ from vnet.addresses import format_mac, is_group
 from vnet.guests.emulated import EmulatedGuest
 from vnet.runtime.views import dotted, leased
 from vnet.services.dhcp.binding import BindingState
-from vnet.testing.expectations import is_canary
+from vnet.testing.expectations import bits_between, is_canary
 from vnet.topology.resolved import ALL_VLANS, ResolvedSwitchPort
 from vnet.units import SECOND, Duration
 from vnet.wire import pcapng
@@ -34,6 +36,7 @@ from vnet.wire.pcapng import Direction
 from vnet.wire.vlan import TAG_OCTETS, VID_MASK, is_tagged
 
 if TYPE_CHECKING:
+    from vnet.links.link import Link
     from vnet.runtime.lab import Lab
 
 REMEMBERED: Final = 200_000
@@ -82,6 +85,7 @@ class _Ledger:
     """A sink that keeps account of what nodes send and receive, by VLAN."""
 
     def __init__(self, lab: Lab) -> None:
+        self._lab = lab
         switches = lab.topology.switches
         plugged = {f"{node}:{nic.name}": nic.port for node, nic in lab.topology.endpoints()}
         plugged |= {f"{net.name}:dhcp": net.dhcp.port for net in lab.topology.networks.values() if net.dhcp is not None}
@@ -121,7 +125,7 @@ class _Ledger:
         name = packet.interface.name
         port = self.switch_ports[name]
         vid = _tag(frame)
-        plain = frame if vid is None else frame[:12] + frame[12 + TAG_OCTETS :]
+        plain = frame if vid is None else _without_tag(frame)
         if packet.direction is Direction.OUTBOUND:
             vid = vid or port.pvid
             self._sent[vid, plain] = None
@@ -134,10 +138,34 @@ class _Ledger:
             return
         if len(self._sent) >= REMEMBERED:
             return  # it may have been forgotten
+        if self._may_be_damaged(plain) or (vid is not None and self._may_be_damaged(frame)):
+            return
         self._count += 1
         if len(self._complaints) < COMPLAINTS:
             text = f"{name} received what nobody sent in VLAN {'/'.join(map(str, vids)) or '-'}: {describe(frame)}"
             self._complaints.append(text)
+
+    def _may_be_damaged(self, frame: bytes) -> bool:
+        """Tell whether this is a frame that was sent, but for a bit on each link that corrupts."""
+        bits = sum(1 for link in self._lab.links.values() if _corrupts(link))
+        if not bits:
+            return False
+        shorter = _without_tag(frame)  # what a switch no longer knew as a tag, its TPID being damaged
+        return is_canary(frame, bits) or any(
+            (len(sent) == len(frame) and bits_between(sent, frame) <= bits)
+            or (len(sent) == len(shorter) and bits_between(sent, shorter) <= bits)
+            or (len(sent) == len(frame) + TAG_OCTETS and bits_between(_without_tag(sent), frame) <= bits)
+            for _, sent in reversed(self._sent)
+        )
+
+
+def _corrupts(link: Link) -> bool:
+    """Tell whether the link damages frames, or did."""
+    return bool(link.corruption or link.forward.altered["corrupted"] or link.backward.altered["corrupted"])
+
+
+def _without_tag(frame: bytes) -> bytes:
+    return frame[:12] + frame[12 + TAG_OCTETS :]
 
 
 def _tag(frame: bytes) -> int | None:
@@ -153,7 +181,10 @@ def _takes(port: ResolvedSwitchPort, vid: int) -> bool:
 
 def _longest_way(lab: Lab) -> Duration:
     """Bound how long a frame can be on its way: through every link, each with a full queue."""
-    return sum(link.latency + (link.queue * 8 * SECOND // link.rate if link.rate else 0) for link in lab.links.values())
+    return sum(
+        link.latency + link.delay_variation + (link.queue * 8 * SECOND // link.rate if link.rate else 0)
+        for link in lab.links.values()
+    )
 
 
 def _counters(lab: Lab) -> Iterator[str]:

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["partition", "isolate", "flap", "crash", "restart", "heal", "set", "send", "ping", "wait"]
 
 LATENCIES: Final = ("0s", "1us", "5ms", "300ms")
+VARIATIONS: Final = ("0s", "1us", "20ms")
 LOSSES: Final = ("0%", "1%", "30%", "100%")
+ALTERED: Final = ("reordering", "duplication", "corruption")
 RATES: Final = ("none", "64kbit", "10mbit", "1gbit")
 LENGTHS: Final = ("1ms", "1s", "7s", "10min", "36h")
 
@@ -103,7 +105,7 @@ def topologies(
     """Make right topologies: switches, networks, guests, perhaps a router with NAT and a firewall.
 
     Switches form a tree, as there is no spanning tree protocol yet. Guests have addresses of their own or ask for them;
-    cables have a latency, a loss and a rate, or none.
+    cables have a latency, a loss, a rate and other impairments, or none.
     """
     networks = [f"net{number}" for number in range(draw(st.integers(1, max_networks)))]
     switches = [f"switch{number}" for number in range(draw(st.integers(1, max_switches)))]
@@ -153,6 +155,9 @@ def _cables(draw: st.DrawFn) -> dict[str, str]:
         rate = draw(st.sampled_from(RATES))
         if rate != "none":
             cable["rate"] = rate
+        if draw(st.booleans()):
+            cable["delay_variation"] = draw(st.sampled_from(VARIATIONS))
+            cable |= {kind: draw(st.sampled_from(LOSSES[:3])) for kind in ALTERED}
     return cable
 
 
@@ -213,7 +218,9 @@ def changes(topology: ResolvedTopology) -> SearchStrategy[Step]:
     """Choose a change as ``vnet set`` makes it: of a cable, or of a switch port."""
     settings = [
         *(f"latency={value}" for value in LATENCIES), *(f"loss={value}" for value in LOSSES),
-        *(f"rate={value}" for value in RATES), "queue=3000", "queue=256KiB", "up", "down",
+        *(f"delay_variation={value}" for value in VARIATIONS),
+        *(f"{kind}={value}" for kind in ALTERED for value in LOSSES), *(f"rate={value}" for value in RATES),
+        "queue=3000", "queue=256KiB", "up", "down",
     ]  # fmt: skip
     links = st.builds(
         lambda name, text: Step("set", (name, text)), st.sampled_from(_links(topology)), st.sampled_from(settings)

@@ -77,8 +77,12 @@ def cable_text(cable: Impairment) -> str:
         parts.append(format_rate(cable.rate))
     if cable.latency:
         parts.append(format_duration(cable.latency))
-    if cable.loss:
-        parts.append(f"{cable.loss * 100:g}% loss")
+    if cable.delay_variation:
+        parts.append(f"up to {format_duration(cable.delay_variation)} more")
+    ratios = {
+        "loss": cable.loss, "reordering": cable.reordering, "duplication": cable.duplication, "corruption": cable.corruption,
+    }  # fmt: skip
+    parts += [f"{ratio * 100:g}% {name}" for name, ratio in ratios.items() if ratio]
     return ", ".join(parts)
 
 

@@ -38,7 +38,13 @@ class Impaired(Strict, frozen=True, kw_only=True):
 
     rate: Annotated[RateText | None, about("Bits per second in each direction; not given: no limit.")] = None
     latency: Annotated[DurationText | None, about("One-way delay; not given: none.")] = None
+    delay_variation: Annotated[
+        DurationText | None, about("How much longer than latency frames may take; they keep their order.")
+    ] = None
     loss: Annotated[RatioText | None, about("Share of the frames that get lost: 0.1% or 0.001.")] = None
+    reordering: Annotated[RatioText | None, about("Share of the frames that overtake those on their way.")] = None
+    duplication: Annotated[RatioText | None, about("Share of the frames that arrive twice.")] = None
+    corruption: Annotated[RatioText | None, about("Share of the frames that arrive with one bit flipped.")] = None
     queue: Annotated[SizeText | None, about("How much may wait for a limited rate before frames are dropped.")] = None
 
 

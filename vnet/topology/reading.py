@@ -47,7 +47,22 @@ class Reader:
             self.problems.warning(
                 "idle-queue", (*path, "queue"), "without a rate nothing ever waits in the queue; give a rate"
             )
-        return Impairment(rate=rate, latency=latency, loss=loss, queue=queue)
+        variation = self.duration(cable.delay_variation, (*path, "delay_variation"), 0)
+        reordering = self.ratio(cable.reordering, (*path, "reordering"))
+        if reordering and cable.latency is None and cable.delay_variation is None:
+            self.problems.warning(
+                "idle-reordering", (*path, "reordering"), "without a latency there is nothing to overtake; give a latency"
+            )
+        return Impairment(
+            rate=rate,
+            latency=latency,
+            delay_variation=variation,
+            loss=loss,
+            reordering=reordering,
+            duplication=self.ratio(cable.duplication, (*path, "duplication")),
+            corruption=self.ratio(cable.corruption, (*path, "corruption")),
+            queue=queue,
+        )
 
     def rate(self, text: str | None, path: Path) -> Rate | None:
         """Read a rate in bit/s."""

@@ -65,13 +65,17 @@ class Impairment:
 
     rate: Rate | None = None
     latency: Duration = 0
+    delay_variation: Duration = 0
     loss: float = 0.0
+    reordering: float = 0.0
+    duplication: float = 0.0
+    corruption: float = 0.0
     queue: Size | None = None
 
     @property
     def ideal(self) -> bool:
         """Tell whether the cable passes every frame at once."""
-        return self.rate is None and self.latency == 0 and self.loss == 0
+        return self == Impairment(queue=self.queue)
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from vnet.errors import UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
-from vnet.links.link import DEFAULT_QUEUE, WIRE_OVERHEAD, Link
+from vnet.links.direction import DEFAULT_QUEUE, WIRE_OVERHEAD
+from vnet.links.link import Link
 from vnet.ports import NO_OFFLOAD, Handler, Port
 from vnet.units import MICROSECOND, MILLISECOND
 from vnet.wire.virtio_net import GSO_NONE, GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM, Offload, encode
@@ -30,8 +32,7 @@ class Rig:
         self.a = Port("a", lambda frame, offload: self.at_a.append((self.timeline.now, frame)))
         self.b = Port("b", lambda frame, offload: self.at_b.append((self.timeline.now, frame)))
         streams = RandomStreams(seed)
-        randoms = (streams.stream("link", "forward"), streams.stream("link", "backward"))
-        self.link = Link(self.timeline, self.a, self.b, randoms, **options)  # type: ignore[arg-type]
+        self.link = Link(self.timeline, self.a, self.b, partial(streams.stream, "link"), **options)  # type: ignore[arg-type]
 
     def run(self, until: int = FOREVER) -> None:
         self.timeline.run_until(until)

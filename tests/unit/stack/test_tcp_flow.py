@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.tcp_bed import PORT, A, B, Pair, Program, Scripted, assert_clean
@@ -60,8 +62,7 @@ def test_a_lossy_link_cuts_them_and_all_arrives():
         port.unplug()
     streams = pair.streams
     link = Link(
-        pair.timeline, one, other, (streams.stream("l", "1"), streams.stream("l", "2")), rate=100_000_000,
-        latency=2 * MILLISECOND, loss=0.02,
+        pair.timeline, one, other, partial(streams.stream, "l"), rate=100_000_000, latency=2 * MILLISECOND, loss=0.02,
     )  # fmt: skip
     for host, peer in ((pair.a, pair.b), (pair.b, pair.a)):
         interface = peer.interfaces["eth0"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from switch_bed import BROADCAST, frame, mac, tag
 
@@ -25,8 +27,7 @@ class Pair:
         a = self.west.add_port(west or trunk()).port
         b = self.east.add_port(east or trunk()).port
         streams = RandomStreams(5)
-        randoms = (streams.stream("trunk", "forward"), streams.stream("trunk", "backward"))
-        self.link = Link(self.timeline, a, b, randoms, **options)  # type: ignore[arg-type]
+        self.link = Link(self.timeline, a, b, partial(streams.stream, "trunk"), **options)  # type: ignore[arg-type]
         self.on_trunk: list[bytes] = []
         a.hook(rx=self.spy, tx=self.spy)
         self.heard: list[tuple[str, int, bytes]] = []
