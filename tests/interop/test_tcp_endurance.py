@@ -349,3 +349,48 @@ async def test_we_send_into_a_black_hole_and_find_a_size_that_passes() -> None:
             connection.shutdown()
             await server.says(f"got {DEEP}")
             assert connection.sender.mss < 1448 and connection.error is None
+
+
+# A way whose router says how large packets may be
+
+ROUTED = """
+name: NAME
+networks:
+  one: {subnet: 10.77.0.0/24}
+  other: {subnet: 10.78.0.0/24}
+routers:
+  narrow:
+    interfaces: {one: {address: 10.77.0.254/24, mtu: 1200}, other: {address: 10.78.0.254/24, mtu: 1200}}
+guests:
+  emulated: {nics: [{network: one, address: 10.77.0.1/24, gateway: 10.77.0.254}]}
+  linux: {kind: namespace, nics: [{network: other, address: 10.78.0.2/24, gateway: 10.78.0.254}]}
+"""
+BOTH_WAYS_BY_THE_ROUTER = f"""
+import socket, threading
+server = socket.create_server(("10.78.0.2", 7070))
+print("listening", flush=True)
+s = server.accept()[0]
+s.settimeout(20)
+sender = threading.Thread(target=lambda: (s.sendall(bytes({DEEP})), s.shutdown(socket.SHUT_WR)))
+sender.start()
+count = 0
+while piece := s.recv(1 << 20):
+    count += len(piece)
+sender.join()
+print("got", count, "MSS", s.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG), flush=True)
+"""
+
+
+async def test_both_learn_the_path_mtu_from_a_router() -> None:
+    async with live(ROUTED) as lab:
+        host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        async with program(linux, sys.executable, "-c", BOTH_WAYS_BY_THE_ROUTER, ready="listening") as server:
+            connection = host.tcp.connect(bytes((10, 78, 0, 2)), 7070)
+            await until(lambda: connection.is_established, "it is established")
+            assert connection.sender.mss == 1448, "nobody knows yet"
+            assert connection.send(bytes(DEEP)) == DEEP
+            connection.shutdown()
+            await until(lambda: connection.receiver.ended, "all that Linux sent came")
+            assert len(connection.receive(DEEP + 1)) == DEEP
+            await server.says(f"got {DEEP} MSS 1148")
+            assert connection.sender.mss == 1148 and connection.error is None

@@ -14,7 +14,7 @@ from vnet.ports import NO_OFFLOAD, connect
 from vnet.stack.host import Host
 from vnet.stack.neighbor import MAX_ENTRIES
 from vnet.units import SECOND
-from vnet.wire import arp, icmpv4, ipv4, udp
+from vnet.wire import arp, icmpv4, igmp, ipv4, udp
 from vnet.wire.ipv4 import Ipv4
 from vnet.wire.tcp import SYN, Tcp
 from vnet.wire.virtio_net import HEADER
@@ -22,6 +22,7 @@ from vnet.wire.virtio_net import HEADER
 ONE, TWO = b"\x0a\0\0\1", b"\x0a\0\0\2"
 MAC1, MAC2 = b"\x52\x54\0\0\0\1", b"\x52\x54\0\0\0\2"
 BROADCAST = b"\xff" * 6
+GROUP = b"\xef\1\2\3"
 OUTGOING = ("icmp-rate-limit", "neighbor-queue-full", "no-neighbor")
 
 
@@ -29,6 +30,7 @@ def make(number: int, timeline: Timeline) -> Host:
     host = Host(f"h{number}", timeline, lambda purpose: RandomStreams(number).stream("host", purpose))
     interface = host.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, number)))
     interface.add_address(IPv4Interface(f"10.0.0.{number}/24"))
+    host.groups.join(interface, GROUP)
     return host
 
 
@@ -45,6 +47,9 @@ def valid_frames() -> list[bytes]:
     return [
         packet(17, datagram),
         packet(17, datagram, options=b"\x94\x04\x00\x00"),
+        packet(2, igmp.query_v3(bytes(4), 10), destination=b"\xe0\0\0\1", ttl=1),
+        packet(2, igmp.simple(igmp.QUERY, GROUP, 10), destination=GROUP, ttl=1),
+        packet(2, igmp.report_v3([(igmp.IS_EXCLUDE, GROUP)] * 3), ttl=1),
         packet(17, datagram, destination=b"\x0a\0\0\xff"),
         packet(6, syn.encode(TWO, ONE)),
         packet(1, icmpv4.build(8, 0, 0x10001, b"echo")),

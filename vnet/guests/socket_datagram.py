@@ -6,16 +6,29 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
 from vnet.guests.socket_errors import errno_of, errno_of_icmp, os_error
-from vnet.guests.socket_options import BROADCAST, REUSE_ADDRESS, TOS, TTL, Option, SocketOptions
+from vnet.guests.socket_groups import SocketGroups
+from vnet.guests.socket_options import (
+    BROADCAST,
+    GROUP_LOOP,
+    GROUP_TTL,
+    REUSE_ADDRESS,
+    TOS,
+    TTL,
+    Option,
+    SocketOptions,
+)
 from vnet.guests.socket_table import Address, Claim, SocketTable, text
 from vnet.guests.sockets import QUEUE
 from vnet.stack.transport import IcmpError, TransportAddress
 from vnet.stack.udp import UdpSocket
 from vnet.wire import ipv4, udp
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _RECEIVE_FLAGS: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_TRUNC
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -38,6 +51,7 @@ class DatagramSocket:
         self._peer: TransportAddress | None = None
         self._waiting: deque[tuple[bytes, TransportAddress]] = deque()
         self._error = 0
+        self._groups = SocketGroups(table.host)
         self._shut_read = self._shut_write = False
 
     @property
@@ -74,7 +88,7 @@ class DatagramSocket:
         if port:
             self._table.claim(claim)
         try:
-            bound = self._table.host.udp_bind(port, chosen, on_datagram=self._arrived)
+            bound = self._table.host.udp_bind(port, chosen, on_datagram=self._arrived, shared=claim.reuse)
         except UsageError:
             self._table.release(claim)
             raise os_error(errno.EADDRINUSE) from None
@@ -83,8 +97,9 @@ class DatagramSocket:
             self._table.claim(claim)
         bound.on_error = self._failed
         self._socket, self._claim = bound, claim
-        for option in (TTL, TOS):
+        for option in (TTL, TOS, GROUP_TTL, GROUP_LOOP):
             self.option_changed(option)
+        bound.group_interface = self._groups.send_by
 
     def listen(self, backlog: int) -> None:
         """Refuse: only streams listen."""
@@ -152,6 +167,7 @@ class DatagramSocket:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._groups.close()
         self._waiting.clear()
         self._table.release(self._claim)
 
@@ -161,6 +177,16 @@ class DatagramSocket:
             self._socket.ttl = self.options[TTL]
         if self._socket is not None and option == TOS:
             self._socket.tos = self.options[TOS]
+        if self._socket is not None and option == GROUP_TTL:
+            self._socket.group_ttl = self.options[GROUP_TTL]
+        if self._socket is not None and option == GROUP_LOOP:
+            self._socket.group_loop = bool(self.options[GROUP_LOOP])
+
+    def set_group_option(self, option: Option, value: int | Buffer) -> None:
+        """Listen to a group or no more, or choose the interface that groups are sent to by: see ``SocketGroups.set``."""
+        self._groups.set(option, value)
+        if self._socket is not None:
+            self._socket.group_interface = self._groups.send_by
 
     def _bound(self) -> UdpSocket:
         if self._socket is None:

@@ -30,10 +30,13 @@ NO_DELAY: Final[Option] = (socket.IPPROTO_TCP, socket.TCP_NODELAY)
 KEEP_IDLE: Final[Option] = (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
 TTL: Final[Option] = (socket.IPPROTO_IP, socket.IP_TTL)
 TOS: Final[Option] = (socket.IPPROTO_IP, socket.IP_TOS)
+GROUP_TTL: Final[Option] = (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
+GROUP_LOOP: Final[Option] = (socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP)
 NO_PORT: Final[Option] = (socket.IPPROTO_IP, 24)
 """IP_BIND_ADDRESS_NO_PORT, which Python names from 3.12 on: leave the choice of a port to ``connect``."""
 
 _NUMBER: Final = struct.Struct("i")
+_OCTET: Final = struct.Struct("B")
 _LINGER: Final = struct.Struct("ii")
 
 _COMMON: Final[Mapping[Option, int]] = {
@@ -59,7 +62,19 @@ _STREAM: Final[Mapping[Option, int]] = {
     (socket.IPPROTO_TCP, socket.TCP_QUICKACK): 1,
     (socket.IPPROTO_TCP, socket.TCP_CORK): 0,
 }
-_RANGES: Final[Mapping[Option, range]] = {TTL: range(1, 256), TOS: range(256), KEEP_IDLE: range(1, 32768)}
+_DATAGRAM: Final[Mapping[Option, int]] = {
+    GROUP_TTL: 1,
+    GROUP_LOOP: 1,
+    (socket.IPPROTO_IP, 49): 1,  # IP_MULTICAST_ALL: a bound socket gets what any other joined
+}
+_OCTETS: Final = frozenset({GROUP_TTL, GROUP_LOOP})
+"""Those whose value may be a single octet, as in BSD."""
+_RANGES: Final[Mapping[Option, range]] = {
+    TTL: range(1, 256),
+    TOS: range(256),
+    KEEP_IDLE: range(1, 32768),
+    GROUP_TTL: range(256),
+}
 
 
 @final
@@ -67,7 +82,7 @@ class SocketOptions:
     """The options of one socket."""
 
     def __init__(self, kind: int) -> None:
-        self._values = {**_COMMON, **(_STREAM if kind == socket.SOCK_STREAM else {})}
+        self._values = {**_COMMON, **(_STREAM if kind == socket.SOCK_STREAM else _DATAGRAM)}
         self._fixed = {
             (socket.SOL_SOCKET, socket.SO_TYPE): kind,
             (socket.SOL_SOCKET, socket.SO_DOMAIN): int(socket.AF_INET),
@@ -104,7 +119,11 @@ class SocketOptions:
             return self._set_linger(value)
         if option not in self._values:
             raise os_error(errno.ENOPROTOOPT)
-        number = value if isinstance(value, int) else _first(_NUMBER, value)
+        number = value if isinstance(value, int) else _first(_OCTET if _is_octet(option, value) else _NUMBER, value)
+        if option == GROUP_TTL and number == -1:
+            number = 1  # the default
+        if option == GROUP_LOOP:
+            number = int(bool(number))
         if option in _RANGES and number not in _RANGES[option]:
             raise os_error(errno.EINVAL)
         self._values[option] = number
@@ -116,6 +135,10 @@ class SocketOptions:
         on = _first(_LINGER, value)
         self.linger = int(_LINGER.unpack_from(value)[1]) if on else None
         return on
+
+
+def _is_octet(option: Option, value: Buffer) -> bool:
+    return option in _OCTETS and len(memoryview(value)) < _NUMBER.size
 
 
 def _first(form: struct.Struct, value: Buffer) -> int:

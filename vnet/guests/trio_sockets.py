@@ -18,6 +18,7 @@ import trio
 
 from vnet.guests.socket_datagram import DatagramSocket
 from vnet.guests.socket_errors import os_error
+from vnet.guests.socket_groups import GROUP_OPTIONS
 from vnet.guests.socket_options import ERROR, LINGER, LISTENING, SocketOptions
 from vnet.guests.socket_stream import StreamSocket
 from vnet.guests.socket_table import Address, SocketTable
@@ -154,6 +155,9 @@ class GuestSocket(trio.socket.SocketType):
             raise TypeError("either value or optlen must be None")
         if value is None:
             raise os_error(errno.EINVAL)
+        if (level, optname) in GROUP_OPTIONS and isinstance(half, DatagramSocket):
+            half.set_group_option((level, optname), value)
+            return
         self._options.set((level, optname), value)
         half.option_changed((level, optname))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD, Randomness, Report, ReportLimit, Scheduler, no_report
 from vnet.stack.icmp import Icmp, OnResult
+from vnet.stack.igmp import GroupTable
 from vnet.stack.interface import Interface
 from vnet.stack.ip import Ipv4Input
 from vnet.stack.ipv6.node import Ipv6Node
@@ -33,6 +34,7 @@ from vnet.wire.ipv4 import (
     MORE_FRAGMENTS,
     OFFSET_MASK,
     PROTOCOL_ICMP,
+    PROTOCOL_IGMP,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
 )
@@ -60,8 +62,8 @@ class Host:
     """
 
     __slots__ = (
-        "_drawn", "_input", "_limit", "_streams", "delivered", "drops", "icmp", "ident", "interfaces", "ipv6", "local",
-        "name", "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp", "udp",
+        "_drawn", "_input", "_limit", "_streams", "delivered", "drops", "groups", "icmp", "ident", "interfaces", "ipv6",
+        "local", "name", "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp", "udp",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +81,10 @@ class Host:
         self.icmp = Icmp(self)
         self.udp = UdpTable(self)
         self.tcp = TcpTable(self)
-        self.protocols: dict[int, Transport] = {PROTOCOL_ICMP: self.icmp, PROTOCOL_UDP: self.udp, PROTOCOL_TCP: self.tcp}
+        self.groups = GroupTable(self)
+        self.protocols: dict[int, Transport] = {
+            PROTOCOL_ICMP: self.icmp, PROTOCOL_UDP: self.udp, PROTOCOL_TCP: self.tcp, PROTOCOL_IGMP: self.groups,
+        }  # fmt: skip
         self.routes = RouteTable(self.changed)
         self.ipv6: Ipv6Node | None = None
         self.on_change: Callable[[], None] | None = None
@@ -195,7 +200,8 @@ class Host:
         """Do the same, for packets that must leave by *interface* if one is given."""
         route = self.routes.lookup(destination, interface)
         if route is not None and destination != LIMITED_BROADCAST:
-            hop = destination if route.gateway is None else route.gateway
+            direct = route.gateway is None or ipv4.is_multicast(destination)  # groups are not behind one neighbor
+            hop = destination if direct or route.gateway is None else route.gateway
             return route.interface, route.interface.neighbor(hop)
         if interface is None and self.is_group(destination):
             interface = next(iter(self.interfaces.values()), None)
@@ -228,6 +234,10 @@ class Host:
             return None
         return self._hand_over(hop[0], hop[1], head + payload)
 
+    def loop_group(self, interface: Interface, packet: bytes) -> None:
+        """Take a packet that was sent to a group which the host itself listens to on *interface* (RFC 1112, 6.1)."""
+        self.scheduler.soon(self._input.loop_group, interface, packet)
+
     def _hand_over(self, interface: Interface, neighbor: Neighbor, packet: bytes) -> str | None:
         if len(packet) <= interface.mtu:
             neighbor.send(packet, NO_OFFLOAD)
@@ -258,12 +268,12 @@ class Host:
 
     def udp_bind(
         self, port: int = 0, address: bytes | None = None, interface: Interface | None = None, *, on_datagram: OnDatagram,
-        both: bool = False,
+        shared: bool = False, both: bool = False,
     ) -> UdpSocket:  # fmt: skip
         """Open a UDP socket; port 0 picks a free one. Bound to an *interface* without address it takes what comes to its
-        port whatever the destination. Without address it is for IPv4 alone unless *both* is set. Raise UsageError if the
-        port is taken."""
-        socket = self.udp.bind(port, address, interface, on_datagram)
+        port whatever the destination. Without address it is for IPv4 alone unless *both* is set. *shared* lets others that
+        are too have the same port. Raise UsageError if the port is taken."""
+        socket = self.udp.bind(port, address, interface, on_datagram, shared=shared)
         socket.both = both
         return socket
 

@@ -277,6 +277,8 @@ class Interface:
         if self._was_up:  # the first cable is no news: a lab that starts plugs in a thousand of them
             self.host.report("link", interface=self.name, up=up)
         self._was_up = True
+        if up:
+            self.host.groups.announce(self)
         self.host.changed()
         if self.on_link is not None:
             self.on_link(up)

@@ -55,6 +55,10 @@ class Ipv4Input:
         if interface is not None:
             self._deliver(interface, packet, (packet[0] & 0x0F) << 2, trusted=True, group=False)
 
+    def loop_group(self, interface: Interface, packet: bytes) -> None:
+        """Take a packet that the host sent to a group of its own."""
+        self._deliver(interface, packet, (packet[0] & 0x0F) << 2, trusted=True, group=True)
+
     def _segments(self, interface: Interface, frame: bytes, offload: bytes) -> None:
         try:
             frames = complete(frame, offload)

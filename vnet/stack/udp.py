@@ -65,11 +65,16 @@ class UdpSocket:
     """A bound socket; make it with ``Host.udp_bind``.
 
     ``on_datagram(payload, source)`` is called for each datagram, ``on_error(destination, error)`` for each ICMP error about
-    one that was sent here; both may be replaced. ``ttl`` and ``tos`` may be set. A socket without an address takes and sends
-    IPv6 datagrams too if it has ``both``; else whoever reads it sees IPv4 addresses only.
+    one that was sent here; both may be replaced. ``ttl`` and ``tos`` may be set. For what is sent to multicast groups there
+    are ``group_ttl``, 0 to 255, ``group_interface``, and ``group_loop``: whether listeners on this host get it too. Sockets
+    that are all ``shared`` may be bound to the same port. A socket without an address takes and sends IPv6 datagrams too if
+    it has ``both``; else whoever reads it sees IPv4 addresses only.
     """
 
-    __slots__ = ("_paths", "_tos", "_ttl", "address", "both", "host", "interface", "on_datagram", "on_error", "port")
+    __slots__ = (
+        "_paths", "_tos", "_ttl", "address", "both", "group_interface", "group_loop", "group_ttl", "host", "interface",
+        "on_datagram", "on_error", "port", "shared",
+    )  # fmt: skip
 
     def __init__(
         self, host: Host, port: int, address: bytes | None, interface: Interface | None, handler: OnDatagram
@@ -84,6 +89,10 @@ class UdpSocket:
         self._ttl = ipv4.DEFAULT_TTL
         self._tos = 0
         self._paths: dict[TransportAddress, _Path] = {}
+        self.group_ttl = 1  # RFC 1112, 6.1
+        self.group_interface: Interface | None = None
+        self.group_loop = True
+        self.shared = False
 
     @property
     def ttl(self) -> int:
@@ -138,6 +147,8 @@ class UdpSocket:
             return host.use_ipv6().udp.send(self, payload, destination)
         if len(payload) > udp.MAX_PAYLOAD:
             return "message too long"
+        if ipv4.is_multicast(address):
+            return self._send_to_group(payload, destination)
         if host.is_local(address):
             source = self.address or address
         elif self.address is not None and len(self.address) == 16:
@@ -160,6 +171,28 @@ class UdpSocket:
             address, PROTOCOL_UDP, datagram, source=source, interface=self.interface, ttl=self._ttl, tos=self._tos
         )
 
+    def _send_to_group(self, payload: bytes, destination: TransportAddress) -> str | None:
+        """Send to a multicast group (RFC 1112, 6.1); a TTL of 0 stays within the host."""
+        host = self.host
+        group, port = destination
+        hop = host.next_hop(group, self.group_interface or self.interface)
+        if hop is None:
+            return "no route"
+        interface = hop[0]
+        own = None if self.address is None or host.is_group(self.address) else self.address
+        source = own or interface.source_for(group) or host.any_address()
+        if source is None:
+            return "no address"
+        datagram = udp.build(source, group, self.port, port, payload)
+        if self.group_loop and interface.is_group(group):
+            head = ipv4.build(source, group, PROTOCOL_UDP, len(datagram), ttl=self.group_ttl, tos=self._tos)
+            host.loop_group(interface, head + datagram)
+        if not self.group_ttl:
+            return None
+        return host.send_ipv4(
+            group, PROTOCOL_UDP, datagram, source=source, interface=interface, ttl=self.group_ttl, tos=self._tos
+        )
+
 
 @final
 class UdpTable:
@@ -178,16 +211,19 @@ class UdpTable:
         """All sockets that are open."""
         return tuple(socket for sockets in self._sockets.values() for socket in sockets)
 
-    def bind(self, port: int, address: bytes | None, interface: Interface | None, handler: OnDatagram) -> UdpSocket:
-        """Make a socket; port 0 picks a free dynamic one. Raise UsageError if the port is taken."""
+    def bind(
+        self, port: int, address: bytes | None, interface: Interface | None, handler: OnDatagram, *, shared: bool = False
+    ) -> UdpSocket:
+        """Make a socket; port 0 picks a free dynamic one. Raise UsageError if the port is taken and not *shared* by all."""
         if not 0 <= port <= 0xFFFF:
             raise UsageError(f"{port} is not a port: it must be 0 to 65535")
         if port == 0:
             port = self._free_port()
         for other in self._sockets.get(port, ()):
-            if other.address == address and other.interface is interface:
+            if other.address == address and other.interface is interface and not (shared and other.shared):
                 raise UsageError(f"UDP port {port} of {self._host.name} is taken")
         socket = UdpSocket(self._host, port, address, interface, handler)
+        socket.shared = shared
         self._sockets.setdefault(port, []).append(socket)
         self.flows.clear()
         return socket

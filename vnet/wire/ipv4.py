@@ -14,6 +14,7 @@ from vnet.errors import WireError
 from vnet.wire.checksum import checksum, is_valid
 
 PROTOCOL_ICMP: Final = 1
+PROTOCOL_IGMP: Final = 2
 PROTOCOL_TCP: Final = 6
 PROTOCOL_UDP: Final = 17
 PROTOCOL_NAMES: Final = {PROTOCOL_ICMP: "icmp", PROTOCOL_TCP: "tcp", PROTOCOL_UDP: "udp"}
