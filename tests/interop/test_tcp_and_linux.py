@@ -71,11 +71,12 @@ talk(s)
 
 
 class Peer:
-    """Sends SIZE octets and digests what comes."""
+    """Sends *size* octets and digests what comes."""
 
-    def __init__(self, connection: TcpConnection) -> None:
+    def __init__(self, connection: TcpConnection, size: int = SIZE) -> None:
         self.connection = connection
-        self.data = bytes(range(251)) * (SIZE // 251 + 1)
+        self.size = size
+        self.data = bytes(range(251)) * (size // 251 + 1)
         self.sent = 0
         self.received = 0
         self.digest = hashlib.sha256()
@@ -85,9 +86,9 @@ class Peer:
 
     def work(self) -> None:
         connection = self.connection
-        while self.sent < SIZE and connection.room:
-            self.sent += connection.send(self.data[self.sent : min(SIZE, self.sent + 65536)])
-        if self.sent == SIZE:
+        while self.sent < self.size and connection.room:
+            self.sent += connection.send(self.data[self.sent : min(self.size, self.sent + 65536)])
+        if self.sent == self.size:
             connection.shutdown()
         while connection.available:
             piece = connection.receive(1 << 20)
@@ -146,6 +147,31 @@ async def test_bulk_data_over_a_lossy_trunk():
         link = lab.links["core", "edge"]
         assert min(link.forward.dropped_loss, link.backward.dropped_loss) > 20
         assert connection.sender.sack and connection.sender.rto.smoothed > 4_000_000
+
+
+BAD_LINE = LOSSY.replace(
+    "latency: 2ms, loss: 2%",
+    "latency: 100ms, delay_variation: 10ms, loss: 5%, reordering: 2%, duplication: 2%, corruption: 2%",
+)
+SMALL = 96 << 10
+
+
+async def test_data_both_ways_over_a_line_with_every_impairment():
+    assert BAD_LINE != LOSSY
+    expected = hashlib.sha256((bytes(range(251)) * (SMALL // 251 + 1))[:SMALL]).hexdigest()
+    async with live(BAD_LINE) as lab:
+        host, linux = lab.guests["emulated"].host, guest(lab, "linux")
+        async with program(linux, sys.executable, "-c", SERVE.replace(str(SIZE), str(SMALL)), ready="listening") as server:
+            connection = host.tcp.connect(LINUX, 8080)
+            peer = Peer(connection, SMALL)
+            await peer.done.wait()
+            assert await server.ends() == 0
+            await server.says(f"{SMALL} {expected}")
+        assert (peer.received, peer.digest.hexdigest(), connection.error) == (SMALL, expected, None)
+        link = lab.links["core", "edge"]
+        total = {what: link.forward.altered[what] + link.backward.altered[what] for what in link.forward.altered}
+        assert min(total.values()) > 0 and link.forward.dropped_loss + link.backward.dropped_loss > 3
+        assert connection.sender.rto.smoothed > 200_000_000
 
 
 ENDS = """

@@ -86,9 +86,7 @@ async def test_checksums_catch_the_damage(lab):
     lab.links["core", "edge"].corruption = 0.3
     with Invariants(lab):
         reply = await lab.ping("a", "b", count=200, timeout=0.5)
-    assert 0.7 * 0.7 - 0.1 < reply.received / reply.sent < 0.7 * 0.7 + 0.2, (
-        "damage to a tag's PCP or a source MAC is no loss"
-    )
+    assert 0.7 * 0.7 - 0.1 < reply.received / reply.sent < 0.7 * 0.7 + 0.2, "damage to PCP or source MAC is no loss"
     assert sum(lab.guests["b"].host.drops.values()) > 20
 
 

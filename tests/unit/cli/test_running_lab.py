@@ -121,6 +121,23 @@ def test_set_a_link(run: Run, lab: LabThread) -> None:
     assert data["rtt_min_s"] >= 0.01
 
 
+def test_set_impairments(run: Run, lab: LabThread) -> None:
+    given = ("delay_variation=3ms", "reordering=1%", "duplication=100%", "corruption=0.5%")
+    line = run("set", "tiny", "core-edge", "latency=5ms", *given).out
+    told = "queue 262144, delay_variation_s 0.003, reordering 0.01, duplication 1.0, corruption 0.005\n"
+    assert line.endswith(told)
+    run("ping", "tiny", "a", "b")
+    (row,) = [row for row in json.loads(run("show", "tiny", "links", "--json").out) if row["name"] == "core-edge"]
+    assert [row[key] for key in ("delay_variation_s", "reordering", "duplication", "corruption")] == [0.003, 0.01, 1, 0.005]
+    assert row["altered"][0]["duplicated"] > 0
+    table = run("show", "tiny", "links").out
+    assert "up to 3ms more, reordering 0.01, duplication 1, corruption 0.005" in table
+    assert "duplicated " in table
+    assert run("set", "tiny", "core-edge", "corruption=2").status == 2
+    assert run("set", "tiny", "core-edge", "delay_variation=0s", "reordering=0", "duplication=0", "corruption=0").status == 0
+    assert "up to" not in run("show", "tiny", "links").out
+
+
 def test_set_a_port(run: Run, lab: LabThread) -> None:
     data = json.loads(run("set", "tiny", "core:1", "down", "--json").out)
     assert data == {"port": "core:1", "name": "core:edge", "state": "disabled"}

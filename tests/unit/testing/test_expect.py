@@ -155,6 +155,17 @@ def test_a_canary_comes_through_loss_and_latency() -> None:
     run(body)
 
 
+def test_a_canary_comes_through_delay_variation_and_corruption() -> None:
+    async def body(lab: Lab) -> None:
+        link = lab.links["b:eth0"]
+        link.corruption, link.delay_variation, link.duplication = 0.95, 5000 * MILLISECOND, 0.5
+        async with never(lab, "icmp", "b"):
+            pass
+        assert link.forward.altered["corrupted"] + link.backward.altered["corrupted"] > 5
+
+    run(body)
+
+
 def test_a_canary_waits_in_a_queue_like_any_frame() -> None:
     async def body(lab: Lab) -> None:
         lab.links["a:eth0"].rate = 8_000

@@ -16,6 +16,7 @@ from vnet.runtime.lab import Lab
 from vnet.switch.vlan import access
 from vnet.testing import Invariants
 from vnet.testing.strategies import Step
+from vnet.units import MILLISECOND
 from vnet.wire import arp
 
 ROOMS = vnet.parse_topology("""
@@ -111,6 +112,53 @@ def test_traffic_in_every_direction_is_right_and_a_late_watch_gives_no_false_ala
                     await lab.ping_all()
                 assert not late.problems()
             assert not lab.captures.running
+
+    vnet.simulate(main)
+
+
+def flip(port: str, *bits: int) -> Callable[[Lab], None]:
+    """Make a node send a frame that arrives at *port* with these bits flipped, counted from the end."""
+
+    def spoil(lab: Lab) -> None:
+        mask = sum(1 << bit for bit in bits)
+        lab.ports[port].gate(
+            rx=lambda handler: (
+                lambda frame, offload: handler((int.from_bytes(frame, "big") ^ mask).to_bytes(len(frame), "big"), offload)
+            )
+        )
+        lab.routers["gate"].interfaces["lobby"].neighbor(IPv4Address("10.0.2.7").packed).send(bytes(30), NO_OFFLOAD)
+
+    return spoil
+
+
+@pytest.mark.parametrize(("corrupting", "bits", "found"), [(0, 1, 1), (1, 1, 0), (1, 2, 1), (2, 2, 0), (2, 3, 1)])
+def test_a_bit_may_be_flipped_for_each_link_that_corrupts_and_no_more(corrupting: int, bits: int, found: int) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(ROOMS) as lab:
+            watch = Invariants(lab)
+            await lab.ping("phone", "gate")
+            for name in ("server:eth0", "pc:eth0")[:corrupting]:
+                lab.links[name].corruption = 1e-9
+            flip("phone:eth0", *range(3, 3 + bits))(lab)
+            await lab.advance("100ms")
+            assert len(watch.problems()) == found
+
+    vnet.simulate(main)
+
+
+def test_links_that_repeat_reorder_and_damage_give_no_false_alarm() -> None:
+    async def main() -> None:
+        async with vnet.open_lab(ROOMS) as lab:
+            with Invariants(lab) as watch:
+                for name in ("core-edge", "phone:eth0"):
+                    link = lab.links[name]
+                    link.duplication, link.reordering, link.corruption, link.delay_variation = 0.3, 0.3, 0.5, MILLISECOND
+                for _ in range(30):
+                    await lab.ping("pc", "phone", timeout=0.2)
+                    await lab.ping("phone", "gate", timeout=0.2)
+                    watch.check()
+                ways = [way for link in lab.links.values() for way in (link.forward, link.backward)]
+            assert sum(way.altered["corrupted"] for way in ways) > 10
 
     vnet.simulate(main)
 

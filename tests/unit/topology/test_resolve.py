@@ -13,6 +13,7 @@ from vnet.addresses import parse_mac
 from vnet.errors import TopologyError
 from vnet.topology import parse_topology, resolve
 from vnet.topology.addressing import FIRST_ALLOTTED_VID, MacAllotter, allot_vids, first_free, free_range
+from vnet.topology.describe import cable_text
 from vnet.topology.model import Dhcp, Guest, Network, Nic, Router, Topology
 from vnet.topology.resolved import ALL_VLANS, PortRef, ResolvedTopology
 from vnet.units import HOUR, MILLISECOND, MINUTE, SECOND
@@ -228,6 +229,24 @@ guests:
     assert link.cable.rate == 10**9
     assert (link.cable.latency, link.cable.loss, link.cable.queue) == (MILLISECOND, 0.001, 65536)
     assert lab.guests["t1"].interfaces[0].network is None
+
+
+def test_impairments_of_links_and_nics() -> None:
+    lab = parse_topology("""
+name: lab
+networks: {lan: {subnet: 10.0.0.0/24}}
+switches: {a: , b: }
+links: [{between: [a, b], latency: 1ms, delay_variation: 2ms, reordering: 1%, duplication: 0.02, corruption: 3%}]
+guests:
+  pc: {nics: [{network: lan, corruption: 100%}]}
+  plain: {nics: [{network: lan, queue: 3000, rate: 1mbit}, {network: lan, delay_variation: 0s, duplication: 0}]}
+""")
+    cable = lab.links[0].cable
+    assert (cable.delay_variation, cable.reordering) == (2 * MILLISECOND, 0.01)
+    assert (cable.duplication, cable.corruption) == (0.02, 0.03)
+    assert cable_text(cable) == "1ms, up to 2ms more, 1% reordering, 2% duplication, 3% corruption"
+    nics = [nic.cable for guest in ("pc", "plain") for nic in lab.guests[guest].interfaces]
+    assert [nic.ideal for nic in nics] == [False, False, True]
 
 
 def test_ports_and_endpoints_agree() -> None:
