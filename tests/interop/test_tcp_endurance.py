@@ -185,7 +185,8 @@ async def test_a_thousand_connections_of_a_linux_program_at_once() -> None:
             assert await clients.ends() == 0
         await until(lambda: not host.tcp.connections, "all have closed, and the peer waits in TIME-WAIT")
         assert len(echoes) == COUNT and {echo.connection.error for echo in echoes} == {None}
-        assert host.drops == {}
+        # where the machine is busy for 200 ms FINs go out twice, and the second acknowledgment belongs to nobody any more
+        assert set(host.drops) <= {"tcp-port"}
 
 
 async def test_a_thousand_connections_to_a_linux_program_at_once() -> None:
