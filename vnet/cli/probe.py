@@ -16,8 +16,9 @@ Row: TypeAlias = Mapping[str, object]
 
 _MARKS: Final = {
     (True, True): "yes", (False, False): "-", (True, False): "YES!", (False, True): "no!",
+    (True, None): "yes?", (False, None): "no?",
 }  # fmt: skip
-"""By (reached, expected); what differs stands out."""
+"""By (reached, expected); what differs stands out, and what the rules do not judge."""
 
 
 def _milliseconds(value: object) -> str:
@@ -114,19 +115,27 @@ def print_matrix(data: Row) -> None:
     """Print the matrix, sources down and targets across; then what the rules say beside what was measured, by network."""
     guests = cast("list[str]", data["guests"])
     rows = cast("list[Row]", data["matrix"])
-    cell = {(row["from"], row["to"]): _MARKS[bool(row["reached"]), bool(row["expected"])] for row in rows}
+    cell = {(row["from"], row["to"]): _MARKS[bool(row["reached"]), _expected(row)] for row in rows}
     what = str(data["protocol"]) + (f" port {data['port']}" if data["port"] else "")
     print_table(["from \\ to", *guests], [[each, *(cell.get((each, to), "") for to in guests)] for each in guests])
     click.echo()
     print_table(["from", "to", "rules allow", "measured", "why"], _by_network(rows))
     reached = sum(bool(row["reached"]) for row in rows)
     differences = cast("int", data["differences"])
-    verdict = f"{differences} differ from what the rules say" if differences else "just as the rules say"
-    click.echo(f"{what}: {reached} of {len(rows)} pairs reached, {verdict}")
+    unjudged = sum(_expected(row) is None for row in rows)
+    verdict = f", {differences} differ from what the rules say" if differences else ", just as the rules say"
+    if unjudged:
+        verdict = (verdict if unjudged < len(rows) else "") + f"; {unjudged} over IPv6, which is not judged yet"
+    click.echo(f"{what}: {reached} of {len(rows)} pairs reached{verdict}")
     for row in rows:
         if row["agrees"] is False:
             measured = "reached" if row["reached"] else f"not reached ({row['detail'] or 'no answer'})"
             click.echo(f"{row['from']} > {row['to']}: {measured}, but the rules say: {row['reason']}")
+
+
+def _expected(row: Row) -> bool | None:
+    """Tell what the rules say; None if they do not judge the pair."""
+    return None if row["expected"] is None else bool(row["expected"])
 
 
 def _by_network(rows: list[Row]) -> list[list[str]]:
@@ -136,9 +145,11 @@ def _by_network(rows: list[Row]) -> list[list[str]]:
         groups.setdefault((str(row["from_network"]), str(row["to_network"])), []).append(row)
     table = []
     for (source, target), pairs in groups.items():
-        allowed = sum(bool(row["expected"]) for row in pairs)
+        judged = [row for row in pairs if _expected(row) is not None]
+        allowed = sum(bool(row["expected"]) for row in judged)
         reached = sum(bool(row["reached"]) for row in pairs)
-        deciding = next((row for row in pairs if bool(row["expected"]) == (allowed > 0)), pairs[0])
-        why = "same network" if source == target else str(deciding["reason"])
-        table.append([source, target, f"{allowed} of {len(pairs)}", f"{reached} of {len(pairs)}", why])
+        deciding = next((row for row in judged if bool(row["expected"]) == (allowed > 0)), pairs[0])
+        why = "same network" if judged and source == target else str(deciding["reason"])
+        rules = f"{allowed} of {len(judged)}" if judged else "?"
+        table.append([source, target, rules, f"{reached} of {len(pairs)}", why])
     return table

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-from vnet.errors import UsageError
+from vnet.links.checks import check_ratio, check_whole
 from vnet.ports import Randomness
 from vnet.units import Duration, Instant
 
@@ -42,13 +42,11 @@ class Impairments:
     corruption: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.delay_variation < 0:
-            raise UsageError("a link's delay variation is not negative")
-        for name, ratio in (
-            ("reordering", self.reordering), ("duplication", self.duplication), ("corruption", self.corruption),
-        ):  # fmt: skip
-            if not 0 <= ratio <= 1:
-                raise UsageError(f"a link's {name} is a ratio from 0 to 1, or a percentage")
+        example = 'parse_duration("20ms") of vnet.units makes one'
+        check_whole("delay variation", self.delay_variation, "nanoseconds", example)
+        check_ratio("reordering", self.reordering)
+        check_ratio("duplication", self.duplication)
+        check_ratio("corruption", self.corruption)
 
     def __bool__(self) -> bool:
         return bool(self.delay_variation or self.reordering or self.duplication or self.corruption)

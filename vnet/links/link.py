@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import final
 
 from vnet.errors import UsageError
+from vnet.links.checks import check_ratio, check_whole
 from vnet.links.direction import DEFAULT_QUEUE, Direction
 from vnet.links.impairments import NO_IMPAIRMENTS, Impairments
 from vnet.ports import Port, Randomness, Report, Scheduler, no_report
@@ -24,14 +25,13 @@ from vnet.units import Duration, Rate, Size
 
 
 def _check(rate: Rate | None, latency: Duration, loss: float, queue: Size) -> None:
-    if rate is not None and rate <= 0:
-        raise UsageError("a link's rate is more than 0 bit/s")
-    if latency < 0:
-        raise UsageError("a link's latency is not negative")
-    if not 0 <= loss <= 1:
-        raise UsageError("a link's loss is a ratio from 0 to 1, or a percentage")
-    if queue < 0:
-        raise UsageError("a link's queue is not negative")
+    if rate is not None:
+        check_whole("rate", rate, "bits per second", 'parse_rate("10mbit") of vnet.units makes one')
+        if rate == 0:
+            raise UsageError("a link's rate is more than 0 bit/s")
+    check_whole("latency", latency, "nanoseconds", 'parse_duration("20ms") of vnet.units makes one')
+    check_ratio("loss", loss)
+    check_whole("queue", queue, "octets", 'parse_size("64KiB") of vnet.units makes one')
 
 
 @final

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
 import trio
 
 from vnet.errors import UsageError
-from vnet.guests.base import Guest, Verdict
+from vnet.guests.base import Address, Guest, Verdict
+from vnet.guests.emulated import EmulatedGuest
 from vnet.runtime.views import Row, address_of
 from vnet.topology.reachability import Probe, expected
 from vnet.units import SECOND, Duration
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 PROTOCOLS: Final[tuple[Probe, ...]] = ("icmp", "tcp", "udp")
 MOST_AT_ONCE: Final = 256
 """Probes under way at a time: a live lab has descriptors for no more."""
-
+NOT_JUDGED: Final = "IPv6 is not judged yet"
 
 Pair: TypeAlias = tuple[str, str]
 """Source and target."""
@@ -131,7 +132,8 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     """Probe every guest from every other; return the rows of the matrix in the order of the topology.
 
     A TCP or UDP port that answers "closed" was reached: the packet came there and back. Where only a port forward leads to
-    the target, its outside address is probed. Raise UsageError for an unknown
+    the target, its outside address is probed. Pairs with a guest of IPv6 alone are measured, but not judged, since
+    ``vnet.topology.reachability`` knows IPv4 only: ``expected`` and ``agrees`` are None. Raise UsageError for an unknown
     protocol or a missing port.
     """
     kind = next((each for each in PROTOCOLS if each == protocol), None)
@@ -140,8 +142,14 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     if (kind == "icmp") != (port is None):
         raise UsageError("icmp has no ports" if kind == "icmp" else f"{kind} needs a port: --port N")
     verdicts = expected(lab.topology, kind, port)
+    modern = dict.fromkeys(name for name in lab.guests if _is_ipv6_only(lab, name))  # in order: each run starts alike
+    unjudged = {pair for pair in verdicts if pair[0] in modern or pair[1] in modern}
+    async with trio.open_nursery() as nursery:
+        for name in modern:
+            if isinstance(guest := lab.guests[name], EmulatedGuest):
+                nursery.start_soon(guest.settle)
     found = {name: address_of(lab, name) for name in lab.guests}
-    addresses = {name: each if isinstance(each, IPv4Address) else None for name, each in found.items()}
+    addresses = {name: each if isinstance(each, IPv4Address) or name in modern else None for name, each in found.items()}
     rows: dict[tuple[str, str], Row] = {}
     limit = trio.CapacityLimiter(MOST_AT_ONCE)
 
@@ -151,6 +159,9 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
             address = addresses[target]
             if missing is not None or address is None:
                 rows[source, target] = {"reached": False, "detail": f"{missing} has no address", "rtt_s": None}
+                return
+            if isinstance(address, IPv4Address) and source in modern:
+                rows[source, target] = {"reached": False, "detail": f"{source} has no IPv4 address", "rtt_s": None}
                 return
             dial = verdicts[source, target].dial or (address, port)
             rows[source, target] = await _probe(lab.guests[source], *dial, kind, timeout)
@@ -165,10 +176,10 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
             "from_network": _network(lab, source),
             "to_network": _network(lab, target),
             **rows[source, target],
-            "expected": verdict.allowed,
-            "reason": verdict.reason,
+            "expected": None if (source, target) in unjudged else verdict.allowed,
+            "reason": NOT_JUDGED if (source, target) in unjudged else verdict.reason,
             "through": list(verdict.through),
-            "agrees": verdict.allowed == rows[source, target]["reached"],
+            "agrees": None if (source, target) in unjudged else verdict.allowed == rows[source, target]["reached"],
         }
         for (source, target), verdict in verdicts.items()
     ]
@@ -181,12 +192,23 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     }
 
 
+def _is_ipv6_only(lab: Lab, name: str) -> bool:
+    """Tell whether the topology has no IPv4 address for a guest, neither a static one nor one by DHCP, but IPv6."""
+    guest = lab.topology.guests[name]
+    networks = [lab.topology.networks[nic.network] for nic in guest.interfaces if nic.network is not None]
+    may_lease = guest.kind == "namespace" and any(network.dhcp is not None for network in networks)
+    has_ipv4 = may_lease or any(
+        nic.dhcp is not None or any(address.version == 4 for address in nic.addresses) for nic in guest.interfaces
+    )
+    return not has_ipv4 and any(nic.has_ipv6 for nic in guest.interfaces)
+
+
 def _network(lab: Lab, guest: str) -> str:
     """Name the network of the guest's first NIC, by which people think of its place."""
     return next((nic.network for nic in lab.topology.guests[guest].interfaces if nic.network is not None), "")
 
 
-async def _probe(guest: Guest, address: IPv4Address, port: int | None, protocol: Probe, timeout: float) -> Row:
+async def _probe(guest: Guest, address: Address, port: int | None, protocol: Probe, timeout: float) -> Row:
     if port is None:
         reply = await guest.ping(address, timeout=timeout)
         return {"reached": reply.ok, "detail": reply.error, "rtt_s": _seconds(reply.rtt)}

@@ -313,6 +313,20 @@ def test_impossible_settings_are_refused_and_change_nothing(name: str, value: fl
     assert len(rig.at_b) == 1
 
 
+@pytest.mark.parametrize(("name", "value", "says"), [
+    ("latency", 0.02, "nanoseconds, not 0.02"), ("latency", "20ms", "nanoseconds, not '20ms'"),
+    ("delay_variation", 5e6, "nanoseconds"), ("rate", "10mbit", "bits per second, not '10mbit'"), ("rate", 1e6, "bits per"),
+    ("queue", "64KiB", "octets, not '64KiB'"), ("loss", "5%", "ratio from 0 to 1, not '5%'"), ("loss", True, "ratio"),
+    ("reordering", "1%", "ratio"), ("duplication", None, "ratio"), ("corruption", "1%", "ratio"), ("latency", None, "nano"),
+])  # fmt: skip
+def test_a_setting_of_the_wrong_kind_is_refused_with_its_unit(name: str, value: object, says: str) -> None:
+    rig = Rig(rate=MBIT)
+    before = getattr(rig.link, name)
+    with pytest.raises(UsageError, match=f"a link's {name.replace('_', ' ')} is a .*{says}"):
+        setattr(rig.link, name, value)
+    assert getattr(rig.link, name) == before
+
+
 def super_frame(kind: int, payload: int, gso_size: int) -> tuple[bytes, bytes]:
     """Make a super-frame over IPv4 with headers of 54 (TCP) or 42 (UDP) octets."""
     head = bytes(12) + b"\x08\x00\x45\x00" + bytes(18)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import pytest
 
 import vnet
+from vnet.cli.probe import print_matrix
 from vnet.errors import UsageError
 from vnet.runtime.lab import Lab
-from vnet.runtime.matrix import Reachability
+from vnet.runtime.matrix import Reachability, measure
+from vnet.runtime.views import Row
 
 ROOMS = vnet.parse_topology("""
 name: rooms
@@ -80,3 +83,46 @@ def test_pairs_that_only_one_knows_are_told() -> None:
     two = Reachability("icmp", 1, {("a", "c"): True}, {("a", "c"): ""})
     assert str(one.compare(two)).splitlines()[1:] == ["? a to b was not probed after", "? a to c was not probed before"]
     assert str(one.compare(one)) == "icmp, 0.000 s to 0.000 s: no change"
+
+
+SIX = vnet.parse_topology("""
+name: six
+networks: {six: {subnet: "2001:db8::/64"}, lan: {vlan: 10, subnet: 10.0.0.0/24}}
+guests:
+  a: {nics: [{network: six, address: "2001:db8::1"}]}
+  b: {nics: [{network: six, address: "2001:db8::2"}]}
+  old: {nics: [{network: lan, address: 10.0.0.1/24}]}
+  new: {nics: [{network: lan, address: 10.0.0.2/24}]}
+""")
+
+
+def test_guests_of_ipv6_alone_are_measured_and_not_judged() -> None:
+    async def main() -> tuple[Reachability, dict[str, object]]:
+        async with vnet.open_lab(SIX) as lab:
+            matrix = await lab.reachability()
+            lab.links["new:eth0"].up = False
+            return matrix, await measure(lab, "icmp", None, 0.1)
+
+    matrix, data = vnet.simulate(main)
+    assert matrix.pairs == {("a", "b"), ("b", "a"), ("old", "new"), ("new", "old")}
+    assert matrix.unexpected == () and matrix.details["a", "old"] == "a has no IPv4 address"
+    assert data["differences"] == 2, "what has IPv4 is judged as ever"
+    rows = {(row["from"], row["to"]): row for row in cast("list[Row]", data["matrix"])}
+    assert rows["a", "b"] | {"rtt_s": 0} == {
+        "from": "a", "to": "b", "from_network": "six", "to_network": "six", "reached": True, "detail": "", "rtt_s": 0,
+        "expected": None, "reason": "IPv6 is not judged yet", "through": [], "agrees": None,
+    }  # fmt: skip
+    assert rows["old", "b"]["agrees"] is None and rows["old", "new"]["agrees"] is False
+
+
+def test_pingall_tells_what_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> dict[str, object]:
+        async with vnet.open_lab(SIX) as lab:
+            return await measure(lab, "icmp", None, 0.1)
+
+    print_matrix(vnet.simulate(main))
+    out = capsys.readouterr().out
+    assert out.endswith("icmp: 4 of 12 pairs reached, just as the rules say; 10 over IPv6, which is not judged yet\n")
+    assert "six   six  ?            2 of 2    IPv6 is not judged yet\n" in out
+    assert "lan   lan  2 of 2       2 of 2    same network\n" in out
+    assert out.splitlines()[1].split() == ["a", "yes?", "no?", "no?"]

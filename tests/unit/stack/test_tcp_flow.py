@@ -113,6 +113,33 @@ def test_a_reader_who_does_not_read_stops_the_sender(pair):
     assert (server.available, client.unsent) == (20_000, 10_000), "the update went out by itself"
 
 
+def test_a_closed_connection_is_given_up_though_its_shut_window_answers(pair):
+    pair.b.tcp.settings.receive_buffer = 20_000
+    client, server = pair.connect()
+    client.send(bytes(100_000))
+    pair.run(30 * MINUTE)
+    assert client.state is State.ESTABLISHED and server.available == 20_000
+    client.close()
+    pair.run(4 * MINUTE)
+    assert client.state is State.FIN_WAIT_1, "the peer may be slow"
+    pair.run(2 * MINUTE)
+    assert client.error == "timed out" and len(pair.a.tcp) == 0
+
+
+def test_a_closed_connection_goes_on_while_its_peer_takes_something(pair):
+    pair.b.tcp.settings.receive_buffer = 20_000
+    client, server = pair.connect()
+    client.send(bytes(100_000))
+    client.close()
+    for _ in range(7):
+        pair.run(4 * MINUTE)
+        assert client.error is None and server.receive(10_000) == bytes(10_000)
+    pair.run(4 * MINUTE)
+    assert len(server.receive(20_000)) == 20_000
+    pair.run(10 * SECOND)
+    assert server.available == 10_000 and server.at_end is False and client.state is State.FIN_WAIT_2
+
+
 def test_a_probe_that_finds_nobody_ends_the_connection(peer):
     connection = peer.accept()
     peer.send(ACK, window=0)

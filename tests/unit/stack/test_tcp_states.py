@@ -227,6 +227,17 @@ def test_a_full_backlog_drops_and_old_handshakes_give_way(peer):
     assert len(peer.a.tcp) == 2 and ready == []
 
 
+def test_a_peer_that_repeats_its_syn_does_not_keep_old_handshakes_from_giving_way(peer):
+    peer.a.tcp.listen(PORT, backlog=2)
+    for port in (1, 2):
+        peer.send(SYN, source_port=port)
+    for _ in range(2):
+        peer.run(600 * MILLISECOND)
+        assert SYN | ACK in [s.flags for s in peer.send(SYN, source_port=1)], "still the first handshake"
+    assert [s.destination_port for s in peer.send(SYN, source_port=3)] == [3]
+    assert len(peer.a.tcp) == 2 and peer.a.drops == {}
+
+
 def test_a_listener_that_closes_resets_what_nobody_took(pair):
     listener = pair.b.tcp.listen(PORT)
     client = pair.a.tcp.connect(B, PORT)

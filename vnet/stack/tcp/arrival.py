@@ -204,8 +204,10 @@ def _take_acknowledgment(
         resized = sender.offer(sequence, acknowledgment, window)
         if shut and sender.window:
             sender.rto.relent()
-        if sender.window == 0:
-            connection.out.progress()  # the peer may keep its window shut for ever if it answers (RFC 9293, MUST-36)
+        if sender.window == 0 and not connection.user_closed:
+            # The peer may keep its window shut for ever if it answers (RFC 9293, MUST-36), but not once nobody is left to
+            # end the connection: RFC 6429 lets a host give that up, and Linux does, or such peers would use up the table.
+            connection.out.progress()
         # RFC 6675, section 2: what names new octets; RFC 5681: what has nothing new at all
         if may_repeat and (news if sender.sack else not (resized or segment.payload or segment.flags & FIN)):
             sender.duplicate()

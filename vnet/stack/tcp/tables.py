@@ -61,7 +61,7 @@ class TcpListener:
         self.backlog = max(1, backlog)
         self.on_ready: Callable[[], None] | None = None
         self.is_closed = False
-        self._pending: dict[bytes, TcpConnection] = {}
+        self._pending: dict[bytes, tuple[Instant, TcpConnection]] = {}
         self._ready: deque[TcpConnection] = deque()
 
     def accept(self) -> TcpConnection | None:
@@ -73,20 +73,23 @@ class TcpListener:
         if not self.is_closed:
             self.is_closed = True
             self._table.unlisten(self)
-            for connection in [*self._pending.values(), *self._ready]:
+            for connection in [*(pending for _, pending in self._pending.values()), *self._ready]:
                 connection.abort()
             self._ready.clear()
 
     # For the table and its connections
 
     def admit(self, connection: TcpConnection, now: Instant) -> bool:
-        """Begin a handshake if there is room."""
+        """Begin a handshake if there is room.
+
+        Its age counts from here: a peer that goes on repeating its SYN must not keep the whole backlog from giving way.
+        """
         if len(self._pending) + len(self._ready) >= self.backlog:
-            oldest = next(iter(self._pending.values()), None)
-            if oldest is None or now - oldest.heard_at < HALF_OPEN_GRACE:
+            admitted_at, oldest = next(iter(self._pending.values()), (now, None))
+            if oldest is None or now - admitted_at < HALF_OPEN_GRACE:
                 return False
             oldest.fail("timed out")
-        self._pending[connection.key] = connection
+        self._pending[connection.key] = now, connection
         return True
 
     def established(self, connection: TcpConnection) -> None:
@@ -98,7 +101,7 @@ class TcpListener:
 
     def forget(self, connection: TcpConnection) -> None:
         """Give up a handshake."""
-        if self._pending.get(connection.key) is connection:
+        if self._pending.get(connection.key, (0, None))[1] is connection:
             del self._pending[connection.key]
 
 

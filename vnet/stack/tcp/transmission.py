@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 SYN_PATIENCE: Final[Duration] = 3 * MINUTE
 """R2 for a SYN (RFC 9293, MUST-23)."""
 PATIENCE: Final[Duration] = 5 * MINUTE
-"""How long data may go unacknowledged: the default user timeout of RFC 9293, 3.9.1; R2 is to be at least 100 s."""
+"""How long data may go unacknowledged: the default user timeout of RFC 9293, 3.9.1; R2 is to be at least 100 s.
+
+Once the user has closed the connection, also how long a peer may keep its window shut, though it answers the probes.
+"""
 CHALLENGES: Final = 10
 CHALLENGE_WINDOW: Final[Duration] = 5 * SECOND
 """At most so many acknowledgments of segments that cannot be ours, for each connection (RFC 5961, section 7)."""
@@ -203,7 +206,8 @@ class Transmission:
             if alarm.deadline is not None:
                 alarm.set(None)
         elif restart or alarm.deadline is None:
-            if not restart and not self._connection.sender.is_outstanding:  # a shut window: patience begins
+            if not (restart or self._connection.sender.is_outstanding or self._connection.user_closed):
+                # a shut window: patience begins
                 self._progress_at = self._host.scheduler.now
             patience = SYN_PATIENCE if self._connection.state in _OPENING else PATIENCE
             alarm.set(min(self._host.scheduler.now + self._connection.sender.rto.value, self._progress_at + patience))
