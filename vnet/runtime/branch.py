@@ -41,6 +41,8 @@ P = ParamSpec("P")
 MOST_SNAPSHOTS: Final = 64
 """Open at a time in one lab: each is a process."""
 _LENGTH: Final = 8
+_open: Final[list[Snapshot]] = []
+"""Those of all labs of this process: a copy inherits what it holds of each, and lets go of it."""
 
 
 async def branch(lab: Lab, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -82,6 +84,7 @@ async def snapshot(lab: Lab) -> Snapshot:
     theirs.close()
     made = Snapshot(lab, pid, ours)
     lab.snapshots.append(made)
+    _open.append(made)
     return made
 
 
@@ -116,16 +119,18 @@ class Snapshot:
     def close(self) -> None:
         """Let it go; twice is as good as once."""
         if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            with contextlib.suppress(OSError):  # its process is gone
+                self._connection.shutdown(socket.SHUT_RDWR)  # closing says nothing while others have it open, by a fork
+            self.leave()
             _reap(self._pid)
-            self._lab.snapshots.remove(self)
 
     def leave(self) -> None:
         """Give up a copy of somebody else's snapshot: whose process it is closes it."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            self._lab.snapshots.remove(self)
+            _open.remove(self)
 
     def __enter__(self) -> Snapshot:
         return self
@@ -180,9 +185,8 @@ async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
 
 
 def _settle_in(lab: Lab) -> None:
-    for other in lab.snapshots:
+    for other in tuple(_open):
         other.leave()
-    lab.snapshots.clear()
     lab.captures.leave_files()
 
 

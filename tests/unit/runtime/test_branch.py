@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,22 @@ async def die(lab: Lab) -> None:
 
 async def for_ever(lab: Lab) -> None:
     await trio.sleep_forever()
+
+
+@contextlib.contextmanager
+def patience(seconds: float = 20) -> Iterator[None]:
+    """Fail instead of waiting for ever for a process that does not end."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise AssertionError("still waiting for a copy")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_branch_goes_on_just_as_the_lab_does(topology: Path) -> None:
@@ -200,3 +218,17 @@ def test_only_a_simulated_lab_of_its_own_can_be_branched(
     trio.run(live)
     vnet.simulate(stateful)
     vnet.simulate(many)
+
+
+def test_snapshots_of_two_labs_are_closed_in_any_order(topology: Path) -> None:
+    other = vnet.parse_topology(LAB.replace("name: fork", "name: spoon"))
+
+    async def main() -> None:
+        async with vnet.open_lab(topology) as one, vnet.open_lab(other) as two:
+            first, second = await one.snapshot(), await two.snapshot()
+            first.close()  # the process of the second has inherited it
+            assert await second.run(wait, 1) == 1
+            await one.snapshot()
+
+    with patience():
+        vnet.simulate(main)
