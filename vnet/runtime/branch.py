@@ -174,12 +174,17 @@ async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
     try:
         _settle_in(lab)
         while work := _receive(connection):
+            ours, theirs = socket.socketpair()
             pid = _fork()
             if pid == 0:
-                _send(connection, await _outcome(partial(_unpacked, lab, work)))
+                ours.close()
+                _send(theirs, await _outcome(partial(_unpacked, lab, work)))
                 _vanish()
-            if _reap(pid) != 0:
-                _send(connection, pickle.dumps((False, LabError("the branch died"), "")))
+            theirs.close()
+            with ours:
+                data = _receive(ours)
+            _reap(pid)
+            _send(connection, data or pickle.dumps((False, LabError("the branch died"), "")))  # not a word, however it ended
     finally:
         _vanish()
 
@@ -209,7 +214,7 @@ async def _outcome(work: Callable[[], Awaitable[object]]) -> bytes:
     try:
         return pickle.dumps((True, value, ""))
     except Exception as error:
-        return _packed_error(UsageError(f"what the branch returned cannot be handed back: {error}"))
+        return _packed_error(UsageError(f"what the branch returned cannot be handed back: {_said(error)}"))
 
 
 def _packed_error(error: BaseException) -> bytes:
@@ -218,8 +223,16 @@ def _packed_error(error: BaseException) -> bytes:
         packed = pickle.dumps((False, error, trace))
         pickle.loads(packed)  # some exceptions can be pickled, and not made again
     except Exception:
-        return pickle.dumps((False, LabError(f"{type(error).__name__}: {error}"), trace))
+        return pickle.dumps((False, LabError(f"{type(error).__name__}: {_said(error)}"), trace))
     return packed
+
+
+def _said(error: BaseException) -> str:
+    """Write what an exception says: one of the user's own may fail even there."""
+    try:
+        return str(error)
+    except Exception:
+        return "(it cannot be shown)"
 
 
 def _vanish() -> NoReturn:

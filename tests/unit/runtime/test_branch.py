@@ -66,6 +66,24 @@ async def die(lab: Lab) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def leave(lab: Lab) -> None:
+    os._exit(0)
+
+
+class Unspeakable(Exception):
+    """Can neither be pickled and made again, nor be shown."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__()
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+async def fail_unspeakably(lab: Lab) -> None:
+    raise Unspeakable(1, 2)
+
+
 async def for_ever(lab: Lab) -> None:
     await trio.sleep_forever()
 
@@ -229,6 +247,21 @@ def test_snapshots_of_two_labs_are_closed_in_any_order(topology: Path) -> None:
             first.close()  # the process of the second has inherited it
             assert await second.run(wait, 1) == 1
             await one.snapshot()
+
+    with patience():
+        vnet.simulate(main)
+
+
+def test_a_copy_that_ends_without_an_answer_is_not_waited_for(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            kept = await lab.snapshot()
+            for run in (lab.branch, kept.run):
+                with pytest.raises(LabError, match="the branch died"):
+                    await run(leave)
+                with pytest.raises(LabError, match="Unspeakable"):
+                    await run(fail_unspeakably)
+                assert await run(wait, 1) == 1
 
     with patience():
         vnet.simulate(main)
