@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
@@ -102,7 +103,9 @@ class Snapshot:
         """Carry out ``await function(lab, ...)`` in a copy of the lab as it was then, and return, or raise, what it did.
 
         *function* belongs to a module, and the arguments can be pickled; else, or if the snapshot is closed, UsageError.
+        An exception from a signal handler while this waits, Ctrl-C for one, ends the copy and closes the snapshot.
         """
+        await trio.lowlevel.checkpoint()
         if self._connection is None:
             raise UsageError("the snapshot is closed")
         try:
@@ -112,9 +115,13 @@ class Snapshot:
                 f"{getattr(function, '__qualname__', function)} cannot be handed to a snapshot, which was made before it: "
                 f"use a function of a module, and arguments that can be pickled ({error})"
             ) from error
-        await trio.lowlevel.checkpoint()
-        _send(self._connection, work)
-        return cast("T", _answer(_receive(self._connection)))
+        try:
+            _send(self._connection, work)
+            data = _receive(self._connection)
+        except BaseException:
+            self.close()  # the next to ask would get this answer
+            raise
+        return cast("T", _answer(data))
 
     def close(self) -> None:
         """Let it go; twice is as good as once."""
@@ -181,12 +188,27 @@ async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
                 _send(theirs, await _outcome(partial(_unpacked, lab, work)))
                 _vanish()
             theirs.close()
-            with ours:
-                data = _receive(ours)
-            _reap(pid)
+            try:
+                with ours:
+                    _wait_for_answer(ours, connection)
+                    data = _receive(ours)
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                raise
+            finally:
+                _reap(pid)
             _send(connection, data or pickle.dumps((False, LabError("the branch died"), "")))  # not a word, however it ended
     finally:
         _vanish()
+
+
+def _wait_for_answer(worker: socket.socket, owner: socket.socket) -> None:
+    """Wait until the copy at work has something to say; raise ConnectionAbortedError if who asked for it has gone."""
+    poll = select.poll()
+    poll.register(worker, select.POLLIN)
+    poll.register(owner, select.POLLRDHUP)
+    if any(number == owner.fileno() for number, _ in poll.poll()):
+        raise ConnectionAbortedError("nobody waits for the answer")
 
 
 def _settle_in(lab: Lab) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,17 @@ class Unspeakable(Exception):
 
 async def fail_unspeakably(lab: Lab) -> None:
     raise Unspeakable(1, 2)
+
+
+async def interrupt(lab: Lab, pid: int) -> str:
+    os.kill(pid, signal.SIGUSR1)
+    return "late answer"
+
+
+async def interrupt_and_spin(lab: Lab, pid: int) -> None:
+    os.kill(pid, signal.SIGUSR1)
+    while True:
+        signal.pause()
 
 
 async def for_ever(lab: Lab) -> None:
@@ -265,3 +276,34 @@ def test_a_copy_that_ends_without_an_answer_is_not_waited_for(topology: Path) ->
 
     with patience():
         vnet.simulate(main)
+
+
+@pytest.mark.parametrize("work", [interrupt, interrupt_and_spin])
+def test_an_interrupted_run_ends_its_copy_and_the_snapshot(
+    topology: Path, work: Callable[[Lab, int], Awaitable[object]]
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def handler(number: int, frame: object) -> None:
+        raise Interrupted
+
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            reader, writer = os.pipe()
+            kept = await lab.snapshot()
+            os.close(writer)
+            with pytest.raises(Interrupted):
+                await kept.run(work, os.getpid())
+            assert os.read(reader, 1) == b"", "all who had the other end are gone"
+            os.close(reader)
+            with pytest.raises(UsageError, match="closed"):
+                await kept.run(wait, 1)
+            assert lab.snapshots == []
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with patience():
+            vnet.simulate(main)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
