@@ -118,9 +118,14 @@ class Snapshot:
         try:
             _send(self._connection, work)
             data = _receive(self._connection)
+        except ConnectionError:
+            data = b""
         except BaseException:
             self.close()  # the next to ask would get this answer
             raise
+        if not data:
+            self.close()
+            raise LabError("the snapshot died: its process was ended from outside")
         return cast("T", _answer(data))
 
     def close(self) -> None:

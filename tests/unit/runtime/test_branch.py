@@ -95,6 +95,10 @@ async def interrupt_and_spin(lab: Lab, pid: int) -> None:
         signal.pause()
 
 
+async def orphan(lab: Lab) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
 async def for_ever(lab: Lab) -> None:
     await trio.sleep_forever()
 
@@ -307,3 +311,20 @@ def test_an_interrupted_run_ends_its_copy_and_the_snapshot(
             vnet.simulate(main)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_snapshot_that_was_killed_is_an_error_of_the_lab(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            kept, other = await lab.snapshot(), await lab.snapshot()
+            _, process = await kept.run(pids)
+            os.kill(process, signal.SIGKILL)
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+            for snapshot, work in ((kept, pids), (other, orphan)):
+                with pytest.raises(LabError, match="the snapshot died"):
+                    await snapshot.run(work)
+                with pytest.raises(UsageError, match="closed"):
+                    await snapshot.run(pids)
+
+    with patience():
+        vnet.simulate(main)
