@@ -248,8 +248,10 @@ def _packed_error(error: BaseException) -> bytes:
     trace = "".join(traceback.format_exception(error))
     try:
         packed = pickle.dumps((False, error, trace))
-        pickle.loads(packed)  # some exceptions can be pickled, and not made again
+        made = pickle.loads(packed)[1]  # some exceptions can be pickled, and not made again
     except Exception:
+        made = None
+    if not isinstance(made, BaseException):
         return pickle.dumps((False, LabError(f"{type(error).__name__}: {_said(error)}"), trace))
     return packed
 
@@ -276,7 +278,10 @@ def _vanish() -> NoReturn:
 def _answer(data: bytes) -> object:
     if not data:
         raise LabError("the branch died")
-    went_well, value, trace = pickle.loads(data)
+    try:
+        went_well, value, trace = pickle.loads(data)
+    except Exception as error:
+        raise UsageError(f"what the branch returned cannot be made again here: {_said(error)}") from error
     if went_well:
         return value
     if trace:

@@ -80,6 +80,28 @@ class Unspeakable(Exception):
         raise ValueError("no words")
 
 
+class Shifty:
+    """Can be pickled, and not made again."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("x",)
+
+
+class Turncoat(Exception):
+    """Comes out of a pickle as something else."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return str, ("x",)
+
+
+async def return_shifty(lab: Lab) -> Shifty:
+    return Shifty()
+
+
+async def fail_as_turncoat(lab: Lab) -> None:
+    raise Turncoat("of all")
+
+
 async def fail_unspeakably(lab: Lab) -> None:
     raise Unspeakable(1, 2)
 
@@ -205,6 +227,12 @@ def test_what_cannot_be_handed_over_is_said(topology: Path) -> None:
                 await lab.branch(local)
             with pytest.raises(UsageError, match="a function of a module"):
                 await kept.run(local)
+            for run in (lab.branch, kept.run):
+                with pytest.raises(UsageError, match="cannot be made again here: invalid literal"):
+                    await run(return_shifty)
+                with pytest.raises(LabError, match="Turncoat: of all") as caught:
+                    await run(fail_as_turncoat)
+                assert "in fail" in caught.value.__notes__[0]
 
     vnet.simulate(main)
 
@@ -319,7 +347,7 @@ def test_a_snapshot_that_was_killed_is_an_error_of_the_lab(topology: Path) -> No
             kept, other = await lab.snapshot(), await lab.snapshot()
             _, process = await kept.run(pids)
             os.kill(process, signal.SIGKILL)
-            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it has ended
             for snapshot, work in ((kept, pids), (other, orphan)):
                 with pytest.raises(LabError, match="the snapshot died"):
                     await snapshot.run(work)
