@@ -102,6 +102,8 @@ def lab(request: pytest.FixtureRequest, vnet_seed: int) -> Lab:
     """Give the test its lab; only async tests with the marker ``vnet`` have one."""
     if request.node.get_closest_marker("vnet") is None:
         raise pytest.UsageError("the lab fixture needs @pytest.mark.vnet(topology) on the test")
+    if not inspect.iscoroutinefunction(request.node.obj):
+        raise pytest.UsageError(f"{request.node.name} needs async def: a lab runs only while a test waits")
     # The real one is made within the run, where there is a clock; see pytest_pyfunc_call.
     return cast("Lab", None)
 
