@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # pytest loads this module in every project of whoever has vnet installed: what a lab needs is imported when one is made.
 
 FAILURES: Final = "vnet-failures"
+OPTIONS: Final = ("seed", "state", "wait")
+"""What the marker takes beside the topology."""
 _RUN: Final = pytest.StashKey["LabRun"]()
 
 
@@ -287,6 +289,9 @@ def _topology(item: pytest.Function, marker: pytest.Mark) -> ResolvedTopology:
     from vnet.topology import load_topology, parse_topology
     from vnet.topology.resolved import ResolvedTopology
 
+    for name in marker.kwargs:
+        if name not in OPTIONS:
+            raise pytest.UsageError(f"the marker vnet takes no {name!r}; it takes a topology, and {', '.join(OPTIONS)}")
     if len(marker.args) != 1:
         raise pytest.UsageError("the marker vnet takes one topology: @pytest.mark.vnet('topologies/lab.yaml')")
     source = marker.args[0]

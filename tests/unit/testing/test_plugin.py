@@ -258,3 +258,18 @@ def test_a_test_that_is_not_async_gets_no_lab(project):
     result = run(project)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*UsageError: test_it needs async def*"])
+
+
+def test_the_marker_takes_nothing_unknown(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("tiny.yaml", seeds=3)
+        async def test_it(lab):
+            pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait"])
