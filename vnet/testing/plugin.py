@@ -56,6 +56,8 @@ class LabRun:
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     instant: float | None = None
     """When it failed, in seconds on the lab clock."""
+    opened: bool = False
+    """Whether there was a lab: a topology may have been wrong."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -133,6 +135,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     async def test() -> None:
         async with open_lab(topology, seed=seed, state=marker.kwargs.get("state")) as opened:
+            run.opened = True
             sink = MemorySink()
             capture = opened.captures.start(sink)
             try:
@@ -174,7 +177,7 @@ def pytest_runtest_makereport(
         "test": _without_seed(item.nodeid), "seed": run.seed, "replay": replay,
         "topology": run.topology, "coverage": run.coverage,
     }  # fmt: skip
-    if not report.failed:
+    if not report.failed or not run.opened:
         return report
     directory = item.config.rootpath / FAILURES / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
     directory.mkdir(parents=True, exist_ok=True)

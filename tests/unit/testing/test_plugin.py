@@ -273,3 +273,20 @@ def test_the_marker_takes_nothing_unknown(project):
     result = run(project)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait"])
+
+
+def test_a_lab_that_never_ran_leaves_nothing(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("name: wrong\\nguests: {a: {nics: [nowhere]}}")
+        async def test_it(lab):
+            pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*TopologyError*"])
+    result.stdout.no_fnmatch_line("replay:*")
+    assert not (project.path / "vnet-failures").exists()
