@@ -272,7 +272,9 @@ def test_the_marker_takes_nothing_unknown(project):
     )
     result = run(project)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait"])
+    result.stdout.fnmatch_lines(
+        ["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait"]
+    )
 
 
 def test_a_lab_that_never_ran_leaves_nothing(project):
