@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
@@ -41,6 +42,8 @@ P = ParamSpec("P")
 MOST_SNAPSHOTS: Final = 64
 """Open at a time in one lab: each is a process."""
 _LENGTH: Final = 8
+_open: Final[list[Snapshot]] = []
+"""Those of all labs of this process: a copy inherits what it holds of each, and lets go of it."""
 
 
 async def branch(lab: Lab, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -82,6 +85,7 @@ async def snapshot(lab: Lab) -> Snapshot:
     theirs.close()
     made = Snapshot(lab, pid, ours)
     lab.snapshots.append(made)
+    _open.append(made)
     return made
 
 
@@ -99,7 +103,9 @@ class Snapshot:
         """Carry out ``await function(lab, ...)`` in a copy of the lab as it was then, and return, or raise, what it did.
 
         *function* belongs to a module, and the arguments can be pickled; else, or if the snapshot is closed, UsageError.
+        An exception from a signal handler while this waits, Ctrl-C for one, ends the copy and closes the snapshot.
         """
+        await trio.lowlevel.checkpoint()
         if self._connection is None:
             raise UsageError("the snapshot is closed")
         try:
@@ -109,23 +115,34 @@ class Snapshot:
                 f"{getattr(function, '__qualname__', function)} cannot be handed to a snapshot, which was made before it: "
                 f"use a function of a module, and arguments that can be pickled ({error})"
             ) from error
-        await trio.lowlevel.checkpoint()
-        _send(self._connection, work)
-        return cast("T", _answer(_receive(self._connection)))
+        try:
+            _send(self._connection, work)
+            data = _receive(self._connection)
+        except ConnectionError:
+            data = b""
+        except BaseException:
+            self.close()  # the next to ask would get this answer
+            raise
+        if not data:
+            self.close()
+            raise LabError("the snapshot died: its process was ended from outside")
+        return cast("T", _answer(data))
 
     def close(self) -> None:
         """Let it go; twice is as good as once."""
         if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            with contextlib.suppress(OSError):  # its process is gone
+                self._connection.shutdown(socket.SHUT_RDWR)  # closing says nothing while others have it open, by a fork
+            self.leave()
             _reap(self._pid)
-            self._lab.snapshots.remove(self)
 
     def leave(self) -> None:
         """Give up a copy of somebody else's snapshot: whose process it is closes it."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            self._lab.snapshots.remove(self)
+            _open.remove(self)
 
     def __enter__(self) -> Snapshot:
         return self
@@ -169,20 +186,39 @@ async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
     try:
         _settle_in(lab)
         while work := _receive(connection):
+            ours, theirs = socket.socketpair()
             pid = _fork()
             if pid == 0:
-                _send(connection, await _outcome(partial(_unpacked, lab, work)))
+                ours.close()
+                _send(theirs, await _outcome(partial(_unpacked, lab, work)))
                 _vanish()
-            if _reap(pid) != 0:
-                _send(connection, pickle.dumps((False, LabError("the branch died"), "")))
+            theirs.close()
+            try:
+                with ours:
+                    _wait_for_answer(ours, connection)
+                    data = _receive(ours)
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                raise
+            finally:
+                _reap(pid)
+            _send(connection, data or pickle.dumps((False, LabError("the branch died"), "")))  # not a word, however it ended
     finally:
         _vanish()
 
 
+def _wait_for_answer(worker: socket.socket, owner: socket.socket) -> None:
+    """Wait until the copy at work has something to say; raise ConnectionAbortedError if who asked for it has gone."""
+    poll = select.poll()
+    poll.register(worker, select.POLLIN)
+    poll.register(owner, select.POLLRDHUP)
+    if any(number == owner.fileno() for number, _ in poll.poll()):
+        raise ConnectionAbortedError("nobody waits for the answer")
+
+
 def _settle_in(lab: Lab) -> None:
-    for other in lab.snapshots:
+    for other in tuple(_open):
         other.leave()
-    lab.snapshots.clear()
     lab.captures.leave_files()
 
 
@@ -205,17 +241,27 @@ async def _outcome(work: Callable[[], Awaitable[object]]) -> bytes:
     try:
         return pickle.dumps((True, value, ""))
     except Exception as error:
-        return _packed_error(UsageError(f"what the branch returned cannot be handed back: {error}"))
+        return _packed_error(UsageError(f"what the branch returned cannot be handed back: {_said(error)}"))
 
 
 def _packed_error(error: BaseException) -> bytes:
     trace = "".join(traceback.format_exception(error))
     try:
         packed = pickle.dumps((False, error, trace))
-        pickle.loads(packed)  # some exceptions can be pickled, and not made again
+        made = pickle.loads(packed)[1]  # some exceptions can be pickled, and not made again
     except Exception:
-        return pickle.dumps((False, LabError(f"{type(error).__name__}: {error}"), trace))
+        made = None
+    if not isinstance(made, BaseException):
+        return pickle.dumps((False, LabError(f"{type(error).__name__}: {_said(error)}"), trace))
     return packed
+
+
+def _said(error: BaseException) -> str:
+    """Write what an exception says: one of the user's own may fail even there."""
+    try:
+        return str(error)
+    except Exception:
+        return "(it cannot be shown)"
 
 
 def _vanish() -> NoReturn:
@@ -232,7 +278,10 @@ def _vanish() -> NoReturn:
 def _answer(data: bytes) -> object:
     if not data:
         raise LabError("the branch died")
-    went_well, value, trace = pickle.loads(data)
+    try:
+        went_well, value, trace = pickle.loads(data)
+    except Exception as error:
+        raise UsageError(f"what the branch returned cannot be made again here: {_said(error)}") from error
     if went_well:
         return value
     if trace:

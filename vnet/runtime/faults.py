@@ -185,8 +185,8 @@ class Faults:
         *link* is named as in ``vnet set``: ``core-edge``, ``core,edge``, ``web:eth0`` or ``web``. The fault ends by itself.
         """
         cable, length = self._link(link), length_of(period)
-        if not 1 <= times <= MAX_FLAPS or length < 2:
-            raise UsageError(f"a link flaps 1 to {MAX_FLAPS} times, with a period of 2 ns at least")
+        if not isinstance(times, int) or not 1 <= times <= MAX_FLAPS or length < 2:
+            raise UsageError(f"a link flaps 1 to {MAX_FLAPS} whole times, with a period of 2 ns at least")
         fault = self._begin("flap", f"{cable.name} {times} times, every {format_duration(length)}")
         fault._undo = lambda: setattr(cable, "up", True)
         timeline = self._lab.timeline

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 import trio
 
+from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD, Port
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.sinks import MemorySink
@@ -86,12 +87,15 @@ class _Watch:
         self._wanted = compile_filter(expression)
         self._ports = ports
         self._length: Duration | None = None
+        self._captures: list[Capture] = []
+        self._forget()
+
+    def _forget(self) -> None:
         self._start: Instant = 0
         self._first: Instant | None = None
         self._seen = trio.Event()
         self._matches = MemorySink(CONTEXT)
         self._others = MemorySink(CONTEXT)
-        self._captures: list[Capture] = []
 
     def within(self, length: When) -> Self:
         """Set how long after the start of the block it is watched: seconds, or text such as "20 ms"."""
@@ -107,6 +111,9 @@ class _Watch:
         return ", ".join(self._ports) if self._ports else "any cable"
 
     def _begin(self) -> None:
+        if self._captures:
+            raise UsageError(f"the expectation of {self._expression!r} has a block already: make another for this one")
+        self._forget()  # what an earlier block has seen proves nothing about this one
         start = self._lab.captures.start
         self._start = self._lab.timeline.now
         self._captures = [
@@ -125,6 +132,7 @@ class _Watch:
     def _finish(self) -> None:
         for capture in self._captures:
             capture.finish()
+        self._captures = []
 
     def _instead(self) -> str:
         others = pcapng.read(self._others.octets())

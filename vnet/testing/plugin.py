@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # pytest loads this module in every project of whoever has vnet installed: what a lab needs is imported when one is made.
 
 FAILURES: Final = "vnet-failures"
+OPTIONS: Final = ("seed", "state", "wait")
+"""What the marker takes beside the topology."""
 _RUN: Final = pytest.StashKey["LabRun"]()
 
 
@@ -54,6 +56,8 @@ class LabRun:
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     instant: float | None = None
     """When it failed, in seconds on the lab clock."""
+    opened: bool = False
+    """Whether there was a lab: a topology may have been wrong."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -102,6 +106,8 @@ def lab(request: pytest.FixtureRequest, vnet_seed: int) -> Lab:
     """Give the test its lab; only async tests with the marker ``vnet`` have one."""
     if request.node.get_closest_marker("vnet") is None:
         raise pytest.UsageError("the lab fixture needs @pytest.mark.vnet(topology) on the test")
+    if not inspect.iscoroutinefunction(request.node.obj):
+        raise pytest.UsageError(f"{request.node.name} needs async def: a lab runs only while a test waits")
     # The real one is made within the run, where there is a clock; see pytest_pyfunc_call.
     return cast("Lab", None)
 
@@ -129,6 +135,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     async def test() -> None:
         async with open_lab(topology, seed=seed, state=marker.kwargs.get("state")) as opened:
+            run.opened = True
             sink = MemorySink()
             capture = opened.captures.start(sink)
             try:
@@ -170,7 +177,7 @@ def pytest_runtest_makereport(
         "test": _without_seed(item.nodeid), "seed": run.seed, "replay": replay,
         "topology": run.topology, "coverage": run.coverage,
     }  # fmt: skip
-    if not report.failed:
+    if not report.failed or not run.opened:
         return report
     directory = item.config.rootpath / FAILURES / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
     directory.mkdir(parents=True, exist_ok=True)
@@ -285,6 +292,9 @@ def _topology(item: pytest.Function, marker: pytest.Mark) -> ResolvedTopology:
     from vnet.topology import load_topology, parse_topology
     from vnet.topology.resolved import ResolvedTopology
 
+    for name in marker.kwargs:
+        if name not in OPTIONS:
+            raise pytest.UsageError(f"the marker vnet takes no {name!r}; it takes a topology, and {', '.join(OPTIONS)}")
     if len(marker.args) != 1:
         raise pytest.UsageError("the marker vnet takes one topology: @pytest.mark.vnet('topologies/lab.yaml')")
     source = marker.args[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,8 +66,79 @@ async def die(lab: Lab) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def leave(lab: Lab) -> None:
+    os._exit(0)
+
+
+class Unspeakable(Exception):
+    """Can neither be pickled and made again, nor be shown."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__()
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Shifty:
+    """Can be pickled, and not made again."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("x",)
+
+
+class Turncoat(Exception):
+    """Comes out of a pickle as something else."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return str, ("x",)
+
+
+async def return_shifty(lab: Lab) -> Shifty:
+    return Shifty()
+
+
+async def fail_as_turncoat(lab: Lab) -> None:
+    raise Turncoat("of all")
+
+
+async def fail_unspeakably(lab: Lab) -> None:
+    raise Unspeakable(1, 2)
+
+
+async def interrupt(lab: Lab, pid: int) -> str:
+    os.kill(pid, signal.SIGUSR1)
+    return "late answer"
+
+
+async def interrupt_and_spin(lab: Lab, pid: int) -> None:
+    os.kill(pid, signal.SIGUSR1)
+    while True:
+        signal.pause()
+
+
+async def orphan(lab: Lab) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
 async def for_ever(lab: Lab) -> None:
     await trio.sleep_forever()
+
+
+@contextlib.contextmanager
+def patience(seconds: float = 20) -> Iterator[None]:
+    """Fail instead of waiting for ever for a process that does not end."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise AssertionError("still waiting for a copy")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_branch_goes_on_just_as_the_lab_does(topology: Path) -> None:
@@ -154,6 +227,12 @@ def test_what_cannot_be_handed_over_is_said(topology: Path) -> None:
                 await lab.branch(local)
             with pytest.raises(UsageError, match="a function of a module"):
                 await kept.run(local)
+            for run in (lab.branch, kept.run):
+                with pytest.raises(UsageError, match="cannot be made again here: invalid literal"):
+                    await run(return_shifty)
+                with pytest.raises(LabError, match="Turncoat: of all") as caught:
+                    await run(fail_as_turncoat)
+                assert "in fail" in caught.value.__notes__[0]
 
     vnet.simulate(main)
 
@@ -200,3 +279,80 @@ def test_only_a_simulated_lab_of_its_own_can_be_branched(
     trio.run(live)
     vnet.simulate(stateful)
     vnet.simulate(many)
+
+
+def test_snapshots_of_two_labs_are_closed_in_any_order(topology: Path) -> None:
+    other = vnet.parse_topology(LAB.replace("name: fork", "name: spoon"))
+
+    async def main() -> None:
+        async with vnet.open_lab(topology) as one, vnet.open_lab(other) as two:
+            first, second = await one.snapshot(), await two.snapshot()
+            first.close()  # the process of the second has inherited it
+            assert await second.run(wait, 1) == 1
+            await one.snapshot()
+
+    with patience():
+        vnet.simulate(main)
+
+
+def test_a_copy_that_ends_without_an_answer_is_not_waited_for(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            kept = await lab.snapshot()
+            for run in (lab.branch, kept.run):
+                with pytest.raises(LabError, match="the branch died"):
+                    await run(leave)
+                with pytest.raises(LabError, match="Unspeakable"):
+                    await run(fail_unspeakably)
+                assert await run(wait, 1) == 1
+
+    with patience():
+        vnet.simulate(main)
+
+
+@pytest.mark.parametrize("work", [interrupt, interrupt_and_spin])
+def test_an_interrupted_run_ends_its_copy_and_the_snapshot(
+    topology: Path, work: Callable[[Lab, int], Awaitable[object]]
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def handler(number: int, frame: object) -> None:
+        raise Interrupted
+
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            reader, writer = os.pipe()
+            kept = await lab.snapshot()
+            os.close(writer)
+            with pytest.raises(Interrupted):
+                await kept.run(work, os.getpid())
+            assert os.read(reader, 1) == b"", "all who had the other end are gone"
+            os.close(reader)
+            with pytest.raises(UsageError, match="closed"):
+                await kept.run(wait, 1)
+            assert lab.snapshots == []
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with patience():
+            vnet.simulate(main)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_snapshot_that_was_killed_is_an_error_of_the_lab(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            kept, other = await lab.snapshot(), await lab.snapshot()
+            _, process = await kept.run(pids)
+            os.kill(process, signal.SIGKILL)
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it has ended
+            for snapshot, work in ((kept, pids), (other, orphan)):
+                with pytest.raises(LabError, match="the snapshot died"):
+                    await snapshot.run(work)
+                with pytest.raises(UsageError, match="closed"):
+                    await snapshot.run(pids)
+
+    with patience():
+        vnet.simulate(main)

@@ -314,6 +314,8 @@ def test_the_same_seed_is_the_same_fault() -> None:
     (lambda lab: lab.faults.crash("gate"), "no guest 'gate'"),
     (lambda lab: lab.faults.flap("core-egde"), "did you mean 'core-edge'"),
     (lambda lab: lab.faults.flap("core-edge", 0), "1 to"),
+    (lambda lab: lab.faults.flap("core-edge", 1.5), "whole times"),
+    (lambda lab: lab.faults.flap("core-edge", "2"), "whole times"),
     (lambda lab: lab.faults.flap("core-edge", 1, "soon"), "not a duration"),
     (lambda lab: lab.at(-1, print), "not a duration"),
 ])  # fmt: skip

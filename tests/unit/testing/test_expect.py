@@ -212,3 +212,25 @@ def test_wrong_filters_and_ports_are_told() -> None:
                     pass
 
     run(body)
+
+
+def test_what_an_earlier_block_saw_does_not_count() -> None:
+    async def body(lab: Lab) -> None:
+        wanted = expect(lab, "icmp", "a").within(3)
+        unwanted = never(lab, "icmp", "a").within(3)
+        async with wanted:
+            await lab.ping("a", "b")
+        with fails("saw none; nothing else passed there"):
+            async with wanted:
+                pass
+        with fails("but there passed"):
+            async with unwanted:
+                await lab.ping("a", "b")
+        async with unwanted:
+            pass
+        async with wanted:
+            with pytest.raises(UsageError, match="has a block already"):
+                await wanted.__aenter__()
+            await lab.ping("a", "b")
+
+    run(body)

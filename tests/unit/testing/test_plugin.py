@@ -239,3 +239,56 @@ def test_the_report_says_what_of_the_network_was_covered(project, how):
         "  DHCP messages      4/8     never: lan decline, lan release, lan inform, lan nak",
     ])  # fmt: skip
     assert "coverage of the network" not in run(project, *how).stdout.str()
+
+
+def test_a_test_that_is_not_async_gets_no_lab(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("tiny.yaml")
+        def test_it(lab):
+            pass
+
+        @pytest.mark.vnet("tiny.yaml")
+        def test_without():
+            pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*UsageError: test_it needs async def*"])
+
+
+def test_the_marker_takes_nothing_unknown(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("tiny.yaml", seeds=3)
+        async def test_it(lab):
+            pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait"]
+    )
+
+
+def test_a_lab_that_never_ran_leaves_nothing(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.vnet("name: wrong\\nguests: {a: {nics: [nowhere]}}")
+        async def test_it(lab):
+            pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*TopologyError*"])
+    result.stdout.no_fnmatch_line("replay:*")
+    assert not (project.path / "vnet-failures").exists()
