@@ -288,3 +288,37 @@ async def test_an_emulated_live_lab_runs_programs(tmp_path: Path, monkeypatch: p
             await lab.wait_programs()
             assert [row["program"] for row in lab.guests["pc"].results] == ["traffic"] * 4 + ["iperf3_client"]
             assert all(row["received"] for row in lab.guests["pc"].results[:4])
+
+
+PAIR = """
+name: pair
+networks: {lan: {subnet: 10.0.0.0/24}}
+guests:
+  srv: {nics: [{network: lan, address: 10.0.0.1, latency: 1ms}], run: [SERVER]}
+  pc: {nics: [{network: lan, address: 10.0.0.2}], run: [CLIENT]}
+"""
+
+
+def pair(server: str, client: str = "") -> ResolvedTopology:
+    return parse_topology(PAIR.replace("SERVER", server).replace("CLIENT", client))
+
+
+@pytest.mark.parametrize(
+    ("server", "client"),
+    [
+        ("sink", "{traffic: {to: srv, rate: 100/s, duration: 5s}}"),
+        ("sink", "{traffic: {to: srv, pattern: request, duration: 5s}}"),
+        ("iperf3", "{iperf3_client: {to: srv, udp: true, bitrate: 1mbit, time: 5s, block: 500}}"),
+    ],
+)
+def test_a_crash_ends_the_generator_of_its_guest(server: str, client: str) -> None:
+    """A socket that was closed is no error of the network, after which one tries again: time would stand still."""
+
+    async def main() -> str:
+        async with vnet.open_lab(pair(server, client)) as lab:
+            await trio.sleep(1)
+            lab.faults.crash("pc")
+            await trio.sleep(100)
+            return lab.guests["pc"].programs[0].state
+
+    assert vnet.simulate(main) == "failed"

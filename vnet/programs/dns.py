@@ -14,6 +14,7 @@ from typing import Final, TypeAlias, final
 import trio
 
 from vnet.errors import WireError
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.wire import dns
 
 Address: TypeAlias = "IPv4Address | IPv6Address"
@@ -137,7 +138,8 @@ async def _serve_datagrams(socket: trio.socket.SocketType, table: NameTable) -> 
             answer = table.answer(query)
             if answer is not None:
                 await socket.sendto(answer, peer)
-        except OSError:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+        except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+            raise_if_closed(error)
             await trio.lowlevel.checkpoint()
 
 

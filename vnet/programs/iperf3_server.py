@@ -15,6 +15,7 @@ from typing import Final, final
 import trio
 
 from vnet.errors import PeerError, UsageError
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.iperf3_protocol import (
     COOKIE_OCTETS,
     DEFAULT_PORT,
@@ -184,7 +185,8 @@ class Iperf3Server:
         while True:
             try:
                 data, peer = await socket.recvfrom(MAX_UDP_BLOCK)
-            except OSError:
+            except OSError as error:
+                raise_if_closed(error)
                 continue  # an ICMP error about what was sent
             stream = peers.get(peer)
             if data == UDP_GREETING and (stream is not None or len(peers) < parameters.parallel):

@@ -6,7 +6,7 @@ Instants are trio's, chance comes from a stream that is handed in: in a simulate
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from math import inf, log
 from typing import Final, Literal, Protocol, TypeAlias, final
@@ -16,6 +16,7 @@ import trio
 
 from vnet.errors import PeerError, UsageError, WireError
 from vnet.ports import Randomness
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.standstill import Standstill
 from vnet.programs.traffic_records import (
     DEFAULT_PORT,
@@ -267,10 +268,13 @@ class _Datagrams:
         self._flow = flow
 
     async def send(self, record: Record) -> None:
-        with trio.CancelScope(shield=True), suppress(OSError):
+        with trio.CancelScope(shield=True):
             # it is counted already, and sending a datagram is not what takes time; one that is lost on the way out is lost,
             # and an ICMP error about an earlier one does not matter either
-            await self._socket.send(record.encode())
+            try:
+                await self._socket.send(record.encode())
+            except OSError as error:
+                raise_if_closed(error)
         await trio.lowlevel.checkpoint()
 
     async def receive(self) -> tuple[Record, bytes]:
@@ -278,7 +282,9 @@ class _Datagrams:
             try:
                 data = await self._socket.recv(MAX_DATAGRAM)
                 record = decode(data)
-            except (OSError, WireError):
+            except (OSError, WireError) as error:
+                if isinstance(error, OSError):
+                    raise_if_closed(error)
                 await trio.lowlevel.checkpoint()
                 continue
             if record.flow == self._flow:
