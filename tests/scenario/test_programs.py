@@ -322,3 +322,15 @@ def test_a_crash_ends_the_generator_of_its_guest(server: str, client: str) -> No
             return lab.guests["pc"].programs[0].state
 
     assert vnet.simulate(main) == "failed"
+
+
+@pytest.mark.parametrize("server", ["echo", "sink", "iperf3", "{dns: {names: {}}}"])
+def test_a_lab_may_end_right_after_a_crash(server: str) -> None:
+    """While the servers of the guest find their sockets closed, they are cancelled as well."""
+
+    async def main() -> None:
+        async with vnet.open_lab(pair(server)) as lab:
+            await trio.sleep(1)
+            lab.faults.crash("srv")
+
+    vnet.simulate(main)

@@ -110,11 +110,21 @@ class _Runner:
                 await self._guest.run(self._act, program)
             state.state = "done"
         except Exception as error:
-            state.state, state.error = "failed", _describe(error)
-            self._lab.events.add(self._guest.name, "program-failed", program=state.name, error=state.error)
+            self._fail(error)
+        except BaseExceptionGroup as group:
+            ending, rest = group.split(_ends_the_lab)
+            if ending is not None:  # what its other tasks say of closed sockets when the lab ends is of no interest
+                raise ending from None
+            assert rest is not None
+            self._fail(rest)
         finally:
             state.ended.set()
             self.listening.set()
+
+    def _fail(self, error: BaseException) -> None:
+        state = self.state
+        state.state, state.error = "failed", _describe(error)
+        self._lab.events.add(self._guest.name, "program-failed", program=state.name, error=state.error)
 
     # -- servers
 
@@ -255,6 +265,11 @@ def _existing(folder: str) -> Path:
     if not path.is_dir():
         raise UsageError(f"there is no folder {folder}")
     return path
+
+
+def _ends_the_lab(error: BaseException) -> bool:
+    """Tell a cancellation, or what else no program may hold up, from a failure of the program."""
+    return not isinstance(error, Exception | BaseExceptionGroup)
 
 
 def _first(error: BaseException) -> BaseException:
