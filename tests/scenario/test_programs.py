@@ -16,6 +16,7 @@ from vnet.runtime.sinks import MemorySink
 from vnet.runtime.views import show
 from vnet.topology import parse_topology
 from vnet.topology.resolved import ResolvedTopology
+from vnet.wire import udp
 
 LOSSY = """
 name: lossy
@@ -334,3 +335,21 @@ def test_a_lab_may_end_right_after_a_crash(server: str) -> None:
             lab.faults.crash("srv")
 
     vnet.simulate(main)
+
+
+def test_two_echo_services_do_not_answer_each_other() -> None:
+    """One datagram between them would go to and fro for ever, over ideal cables without any time passing."""
+
+    async def main() -> int:
+        async with vnet.open_lab(pair("echo", "echo")) as lab:
+            sink = MemorySink()
+            lab.captures.start(sink)
+            data = b"round and round"
+            sender = lab.guests["pc"]
+            assert isinstance(sender, EmulatedGuest)
+            srv, pc = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+            sender.host.send_ipv4(srv, 17, udp.build(pc, srv, 7, 7, data), source=pc)
+            await trio.sleep(1)
+            return sink.octets().count(data)
+
+    assert 1 <= vnet.simulate(main) <= 2, "once on each cable"
