@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 PATIENCE: Final = seconds(3650 * DAY)
 """Seconds that a client waits for addresses: as long as the lab runs."""
 
+MOST_RESTARTS: Final = 100
+"""Times that a server begins anew at one instant; one that goes on closing its own sockets would hold time up."""
+
 
 @asynccontextmanager
 async def running_programs(lab: Lab) -> AsyncIterator[None]:
@@ -130,12 +133,14 @@ class _Runner:
 
     async def _keep_serving(self, program: RunServer) -> None:
         """Serve, and begin anew when somebody else closed the sockets: a guest that crashed starts its services again."""
+        at_once = 0
         while True:
             began = trio.current_time()
             try:
                 await self._guest.run(self._serve, program)
             except Exception as error:
-                if not isinstance(_first(error), trio.ClosedResourceError) or trio.current_time() <= began:
+                at_once = at_once + 1 if trio.current_time() <= began else 0
+                if not isinstance(_first(error), trio.ClosedResourceError) or at_once > MOST_RESTARTS:
                     raise
                 self._lab.events.add(self._guest.name, "program-restarted", program=self.state.name)
 
