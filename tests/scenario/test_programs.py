@@ -375,3 +375,59 @@ def test_a_server_outlives_two_restarts_of_its_guest_at_one_instant() -> None:
             return await pc.run(ask)
 
     assert vnet.simulate(main) == b"still there?"
+
+
+ODD = """
+import sys
+import trio
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+async def leave(guest):
+    sys.exit(3)
+
+
+async def leave_together(guest):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leave, guest)
+        nursery.start_soon(leave, guest)
+
+
+async def speechless(guest):
+    raise Unspeakable
+
+
+async def unprintable(guest):
+    return {1: object()}
+
+
+async def nested(guest):
+    return {"itself": [object()]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        ("leave", "SystemExit: 3"),
+        ("leave_together", "SystemExit: 3"),
+        ("speechless", "Unspeakable: its text cannot be told: ValueError"),
+    ],
+)
+def test_an_odd_function_fails_and_harms_nobody(function: str, error: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    (tmp_path / "lab.yaml").write_text(PAIR.replace("SERVER", "echo").replace("CLIENT", f"'odd:{function}'"))
+
+    async def main() -> tuple[str, str]:
+        async with vnet.open_lab(tmp_path / "lab.yaml") as lab:
+            await trio.sleep(1)
+            assert await lab.ping("pc", "srv")
+            json.dumps(show(lab, "guests"))
+            found = lab.guests["pc"].programs[0]
+            return found.state, found.error
+
+    assert vnet.simulate(main) == ("failed", error)

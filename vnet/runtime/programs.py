@@ -112,7 +112,7 @@ class _Runner:
                 state.state = "running"
                 await self._guest.run(self._act, program)
             state.state = "done"
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(error)
         except BaseExceptionGroup as group:
             ending, rest = group.split(_ends_the_lab)
@@ -274,7 +274,7 @@ def _existing(folder: str) -> Path:
 
 def _ends_the_lab(error: BaseException) -> bool:
     """Tell a cancellation, or what else no program may hold up, from a failure of the program."""
-    return not isinstance(error, Exception | BaseExceptionGroup)
+    return not isinstance(error, Exception | SystemExit | BaseExceptionGroup)
 
 
 def _first(error: BaseException) -> BaseException:
@@ -287,5 +287,8 @@ def _first(error: BaseException) -> BaseException:
 def _describe(error: BaseException) -> str:
     """Say in one line what went wrong."""
     error = _first(error)
-    text = " ".join(str(error).split())[:300]
+    try:
+        text = " ".join(str(error).split())[:300]
+    except Exception as broken:  # it is the class of somebody else
+        text = f"its text cannot be told: {type(broken).__name__}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
