@@ -405,8 +405,8 @@ async def unprintable(guest):
     return {1: object()}
 
 
-async def nested(guest):
-    return {"itself": [object()]}
+async def numbered(guest):
+    return {1: "one"}
 """
 
 
@@ -416,6 +416,8 @@ async def nested(guest):
         ("leave", "SystemExit: 3"),
         ("leave_together", "SystemExit: 3"),
         ("speechless", "Unspeakable: its text cannot be told: ValueError"),
+        ("unprintable", "UsageError: it returned a mapping that cannot be JSON: Object of type object is not JSON serializable"),
+        ("numbered", "UsageError: it returned a mapping with keys that are no texts"),
     ],
 )
 def test_an_odd_function_fails_and_harms_nobody(function: str, error: str, tmp_path: Path) -> None:

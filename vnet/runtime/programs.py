@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -190,7 +191,7 @@ class _Runner:
             case RunFunction():
                 returned = await _load(program)(self._guest)
                 if isinstance(returned, Mapping):
-                    self.state.add(cast("Row", returned))
+                    self.state.add(_row(returned))
             case _:
                 assert_never(program)
 
@@ -231,6 +232,18 @@ def _flow_row(report: msgspec.Struct) -> Row:
     plain = cast("dict[str, object]", msgspec.to_builtins(report))
     delays = cast("dict[str, float]", plain.pop("delays"))
     return cast("Row", {**plain, **{f"delay_{name}": delay for name, delay in delays.items()}})
+
+
+def _row(returned: Mapping[object, object]) -> Row:
+    """Take what a function returned for a result, if whoever wants the results can have it as JSON."""
+    row = dict(returned)
+    try:
+        json.dumps(row)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"it returned a mapping that cannot be JSON: {error}") from error
+    if not all(isinstance(key, str) for key in row):
+        raise UsageError("it returned a mapping with keys that are no texts")
+    return cast("Row", row)
 
 
 def _load(program: RunFunction) -> Callable[[EmulatedGuest], Awaitable[object]]:
