@@ -43,6 +43,8 @@ _EXAMPLES: Final = {
     "traffic": "{to: web, rate: 100/s}",
 }
 
+MOST_TTL: Final = 2**31 - 1
+"""Seconds that a DNS record can be kept (RFC 2181, 8)."""
 SMALLEST_MESSAGE: Final = 40
 LARGEST_DATAGRAM: Final = 65507
 LARGEST_RECORD: Final = 1024 * 1024
@@ -98,6 +100,9 @@ def _built_in(draft: Draft, given: Program, path: Path, key: str) -> ResolvedPro
             return RunHttp(port=port(http.port, 80), folder=str(_folder(draft) / http.folder))
         case Dns() as dns:
             ttl = reader.duration(dns.ttl, (*inner, "ttl"), 60 * SECOND)
+            if ttl > MOST_TTL * SECOND:
+                text = f"{dns.ttl} is more than DNS can say; the most is {MOST_TTL}s, which is 68 years"
+                draft.problems.error("out-of-range", (*inner, "ttl"), text)
             return RunDns(port=port(dns.port, 53), names=_names(draft, dns, (*inner, "names")), ttl=ttl)
         case Iperf3() as iperf3:
             return RunIperf3(port=port(iperf3.port, 5201))
