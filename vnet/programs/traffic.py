@@ -86,6 +86,8 @@ class TrafficOptions:
             return f"messages over {self.protocol} have {HEADER_OCTETS} to {most} octets"
         if self.burst <= 0 or self.pause < 0:
             return "burst has to be more than 0, and pause not less"
+        if self.pattern == "onoff" and self.rate is not None and self.burst * self.rate < 1 - 1e-9:
+            return "burst has to be at least 1/rate: shorter bursts have no rate"
         if (self.duration is not None and self.duration <= 0) or (self.count is not None and self.count <= 0):
             return "duration and count have to be more than 0"
         return None
@@ -148,7 +150,8 @@ def gaps(options: TrafficOptions, randomness: Randomness) -> Iterator[float]:
             yield pause
             pause = 1 / rate
             at += pause
-        pause = (burst - at + 1 / rate) + _exponential(options.pause, randomness)
+        # two bursts with next to no pause between them do not send faster than one
+        pause = max(1 / rate, (burst - at + 1 / rate) + _exponential(options.pause, randomness))
 
 
 def _exponential(mean: float, randomness: Randomness) -> float:

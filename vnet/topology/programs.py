@@ -27,7 +27,7 @@ from vnet.topology.resolved_programs import (
     RunTraffic,
 )
 from vnet.topology.shape import numbered
-from vnet.units import SECOND
+from vnet.units import SECOND, format_duration
 from vnet.wire.dns import parse_name
 
 PROGRAMS: Final = tuple(Program.__struct_fields__)
@@ -171,15 +171,20 @@ def _traffic(draft: Draft, model: Traffic, port: int, path: Path) -> RunTraffic 
         problems.error("out-of-range", (*path, "count"), f"{model.count} is less than 1")
     usual = 64 * 1024 if model.pattern == "bulk" else 512
     size = _octets(reader, model.size, (*path, "size"), SMALLEST_MESSAGE, _largest(protocol)) or usual
+    rate = reader.message_rate(model.rate, size, (*path, "rate"))
+    burst = _positive(reader, model.burst, (*path, "burst")) or SECOND
+    if model.pattern == "onoff" and rate and burst * rate < SECOND * (1 - 1e-9) and not problems.lost((*path, "burst")):
+        text = f"a burst of {format_duration(burst)} is shorter than the time between two messages; write {1 / rate:.3g}s or more"
+        problems.error("bad-program", (*path, "burst"), text)
     return RunTraffic(
         to=_target(draft, model.to, path),
         port=port,
         pattern=model.pattern,
         protocol=protocol,
-        rate=reader.message_rate(model.rate, size, (*path, "rate")),
+        rate=rate,
         size=size,
         reply=_octets(reader, model.reply, (*path, "reply"), SMALLEST_MESSAGE, _largest(protocol)) or 512,
-        burst=_positive(reader, model.burst, (*path, "burst")) or SECOND,
+        burst=burst,
         pause=reader.duration(model.pause, (*path, "pause"), SECOND),
         start=reader.duration(model.start, (*path, "start"), 0),
         duration=_positive(reader, model.duration, (*path, "duration")),

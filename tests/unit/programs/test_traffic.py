@@ -246,3 +246,11 @@ def test_any_octets_are_a_record_or_a_wire_error(data: bytes) -> None:
 @given(st.builds(Record, kind=st.sampled_from(Kind), flow=st.integers(0, 2**64 - 1), number=st.integers(0, 2**64 - 1)))
 def test_a_record_reads_as_it_was_written(record: Record) -> None:
     assert decode(record.encode()) == record
+
+
+def test_bursts_without_pauses_send_no_faster_than_the_rate() -> None:
+    options = TrafficOptions(pattern="onoff", rate=10, burst=0.1, pause=0)
+    assert options.problem() is None
+    assert min(list(islice(gaps(options, draws()), 1000))[1:]) >= 0.1
+    problem = TrafficOptions(pattern="onoff", rate=1, burst=1e-9, pause=0).problem()
+    assert problem is not None and "1/rate" in problem

@@ -115,6 +115,12 @@ def test_a_guest_without_programs_runs_none() -> None:
     ("text", "place", "said"),
     [
         ("{dns: {names: {a.example: 10.0.0.1}, ttl: 24856d}}", "ttl", "24856d is more than DNS can say"),
+        (
+            "{traffic: {to: web, pattern: onoff, rate: 1/s, burst: 1ms, pause: 0s}}",
+            "burst",
+            "a burst of 1ms is shorter than the time between two messages; write 1s or more",
+        ),
+        ("{traffic: {to: web, pattern: onoff, rate: 0.5/s}}", "burst", "a burst of 1s is shorter"),
     ],
 )
 def test_what_no_program_can_do_is_found_before_it_runs(text: str, place: str, said: str) -> None:
