@@ -224,7 +224,7 @@ def test_traffic_that_nothing_holds_back_does_not_stop_the_lab(program: str) -> 
 
     async def main() -> tuple[str, str]:
         async with vnet.open_lab(parse_topology(text)) as lab:
-            await lab.wait_programs()
+            await lab.wait_programs(check=False)
             assert await lab.ping("pc", "web")
             found = lab.guests["pc"].programs[0]
             return found.state, found.error
@@ -433,3 +433,14 @@ def test_an_odd_function_fails_and_harms_nobody(function: str, error: str, tmp_p
             return found.state, found.error
 
     assert vnet.simulate(main) == ("failed", error)
+
+
+def test_whoever_waits_for_programs_hears_of_failures() -> None:
+    async def main() -> None:
+        async with vnet.open_lab(pair("{http: {folder: /nowhere}}", "{traffic: {to: srv, rate: 10/s, count: 1}}")) as lab:
+            await lab.wait_programs(check=False)
+            await lab.wait_programs()
+
+    with pytest.raises(vnet.LabError) as caught:
+        vnet.simulate(main)
+    assert "http on srv: UsageError: there is no folder /nowhere; traffic on pc: PeerError: no traffic sink" in str(caught.value)
