@@ -444,3 +444,13 @@ def test_whoever_waits_for_programs_hears_of_failures() -> None:
     with pytest.raises(vnet.LabError) as caught:
         vnet.simulate(main)
     assert "http on srv: UsageError: there is no folder /nowhere; traffic on pc: PeerError: no traffic sink" in str(caught.value)
+
+
+def test_the_error_of_a_connection_says_why() -> None:
+    async def main() -> str:
+        async with vnet.open_lab(pair("echo", "{iperf3_client: {to: srv}}")) as lab:
+            await lab.wait_programs(check=False)
+            return lab.guests["pc"].programs[0].error
+
+    error = vnet.simulate(main)
+    assert error.startswith("OSError: all attempts to connect to srv:5201 failed (ConnectionRefusedError: "), error

@@ -298,8 +298,15 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _describe(error: BaseException) -> str:
-    """Say in one line what went wrong."""
+    """Say in one line what went wrong, and why, where the error says so: trio's "all attempts failed" has a cause."""
     error = _first(error)
+    text = _describe_alone(error)
+    if isinstance(error, OSError) and error.__cause__ is not None:
+        return f"{text} ({_describe_alone(_first(error.__cause__))})"
+    return text
+
+
+def _describe_alone(error: BaseException) -> str:
     try:
         text = " ".join(str(error).split())[:300]
     except Exception as broken:  # it is the class of somebody else
