@@ -416,7 +416,10 @@ async def numbered(guest):
         ("leave", "SystemExit: 3"),
         ("leave_together", "SystemExit: 3"),
         ("speechless", "Unspeakable: its text cannot be told: ValueError"),
-        ("unprintable", "UsageError: it returned a mapping that cannot be JSON: Object of type object is not JSON serializable"),
+        (
+            "unprintable",
+            "UsageError: it returned a mapping that cannot be JSON: Object of type object is not JSON serializable",
+        ),
         ("numbered", "UsageError: it returned a mapping with keys that are no texts"),
     ],
 )
@@ -443,7 +446,9 @@ def test_whoever_waits_for_programs_hears_of_failures() -> None:
 
     with pytest.raises(vnet.LabError) as caught:
         vnet.simulate(main)
-    assert "http on srv: UsageError: there is no folder /nowhere; traffic on pc: PeerError: no traffic sink" in str(caught.value)
+    assert "http on srv: UsageError: there is no folder /nowhere; traffic on pc: PeerError: no traffic sink" in str(
+        caught.value
+    )
 
 
 def test_the_error_of_a_connection_says_why() -> None:

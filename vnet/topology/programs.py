@@ -174,7 +174,8 @@ def _traffic(draft: Draft, model: Traffic, port: int, path: Path) -> RunTraffic 
     rate = reader.message_rate(model.rate, size, (*path, "rate"))
     burst = _positive(reader, model.burst, (*path, "burst")) or SECOND
     if model.pattern == "onoff" and rate and burst * rate < SECOND * (1 - 1e-9) and not problems.lost((*path, "burst")):
-        text = f"a burst of {format_duration(burst)} is shorter than the time between two messages; write {1 / rate:.3g}s or more"
+        text = f"a burst of {format_duration(burst)} is shorter than the time between two messages"
+        text += f"; write {1 / rate:.3g}s or more"
         problems.error("bad-program", (*path, "burst"), text)
     return RunTraffic(
         to=_target(draft, model.to, path),
