@@ -11,6 +11,7 @@ import trio
 
 import vnet
 from vnet.guests.emulated import EmulatedGuest
+from vnet.programs.iperf3_protocol import UDP_GREETING
 from vnet.runtime.lab import Lab
 from vnet.runtime.programs import MOST_RESTARTS
 from vnet.runtime.sinks import MemorySink
@@ -459,3 +460,22 @@ def test_the_error_of_a_connection_says_why() -> None:
 
     error = vnet.simulate(main)
     assert error.startswith("OSError: all attempts to connect to srv:5201 failed (ConnectionRefusedError: "), error
+
+
+def test_a_greeting_that_cannot_be_answered_harms_no_iperf3_test() -> None:
+    """Of UDP, from source port 0, while a test waits for its streams."""
+
+    async def main() -> tuple[str, object]:
+        client = "{iperf3_client: {to: srv, udp: true, bitrate: 1mbit, time: 1s, block: 500}}"
+        async with vnet.open_lab(pair("iperf3", client)) as lab:
+            sender = lab.guests["pc"]
+            assert isinstance(sender, EmulatedGuest)
+            srv, pc = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+            for _ in range(100):
+                sender.host.send_ipv4(srv, 17, udp.build(pc, srv, 0, 5201, UDP_GREETING), source=pc)
+                await trio.sleep(0.0005)
+            await lab.wait_programs(check=False)
+            found = sender.programs[0]
+            return found.error, [row["lost"] for row in found.results]
+
+    assert vnet.simulate(main) == ("", [0])
