@@ -49,6 +49,8 @@ SMALLEST_MESSAGE: Final = 40
 LARGEST_DATAGRAM: Final = 65507
 LARGEST_RECORD: Final = 1024 * 1024
 MOST_STREAMS: Final = 128
+LONGEST_TEST: Final = 86_400 * SECOND
+"""Of iperf3, both that of others and ours."""
 
 
 def resolve_programs(draft: Draft, name: str, model: Guest) -> tuple[ResolvedProgram, ...]:
@@ -128,6 +130,10 @@ def _names(draft: Draft, model: Dns, path: Path) -> tuple[tuple[str, tuple[Addre
         place: Path = (*path, name)
         try:
             parse_name(name)
+        except UnicodeEncodeError:
+            text = f"{name[:60]!r} has letters that no name on the wire has; write it in ASCII, such as xn--bcher-kva.example"
+            draft.problems.error("bad-name", place, text, key=True)
+            continue
         except ValueError as error:
             draft.problems.error("bad-name", place, f"{error}; write one such as www.example", key=True)
             continue
@@ -144,11 +150,15 @@ def _iperf3_client(draft: Draft, model: Iperf3Client, port: int, path: Path) -> 
     if model.octets is not None and model.time is not None:
         text = "time and octets both say when it ends; keep one of the two"
         draft.problems.error("bad-program", (*path, "octets"), text, key=True)
+    time = _positive(reader, model.time, (*path, "time")) or 10 * SECOND
+    if time > LONGEST_TEST:
+        text = f"{model.time} is longer than iperf3 can test; the most is {format_duration(LONGEST_TEST)}"
+        draft.problems.error("out-of-range", (*path, "time"), text)
     return RunIperf3Client(
         to=_target(draft, model.to, path),
         port=port,
         start=reader.duration(model.start, (*path, "start"), 0),
-        time=_positive(reader, model.time, (*path, "time")) or 10 * SECOND,
+        time=time,
         octets=reader.size(model.octets, (*path, "octets")),
         parallel=reader.whole(model.parallel, (*path, "parallel"), 1, MOST_STREAMS, 1),
         reverse=model.reverse,

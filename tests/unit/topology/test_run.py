@@ -115,6 +115,8 @@ def test_a_guest_without_programs_runs_none() -> None:
     ("text", "place", "said"),
     [
         ("{dns: {names: {a.example: 10.0.0.1}, ttl: 24856d}}", "ttl", "24856d is more than DNS can say"),
+        ("{dns: {names: {ü..x: 10.0.0.1}}}", "names", "'ü..x' has letters that no name on the wire has"),
+        ("{iperf3_client: {to: web, time: 100000d}}", "time", "100000d is longer than iperf3 can test; the most is"),
         (
             "{traffic: {to: web, pattern: onoff, rate: 1/s, burst: 1ms, pause: 0s}}",
             "burst",
