@@ -479,3 +479,21 @@ def test_a_greeting_that_cannot_be_answered_harms_no_iperf3_test() -> None:
             return found.error, [row["lost"] for row in found.results]
 
     assert vnet.simulate(main) == ("", [0])
+
+
+def test_a_sink_does_not_forget_what_came_before_a_restart() -> None:
+    """Lost is what came while the guest was down, and nothing else."""
+
+    async def main() -> tuple[object, object]:
+        async with vnet.open_lab(pair("sink", "{traffic: {to: srv, rate: 100/s, duration: 5s}}")) as lab:
+            await trio.sleep(1)
+            crash = lab.faults.crash("srv")
+            await trio.sleep(1)
+            crash.heal()
+            await lab.wait_programs()
+            (row,) = lab.guests["pc"].results
+            (flow,) = lab.guests["srv"].results
+            return row["received"], flow["received"]
+
+    received, counted = vnet.simulate(main)
+    assert received == counted == pytest.approx(400, abs=2)

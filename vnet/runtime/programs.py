@@ -93,6 +93,7 @@ class _Runner:
         self._guest = guest
         self._program = program
         self._randomness = randomness
+        self._sink = Sink()  # outlives restarts of its guest: what arrived before is not lost
         self.listening = trio.Event()
         self.state = GuestProgram(program.name, is_server=isinstance(program, RunServer))
 
@@ -160,9 +161,8 @@ class _Runner:
                     program.port, on_result=lambda result: self.state.add(result.summary()), task_status=task_status
                 )
             case RunSink():
-                sink = Sink()
-                self.state.measure = lambda: [_flow_row(each) for each in sink.reports()]
-                await sink.serve(program.port, task_status=task_status)
+                self.state.measure = lambda: [_flow_row(each) for each in self._sink.reports()]
+                await self._sink.serve(program.port, task_status=task_status)
             case _:
                 assert_never(program)
 

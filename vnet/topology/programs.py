@@ -131,7 +131,9 @@ def _names(draft: Draft, model: Dns, path: Path) -> tuple[tuple[str, tuple[Addre
         try:
             parse_name(name)
         except UnicodeEncodeError:
-            text = f"{name[:60]!r} has letters that no name on the wire has; write it in ASCII, such as xn--bcher-kva.example"
+            text = (
+                f"{name[:60]!r} has letters that no name on the wire has; write it in ASCII, such as xn--bcher-kva.example"
+            )
             draft.problems.error("bad-name", place, text, key=True)
             continue
         except ValueError as error:
