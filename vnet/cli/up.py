@@ -132,9 +132,12 @@ def _is_duration(text: str) -> bool:
 
 @contextlib.contextmanager
 def _recording(lab: Lab, options: Options) -> Iterator[None]:
-    """Record the capture and the event log that were asked for."""
+    """Record the capture and the event log that were asked for; say on standard error which programs fail."""
     from vnet.runtime.sinks import FileSink
 
+    for event in lab.events:
+        _tell_failure(event)
+    lab.events.listeners.append(_tell_failure)
     if options.capture is not None:
         lab.captures.start(FileSink(options.capture))
     if options.events is None:
@@ -155,6 +158,11 @@ def _recording(lab: Lab, options: Options) -> Iterator[None]:
             yield
         finally:
             lab.events.listeners.remove(note)
+
+
+def _tell_failure(event: Event) -> None:
+    if event.kind == "program-failed":
+        print_progress(f"{event.node}: program {event.fields['program']} failed: {event.fields['error']}")
 
 
 def _summary(lab: Lab) -> Summary:

@@ -14,12 +14,15 @@ from typing import Final, TypeAlias, final
 import trio
 
 from vnet.errors import WireError
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.wire import dns
 
 Address: TypeAlias = "IPv4Address | IPv6Address"
 
 DEFAULT_PORT: Final = 53
 DEFAULT_TTL: Final = 60
+MOST_TTL: Final = 2**31 - 1
+"""Seconds (RFC 2181, 8)."""
 PLAIN_UDP: Final = 512
 """Octets of an answer over UDP to somebody who does not say more (RFC 1035, 2.3.4)."""
 MOST_UDP: Final = 1232
@@ -34,7 +37,9 @@ class NameTable:
     """The names; each also answers for its addresses' PTR records, in the order of the table."""
 
     def __init__(self, names: Mapping[str, Iterable[Address]], ttl: int = DEFAULT_TTL) -> None:
-        """Take names as people write them; raise ValueError for one that is none. *ttl* is in seconds."""
+        """Take names as people write them; raise ValueError for one that is none. *ttl* is in seconds, at most 2^31 - 1."""
+        if not 0 <= ttl <= MOST_TTL:
+            raise ValueError(f"a TTL of {ttl} seconds: it is 0 to {MOST_TTL}")
         self._records: dict[dns.Name, list[dns.Record]] = {}
         self._inner: set[dns.Name] = {()}
         for text, addresses in names.items():
@@ -137,7 +142,8 @@ async def _serve_datagrams(socket: trio.socket.SocketType, table: NameTable) -> 
             answer = table.answer(query)
             if answer is not None:
                 await socket.sendto(answer, peer)
-        except OSError:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+        except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+            raise_if_closed(error)
             await trio.lowlevel.checkpoint()
 
 

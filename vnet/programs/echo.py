@@ -6,6 +6,8 @@ from typing import Final
 
 import trio
 
+from vnet.programs.closed_sockets import raise_if_closed
+
 DEFAULT_PORT: Final = 7
 MAX_CONNECTIONS: Final = 1024
 """TCP connections at a time; further ones are closed at once."""
@@ -46,9 +48,13 @@ async def serve(
 
 
 async def _echo_datagrams(socket: trio.socket.SocketType) -> None:
+    """Echo datagrams, but not those from a port of our own number: another echo service would send them back for ever."""
+    own_port = socket.getsockname()[1]
     while True:
         try:
             data, peer = await socket.recvfrom(_BLOCK)
-            await socket.sendto(data, peer)
-        except OSError:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+            if peer[1] != own_port:
+                await socket.sendto(data, peer)
+        except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+            raise_if_closed(error)
             await trio.lowlevel.checkpoint()

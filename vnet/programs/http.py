@@ -44,8 +44,8 @@ async def serve(
         connections += 1
         try:
             await _Connection(stream, folder).run()
-        except (trio.BrokenResourceError, trio.TooSlowError):
-            pass
+        except (trio.BrokenResourceError, trio.TooSlowError, h11.LocalProtocolError):
+            pass  # the last is a fault of ours, which must end no other connection
         finally:
             connections -= 1
 
@@ -73,6 +73,7 @@ class _Connection:
                 if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
                     break
                 http.start_next_cycle()
+                self._is_head = False
         except h11.RemoteProtocolError as error:
             if http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 await self._say(error.error_status_hint, [("Connection", "close")])

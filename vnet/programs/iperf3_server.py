@@ -15,6 +15,7 @@ from typing import Final, final
 import trio
 
 from vnet.errors import PeerError, UsageError
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.iperf3_protocol import (
     COOKIE_OCTETS,
     DEFAULT_PORT,
@@ -184,11 +185,14 @@ class Iperf3Server:
         while True:
             try:
                 data, peer = await socket.recvfrom(MAX_UDP_BLOCK)
-            except OSError:
-                continue  # an ICMP error about what was sent
-            stream = peers.get(peer)
-            if data == UDP_GREETING and (stream is not None or len(peers) < parameters.parallel):
-                await socket.sendto(UDP_ANSWER, peer)  # again, if the client asks again: the first one was lost
+                stream = peers.get(peer)
+                is_greeting = data == UDP_GREETING and (stream is not None or len(peers) < parameters.parallel)
+                if is_greeting:
+                    await socket.sendto(UDP_ANSWER, peer)  # again, if the client asks again: the first one was lost
+            except OSError as error:
+                raise_if_closed(error)
+                continue  # an ICMP error about what was sent, or somebody who cannot be answered, as at port 0
+            if is_greeting:
                 if stream is None:
                     wide = bool(parameters.udp_counters_64bit)
                     peers[peer] = UdpStream(socket, peer, stream_number(len(peers)), wide=wide, shared=True)

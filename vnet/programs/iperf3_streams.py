@@ -12,6 +12,7 @@ from typing import Protocol, final
 
 import trio
 
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.iperf3_protocol import MAX_UDP_BLOCK, UDP_HEADER, UDP_HEADER_64, StreamResults
 from vnet.programs.standstill import Standstill
 
@@ -192,7 +193,8 @@ class UdpStream:
             header = self._header.pack(int(now) & 0xFFFFFFFF, int(now % 1 * 1e6), tally.packets & 0xFFFFFFFF)
             try:
                 await self.socket.sendto(header + padding, self.peer)
-            except OSError:
+            except OSError as error:
+                raise_if_closed(error)
                 await trio.lowlevel.checkpoint()
                 continue  # an ICMP error about an earlier one, or a full queue: iperf3 sends on, too
             tally.octets += block
@@ -206,7 +208,8 @@ class UdpStream:
                 data = await self.socket.recv(MAX_UDP_BLOCK)
             except trio.ClosedResourceError:
                 return
-            except OSError:
+            except OSError as error:
+                raise_if_closed(error)
                 continue  # an ICMP error about what we sent
             self.count(data, quota)
 

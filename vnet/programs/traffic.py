@@ -6,7 +6,7 @@ Instants are trio's, chance comes from a stream that is handed in: in a simulate
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from math import inf, log
 from typing import Final, Literal, Protocol, TypeAlias, final
@@ -16,6 +16,7 @@ import trio
 
 from vnet.errors import PeerError, UsageError, WireError
 from vnet.ports import Randomness
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.standstill import Standstill
 from vnet.programs.traffic_records import (
     DEFAULT_PORT,
@@ -85,6 +86,8 @@ class TrafficOptions:
             return f"messages over {self.protocol} have {HEADER_OCTETS} to {most} octets"
         if self.burst <= 0 or self.pause < 0:
             return "burst has to be more than 0, and pause not less"
+        if self.pattern == "onoff" and self.rate is not None and self.burst * self.rate < 1 - 1e-9:
+            return "burst has to be at least 1/rate: shorter bursts have no rate"
         if (self.duration is not None and self.duration <= 0) or (self.count is not None and self.count <= 0):
             return "duration and count have to be more than 0"
         return None
@@ -147,7 +150,8 @@ def gaps(options: TrafficOptions, randomness: Randomness) -> Iterator[float]:
             yield pause
             pause = 1 / rate
             at += pause
-        pause = (burst - at + 1 / rate) + _exponential(options.pause, randomness)
+        # two bursts with next to no pause between them do not send faster than one
+        pause = max(1 / rate, (burst - at + 1 / rate) + _exponential(options.pause, randomness))
 
 
 def _exponential(mean: float, randomness: Randomness) -> float:
@@ -267,10 +271,13 @@ class _Datagrams:
         self._flow = flow
 
     async def send(self, record: Record) -> None:
-        with trio.CancelScope(shield=True), suppress(OSError):
+        with trio.CancelScope(shield=True):
             # it is counted already, and sending a datagram is not what takes time; one that is lost on the way out is lost,
             # and an ICMP error about an earlier one does not matter either
-            await self._socket.send(record.encode())
+            try:
+                await self._socket.send(record.encode())
+            except OSError as error:
+                raise_if_closed(error)
         await trio.lowlevel.checkpoint()
 
     async def receive(self) -> tuple[Record, bytes]:
@@ -278,7 +285,9 @@ class _Datagrams:
             try:
                 data = await self._socket.recv(MAX_DATAGRAM)
                 record = decode(data)
-            except (OSError, WireError):
+            except (OSError, WireError) as error:
+                if isinstance(error, OSError):
+                    raise_if_closed(error)
                 await trio.lowlevel.checkpoint()
                 continue
             if record.flow == self._flow:

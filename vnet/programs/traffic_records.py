@@ -31,11 +31,13 @@ DEFAULT_PORT: Final = 9000
 MAX_RECORD: Final = 1024 * 1024
 MAX_DATAGRAM: Final = 65507
 MAX_MISSING: Final = 65536
-"""Numbers of a flow that are remembered as missing; of older ones it is not known whether they come late or twice."""
+"""How far back from a flow's highest number it is known which are missing; older ones may come late or twice. A bit each:
+8 KiB a flow."""
 
 _LAYOUT: Final = Layout(">4sB3xQQQII")
 HEADER_OCTETS: Final = _LAYOUT.size
 _MAGIC: Final = b"vnTg"
+_WINDOW: Final = (1 << MAX_MISSING + 1) - 2
 _BUCKET_BITS: Final = 7
 
 
@@ -212,18 +214,20 @@ class FlowTally:
         self.last_arrival = 0
         self.delays = Histogram()
         self._highest = 0
-        self._missing: dict[int, None] = {}
+        self._missing = 0
+        """Bit n: the number that is n less than the highest."""
 
     def arrived(self, number: int, sent_at: int, octets: int, now: int) -> None:
         """Note a record; one that came before counts as a duplicate and nothing else."""
         if number > self._highest:
-            for missing in range(max(self._highest + 1, number - MAX_MISSING), number):
-                self._missing[missing] = None
-            while len(self._missing) > MAX_MISSING:
-                del self._missing[next(iter(self._missing))]
+            step = number - self._highest
+            if step > MAX_MISSING:  # a peer may jump as far as 64 bits go
+                self._missing = _WINDOW
+            elif step > 1 or self._missing:
+                self._missing = (self._missing << step | (1 << step) - 2) & _WINDOW
             self._highest = number
-        elif number in self._missing:
-            del self._missing[number]
+        elif self._highest - number <= MAX_MISSING and self._missing >> self._highest - number & 1:
+            self._missing ^= 1 << self._highest - number
             self.reordered += 1
         else:
             self.duplicates += 1

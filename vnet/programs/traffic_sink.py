@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from vnet.errors import PeerError, WireError
+from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.traffic_records import (
     DEFAULT_PORT,
     HEADER_OCTETS,
@@ -85,7 +86,8 @@ class Sink:
                     await socket.sendto(answer[0].encode(answer[1]), peer)
             except WireError:
                 self.ignored += 1
-            except OSError:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+            except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+                raise_if_closed(error)
                 await trio.lowlevel.checkpoint()
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:

@@ -17,7 +17,7 @@ from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
 
 import trio
 
-from vnet.errors import NoAnswer, UsageError
+from vnet.errors import LabError, NoAnswer, UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
@@ -250,12 +250,21 @@ class Lab:
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
-    async def wait_programs(self) -> None:
-        """Wait until the guests' programs that end by themselves have ended: generators, iperf3 clients, functions."""
+    async def wait_programs(self, *, check: bool = True) -> None:
+        """Wait until the guests' programs that end by themselves have ended: generators, iperf3 clients, functions.
+
+        With *check* raise LabError if any program has failed by then, servers included.
+        """
         for guest in self.guests.values():
             for program in guest.programs:
                 if not program.is_server:
                     await program.ended.wait()
+        failed = [
+            f"{program.name} on {guest.name}: {program.error}"
+            for guest in self.guests.values() for program in guest.programs if program.state == "failed"
+        ]  # fmt: skip
+        if check and failed:
+            raise LabError(f"programs failed: {'; '.join(failed)}")
 
     async def ping(self, source: str, target: Target, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
         """Send echo requests from one guest to another, a router or an address.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = seconds(3650 * DAY)
 """Seconds that a client waits for addresses: as long as the lab runs."""
+
+MOST_RESTARTS: Final = 100
+"""Times that a server begins anew at one instant; one that goes on closing its own sockets would hold time up."""
 
 
 @asynccontextmanager
@@ -89,6 +93,7 @@ class _Runner:
         self._guest = guest
         self._program = program
         self._randomness = randomness
+        self._sink = Sink()  # outlives restarts of its guest: what arrived before is not lost
         self.listening = trio.Event()
         self.state = GuestProgram(program.name, is_server=isinstance(program, RunServer))
 
@@ -109,23 +114,35 @@ class _Runner:
                 state.state = "running"
                 await self._guest.run(self._act, program)
             state.state = "done"
-        except Exception as error:
-            state.state, state.error = "failed", _describe(error)
-            self._lab.events.add(self._guest.name, "program-failed", program=state.name, error=state.error)
+        except (Exception, SystemExit) as error:
+            self._fail(error)
+        except BaseExceptionGroup as group:
+            ending, rest = group.split(_ends_the_lab)
+            if ending is not None:  # what its other tasks say of closed sockets when the lab ends is of no interest
+                raise ending from None
+            assert rest is not None
+            self._fail(rest)
         finally:
             state.ended.set()
             self.listening.set()
+
+    def _fail(self, error: BaseException) -> None:
+        state = self.state
+        state.state, state.error = "failed", _describe(error)
+        self._lab.events.add(self._guest.name, "program-failed", program=state.name, error=state.error)
 
     # -- servers
 
     async def _keep_serving(self, program: RunServer) -> None:
         """Serve, and begin anew when somebody else closed the sockets: a guest that crashed starts its services again."""
+        at_once = 0
         while True:
             began = trio.current_time()
             try:
                 await self._guest.run(self._serve, program)
             except Exception as error:
-                if not isinstance(_first(error), trio.ClosedResourceError) or trio.current_time() <= began:
+                at_once = at_once + 1 if trio.current_time() <= began else 0
+                if not isinstance(_first(error), trio.ClosedResourceError) or at_once > MOST_RESTARTS:
                     raise
                 self._lab.events.add(self._guest.name, "program-restarted", program=self.state.name)
 
@@ -144,9 +161,8 @@ class _Runner:
                     program.port, on_result=lambda result: self.state.add(result.summary()), task_status=task_status
                 )
             case RunSink():
-                sink = Sink()
-                self.state.measure = lambda: [_flow_row(each) for each in sink.reports()]
-                await sink.serve(program.port, task_status=task_status)
+                self.state.measure = lambda: [_flow_row(each) for each in self._sink.reports()]
+                await self._sink.serve(program.port, task_status=task_status)
             case _:
                 assert_never(program)
 
@@ -175,7 +191,7 @@ class _Runner:
             case RunFunction():
                 returned = await _load(program)(self._guest)
                 if isinstance(returned, Mapping):
-                    self.state.add(cast("Row", returned))
+                    self.state.add(_row(returned))
             case _:
                 assert_never(program)
 
@@ -218,6 +234,18 @@ def _flow_row(report: msgspec.Struct) -> Row:
     return cast("Row", {**plain, **{f"delay_{name}": delay for name, delay in delays.items()}})
 
 
+def _row(returned: Mapping[object, object]) -> Row:
+    """Take what a function returned for a result, if whoever wants the results can have it as JSON."""
+    row = dict(returned)
+    try:
+        json.dumps(row)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"it returned a mapping that cannot be JSON: {error}") from error
+    if not all(isinstance(key, str) for key in row):
+        raise UsageError("it returned a mapping with keys that are no texts")
+    return cast("Row", row)
+
+
 def _load(program: RunFunction) -> Callable[[EmulatedGuest], Awaitable[object]]:
     """Import the user's function, with the folder of the topology first, as Python does for a script's."""
     folder = str(Path(program.folder).absolute())
@@ -257,6 +285,11 @@ def _existing(folder: str) -> Path:
     return path
 
 
+def _ends_the_lab(error: BaseException) -> bool:
+    """Tell a cancellation, or what else no program may hold up, from a failure of the program."""
+    return not isinstance(error, Exception | SystemExit | BaseExceptionGroup)
+
+
 def _first(error: BaseException) -> BaseException:
     """Return the first error of a group, or the one that is none."""
     while isinstance(error, BaseExceptionGroup):
@@ -265,7 +298,17 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _describe(error: BaseException) -> str:
-    """Say in one line what went wrong."""
+    """Say in one line what went wrong, and why, where the error says so: trio's "all attempts failed" has a cause."""
     error = _first(error)
-    text = " ".join(str(error).split())[:300]
+    text = _describe_alone(error)
+    if isinstance(error, OSError) and error.__cause__ is not None:
+        return f"{text} ({_describe_alone(_first(error.__cause__))})"
+    return text
+
+
+def _describe_alone(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())[:300]
+    except Exception as broken:  # it is the class of somebody else
+        text = f"its text cannot be told: {type(broken).__name__}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

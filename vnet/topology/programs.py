@@ -27,7 +27,7 @@ from vnet.topology.resolved_programs import (
     RunTraffic,
 )
 from vnet.topology.shape import numbered
-from vnet.units import SECOND
+from vnet.units import SECOND, format_duration
 from vnet.wire.dns import parse_name
 
 PROGRAMS: Final = tuple(Program.__struct_fields__)
@@ -43,10 +43,14 @@ _EXAMPLES: Final = {
     "traffic": "{to: web, rate: 100/s}",
 }
 
+MOST_TTL: Final = 2**31 - 1
+"""Seconds that a DNS record can be kept (RFC 2181, 8)."""
 SMALLEST_MESSAGE: Final = 40
 LARGEST_DATAGRAM: Final = 65507
 LARGEST_RECORD: Final = 1024 * 1024
 MOST_STREAMS: Final = 128
+LONGEST_TEST: Final = 86_400 * SECOND
+"""Of iperf3, both that of others and ours."""
 
 
 def resolve_programs(draft: Draft, name: str, model: Guest) -> tuple[ResolvedProgram, ...]:
@@ -98,6 +102,9 @@ def _built_in(draft: Draft, given: Program, path: Path, key: str) -> ResolvedPro
             return RunHttp(port=port(http.port, 80), folder=str(_folder(draft) / http.folder))
         case Dns() as dns:
             ttl = reader.duration(dns.ttl, (*inner, "ttl"), 60 * SECOND)
+            if ttl > MOST_TTL * SECOND:
+                text = f"{dns.ttl} is more than DNS can say; the most is {MOST_TTL}s, which is 68 years"
+                draft.problems.error("out-of-range", (*inner, "ttl"), text)
             return RunDns(port=port(dns.port, 53), names=_names(draft, dns, (*inner, "names")), ttl=ttl)
         case Iperf3() as iperf3:
             return RunIperf3(port=port(iperf3.port, 5201))
@@ -123,6 +130,12 @@ def _names(draft: Draft, model: Dns, path: Path) -> tuple[tuple[str, tuple[Addre
         place: Path = (*path, name)
         try:
             parse_name(name)
+        except UnicodeEncodeError:
+            text = (
+                f"{name[:60]!r} has letters that no name on the wire has; write it in ASCII, such as xn--bcher-kva.example"
+            )
+            draft.problems.error("bad-name", place, text, key=True)
+            continue
         except ValueError as error:
             draft.problems.error("bad-name", place, f"{error}; write one such as www.example", key=True)
             continue
@@ -139,11 +152,15 @@ def _iperf3_client(draft: Draft, model: Iperf3Client, port: int, path: Path) -> 
     if model.octets is not None and model.time is not None:
         text = "time and octets both say when it ends; keep one of the two"
         draft.problems.error("bad-program", (*path, "octets"), text, key=True)
+    time = _positive(reader, model.time, (*path, "time")) or 10 * SECOND
+    if time > LONGEST_TEST:
+        text = f"{model.time} is longer than iperf3 can test; the most is {format_duration(LONGEST_TEST)}"
+        draft.problems.error("out-of-range", (*path, "time"), text)
     return RunIperf3Client(
         to=_target(draft, model.to, path),
         port=port,
         start=reader.duration(model.start, (*path, "start"), 0),
-        time=_positive(reader, model.time, (*path, "time")) or 10 * SECOND,
+        time=time,
         octets=reader.size(model.octets, (*path, "octets")),
         parallel=reader.whole(model.parallel, (*path, "parallel"), 1, MOST_STREAMS, 1),
         reverse=model.reverse,
@@ -166,15 +183,21 @@ def _traffic(draft: Draft, model: Traffic, port: int, path: Path) -> RunTraffic 
         problems.error("out-of-range", (*path, "count"), f"{model.count} is less than 1")
     usual = 64 * 1024 if model.pattern == "bulk" else 512
     size = _octets(reader, model.size, (*path, "size"), SMALLEST_MESSAGE, _largest(protocol)) or usual
+    rate = reader.message_rate(model.rate, size, (*path, "rate"))
+    burst = _positive(reader, model.burst, (*path, "burst")) or SECOND
+    if model.pattern == "onoff" and rate and burst * rate < SECOND * (1 - 1e-9) and not problems.lost((*path, "burst")):
+        text = f"a burst of {format_duration(burst)} is shorter than the time between two messages"
+        text += f"; write {1 / rate:.3g}s or more"
+        problems.error("bad-program", (*path, "burst"), text)
     return RunTraffic(
         to=_target(draft, model.to, path),
         port=port,
         pattern=model.pattern,
         protocol=protocol,
-        rate=reader.message_rate(model.rate, size, (*path, "rate")),
+        rate=rate,
         size=size,
         reply=_octets(reader, model.reply, (*path, "reply"), SMALLEST_MESSAGE, _largest(protocol)) or 512,
-        burst=_positive(reader, model.burst, (*path, "burst")) or SECOND,
+        burst=burst,
         pause=reader.duration(model.pause, (*path, "pause"), SECOND),
         start=reader.duration(model.start, (*path, "start"), 0),
         duration=_positive(reader, model.duration, (*path, "duration")),

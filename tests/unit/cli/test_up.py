@@ -217,3 +217,17 @@ def test_a_signal_while_it_starts(run: Run, leased: Path) -> None:
     assert time.monotonic() - started < 5
     assert "Traceback" not in err
     assert not place_of("leased").directory.exists()
+
+
+def test_programs_that_fail_are_told(run: Run, tmp_path: Path) -> None:
+    """Those that fail at once, and those that fail later."""
+    path = tmp_path / "failing.yaml"
+    path.write_text(
+        DHCP.replace("{a: {nics: [lan]}", "{a: {nics: [lan], run: [{iperf3_client: {to: b}}]}").replace(
+            "9/24}]", "9/24}], run: [{http: {folder: nowhere}}]"
+        )
+    )
+    status, out, err = run("up", path, "--simulate", "10s")
+    assert (status, out.splitlines()[-1]) == (0, "ready")
+    assert "b: program http failed: UsageError: there is no folder" in err
+    assert "a: program iperf3_client failed: " in err

@@ -116,3 +116,11 @@ def test_any_octets_are_answered_or_not(data: bytes) -> None:
 def test_names_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError):
         NameTable({"a..b": []})
+
+
+def test_a_ttl_that_no_record_can_have_is_refused() -> None:
+    address = ip_address("10.0.0.1")
+    assert NameTable({"a": [address]}, ttl=2**31 - 1).answer(dns.message.make_query("a", "A").to_wire()) is not None
+    for ttl in (-1, 2**31):
+        with pytest.raises(ValueError, match="TTL"):
+            NameTable({"a": [address]}, ttl=ttl)

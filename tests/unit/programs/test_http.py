@@ -247,3 +247,16 @@ async def test_pipelined_requests_are_answered_in_order(folder: Path) -> None:
         while more := await web.stream.receive_some():
             answer += more
         assert answer.count(b"HTTP/1.1 200") == 2 and answer.index(b"0123456789") < answer.index(b"<p>home")
+
+
+@pytest.mark.trio
+async def test_garbage_after_head_is_told_so_and_harms_nobody_else(folder: Path) -> None:
+    async with client(folder) as web:
+        assert (await web.ask("/ten.txt", "HEAD")).status == 200
+        await web.stream.send_all(b"\0\1garbage\r\n\r\n")
+        answer = b""
+        while more := await web.stream.receive_some(65536):
+            answer += more
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b"\r\n\r\n400 Error\n")
+        async with await trio.open_tcp_stream(*web.stream.socket.getpeername()) as another:
+            assert (await Client(another).ask("/ten.txt")).body == b"0123456789"

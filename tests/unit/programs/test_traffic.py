@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -188,7 +189,24 @@ def test_what_is_missing_is_bounded() -> None:
     tally.arrived(2**63, 0, 100, 0)
     tally.arrived(2**64 - 1, 0, 100, 0)
     tally.arrived(5, 0, 100, 0)
-    assert len(tally._missing) == MAX_MISSING and tally.report().received == 2
+    assert tally._missing.bit_count() == MAX_MISSING and tally.report().received == 2
+    for back, reordered in ((MAX_MISSING, 1), (MAX_MISSING, 1), (MAX_MISSING + 1, 1), (1, 2), (1, 2)):
+        tally.arrived(2**64 - 1 - back, 0, 100, 0)
+        assert tally.report().reordered == reordered
+    assert tally.report().received == 4
+
+
+def test_wild_jumps_of_many_flows_cost_little() -> None:
+    """Numbers come from the peer, each in a datagram of 40 octets."""
+    tracemalloc.start()
+    try:
+        tallies = [FlowTally() for _ in range(100)]
+        for tally in tallies:
+            for jump in range(1, 20):
+                tally.arrived(jump << 40, 0, 40, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.permutations(range(1, 40)), st.lists(st.integers(1, 39)))
@@ -228,3 +246,11 @@ def test_any_octets_are_a_record_or_a_wire_error(data: bytes) -> None:
 @given(st.builds(Record, kind=st.sampled_from(Kind), flow=st.integers(0, 2**64 - 1), number=st.integers(0, 2**64 - 1)))
 def test_a_record_reads_as_it_was_written(record: Record) -> None:
     assert decode(record.encode()) == record
+
+
+def test_bursts_without_pauses_send_no_faster_than_the_rate() -> None:
+    options = TrafficOptions(pattern="onoff", rate=10, burst=0.1, pause=0)
+    assert options.problem() is None
+    assert min(list(islice(gaps(options, draws()), 1000))[1:]) >= 0.1
+    problem = TrafficOptions(pattern="onoff", rate=1, burst=1e-9, pause=0).problem()
+    assert problem is not None and "1/rate" in problem

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vnet.errors import TopologyError
 from vnet.topology import load_topology, parse_topology
 from vnet.topology.resolved_programs import (
     ResolvedProgram,
@@ -108,3 +109,24 @@ def test_folders_begin_at_the_file(tmp_path: Path) -> None:
 
 def test_a_guest_without_programs_runs_none() -> None:
     assert parse_topology(LAB.replace("PROGRAM", "")).guests["pc"].run == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "said"),
+    [
+        ("{dns: {names: {a.example: 10.0.0.1}, ttl: 24856d}}", "ttl", "24856d is more than DNS can say"),
+        ("{dns: {names: {ü..x: 10.0.0.1}}}", "names", "'ü..x' has letters that no name on the wire has"),
+        ("{iperf3_client: {to: web, time: 100000d}}", "time", "100000d is longer than iperf3 can test; the most is"),
+        (
+            "{traffic: {to: web, pattern: onoff, rate: 1/s, burst: 1ms, pause: 0s}}",
+            "burst",
+            "a burst of 1ms is shorter than the time between two messages; write 1s or more",
+        ),
+        ("{traffic: {to: web, pattern: onoff, rate: 0.5/s}}", "burst", "a burst of 1s is shorter"),
+    ],
+)
+def test_what_no_program_can_do_is_found_before_it_runs(text: str, place: str, said: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        program(text)
+    (problem,) = caught.value.problems
+    assert place in problem.where and problem.text.startswith(said)
