@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -104,7 +105,7 @@ def _in_a_process(what: str) -> float:
 
 def rows(rounds: int = ROUNDS) -> list[Row]:
     """Measure the rows of this group."""
-    measured = interleave({what: lambda what=what: _in_a_process(what) for what in WORK}, rounds)  # type: ignore[misc]
+    measured = interleave({what: partial(_in_a_process, what) for what in WORK}, rounds)
     return [
         Row(
             what=BULK, gate=2, ambition=4, unit="Gbit", ratios=tuple(value / 1e9 for value in measured["bulk"]),

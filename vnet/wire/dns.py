@@ -6,10 +6,10 @@ out in full, since their pointers mean nothing outside the message.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from struct import error as StructError  # noqa: N812 - it is a class
 from struct import pack, unpack_from
 from typing import Final, TypeAlias, final
 
@@ -115,7 +115,7 @@ def decode(data: bytes) -> Message:
                 record, position = _read_record(data, position)
                 records.append(record)
             sections.append(tuple(records))
-    except (StructError, IndexError):
+    except (struct.error, IndexError):
         raise WireError("DNS message cut off") from None
     return Message(identifier, flags, tuple(questions), *sections)
 
