@@ -136,7 +136,7 @@ guests: {pc: {nics: [lan]}, srv: {switch: b, nics: [{network: lan, address: 10.0
 
 
 TWO = parse_topology("name: two\nnetworks: {lan: {subnet: 10.0.0.0/24}}\nguests: {a: {nics: [lan]}, b: {nics: [lan]}}\n")
-SETTINGS = ("loss=5%", "rate=1gbit", "latency=1ms", "queue=0", "down", "up")
+SETTINGS = ("adapter=loopback", "adapter={loopback: {}}", "loss=5%", "rate=1gbit", "latency=1ms", "queue=0", "down", "up")
 
 
 @settings(deadline=None, max_examples=200)
@@ -144,9 +144,9 @@ SETTINGS = ("loss=5%", "rate=1gbit", "latency=1ms", "queue=0", "down", "up")
 def test_live_changes(wanted):
     async def main() -> None:
         async with vnet.open_lab(TWO) as lab:
-            for target in ("a", "a:eth0", "switch:1", "a,b", ""):
+            for target in ("a", "a:eth0", "switch:1", "a,b", "network.lan", ""):
                 with contextlib.suppress(UsageError):
-                    change(lab, target, wanted)
+                    await change(lab, target, wanted)
 
     vnet.simulate(main)
 

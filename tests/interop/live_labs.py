@@ -21,7 +21,7 @@ import pytest
 import trio
 
 import vnet
-from vnet.guests import netns
+from vnet.adapters import netns
 from vnet.guests.namespace import NamespaceGuest
 
 DEADLINE = 60.0

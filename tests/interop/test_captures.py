@@ -17,7 +17,7 @@ import trio
 from live_labs import EXTERNAL, INNER, PC, SITE, WEB, WWW, guest, live, named, needs, program, run, web_server
 
 import vnet
-from vnet.guests import netns
+from vnet.adapters import netns
 from vnet.runtime.sinks import FileSink
 
 pytestmark = needs("tshark", "curl", "ping", "traceroute", "iperf3", "udhcpc")

@@ -57,6 +57,7 @@ def assert_sound(lab: ResolvedTopology) -> None:
     assert len({network.vid for network in lab.networks.values()}) == len(lab.networks)
     plugged = [interface.port for _, interface in lab.endpoints()]
     plugged += [network.dhcp.port for network in lab.networks.values() if network.dhcp is not None]
+    plugged += [network.adapter_port for network in lab.networks.values() if network.adapter_port is not None]
     plugged += [end for link in lab.links for end in (link.a, link.b)]
     ports = [PortRef(switch.name, port.number) for switch in lab.switches.values() for port in switch.ports]
     assert sorted(map(str, plugged)) == sorted(map(str, ports))

@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 from rig import make_guests, needs, running
 
-from vnet.adapters import _linux
+from vnet.adapters import _linux, netns
+from vnet.adapters.resources import start_time
 from vnet.errors import HostError, UsageError
-from vnet.guests import netns
 from vnet.guests.namespace import create_all, remove_all
 from vnet.guests.process import LabProcesses
-from vnet.guests.resources import start_time
 from vnet.runtime.journal import begin, read_journal, sweep
 from vnet.runtime.places import LabPlace, place_of
 

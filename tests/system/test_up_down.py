@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rig import needs
 
-from vnet.guests import netns
-from vnet.guests.resources import start_time
+from vnet.adapters import netns
+from vnet.adapters.resources import start_time
 from vnet.runtime.places import place_of
 
 pytestmark = [pytest.mark.real, needs("ping")]

@@ -228,7 +228,7 @@ def test_stated_defaults_are_those_that_are_used() -> None:
 
     assert stated("Topology", "profile") == lab.profile and stated("Topology", "switches") == f"one, called `{switch.name}"
     assert lab.networks["in"].vid == 101 and "101" in stated("Network", "vlan")
-    assert stated("Network", "adapter") == lab.networks["in"].adapter
+    assert stated("Network", "adapter") == lab.networks["in"].adapter.kind
     assert parse_duration(stated("Dhcp", "lease")) == scope.lease
     assert (scope.renew, scope.rebind) == (scope.lease // 2, scope.lease * 3 // 4)
     assert scope.range_start.packed[3] == 16 and ".16" in stated("Dhcp", "range")

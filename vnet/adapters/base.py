@@ -6,10 +6,13 @@ An adapter owns one or more file descriptors and the ``Port`` behind them. The l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol, final
 
-from vnet.ports import Port
+from vnet.adapters.resources import Ledger
+from vnet.ports import Port, Randomness, Report, Scheduler
 
 FRAMES_A_WAKE_UP: Final = 64
 """At most so many frames are read before the others get their turn; more gain nothing, less cost wake-ups."""
@@ -40,3 +43,43 @@ class Adapter(Protocol):
 
     def stop(self) -> None:
         """Stop passing frames, and give the descriptors up; calling again does nothing."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterContext:
+    """What a network's way out is opened with.
+
+    ``port`` is the adapter's end of its cable: frames handed to it are to go out, and what comes in is for ``port.send``.
+    ``directory`` is the lab's own, for sockets; what would outlive the lab is written down in ``ledger`` first.
+    """
+
+    port: Port
+    poller: Poller
+    scheduler: Scheduler
+    streams: Callable[[str], Randomness]
+    report: Report
+    ledger: Ledger
+    directory: str
+    mtu: int = 1500
+
+
+class HostAdapter(Protocol):
+    """The way out of a network, open; made by ``vnet.adapters.registry.open_adapter``, perhaps in another thread."""
+
+    @property
+    def drops(self) -> Counter[str]:
+        """Counts by reason of what could not go out."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing passes at present, such as "eth1 is gone"; empty if all is well."""
+
+    def start(self) -> None:
+        """Begin to pass frames."""
+
+    def stop(self) -> None:
+        """Stop, and give everything back; calling again does nothing. May block for some ms."""
+
+    def details(self) -> dict[str, object]:
+        """Tell what ``vnet show`` should say of it, fit for JSON."""

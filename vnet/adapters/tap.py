@@ -131,8 +131,11 @@ class TapPort:
         "device", "drops", "on_carrier", "port",
     )  # fmt: skip
 
-    def __init__(self, name: str, device: TapDevice, mtu: int = 1500, report: Report = no_report) -> None:
-        self.port = Port(name, self._to_linux)
+    def __init__(
+        self, name: str, device: TapDevice, mtu: int = 1500, report: Report = no_report, port: Port | None = None
+    ) -> None:
+        self.port = Port(name, self._to_linux) if port is None else port
+        self.port.set_handler(self._to_linux)
         self.port.on_carrier = self._on_carrier
         self.drops: Counter[str] = Counter()
         self.on_carrier: Callable[[bool], None] | None = None
@@ -150,6 +153,11 @@ class TapPort:
     def ports(self) -> tuple[Port, ...]:
         """The one port."""
         return (self.port,)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether frames that Linux sends are taken: from ``start`` on, until ``stop`` or the end of the device."""
+        return self._poller is not None
 
     def start(self, poller: Poller) -> None:
         """Begin to read."""

@@ -17,11 +17,12 @@ TABLES = ("fdb", "leases", "nat")
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE...")
 @click.option("--json", "as_json", is_flag=True, help="Print how the target stands now as JSON.")
 def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Change a link or a switch port of LAB.
+    """Change a link, a switch port or a network of LAB.
 
-    TARGET is a link (core-edge, web:eth0, or core,edge), a guest with one NIC (web), or a switch port (core:3). Links take
-    state, rate, latency, delay_variation, loss, reordering, duplication, corruption and queue, ports take state; up and
-    down are short for state=up and state=down.
+    TARGET is a link (core-edge, web:eth0, or core,edge), a guest with one NIC (web), a switch port (core:3), or a network
+    (network.office). Links take state, rate, latency, delay_variation, loss, reordering, duplication, corruption and queue,
+    ports take state; up and down are short for state=up and state=down. Networks take adapter: the way out to the machine,
+    as in a topology file.
 
     \b
     vnet set office core-edge down
@@ -29,6 +30,8 @@ def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool)
     vnet set office core-edge rate=none
     vnet set office core-edge delay_variation=5ms reordering=1% duplication=0.5% corruption=0.01%
     vnet set office core:3 down
+    vnet set office network.dmz adapter=loopback
+    vnet set office network.dmz adapter='{loopback: {address: 10.10.10.2/24}}'
     """
     data = call(find_lab(lab), "set", {"target": target, "settings": list(settings)})
     if as_json:

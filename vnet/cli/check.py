@@ -75,7 +75,7 @@ def print_topology(topology: ResolvedTopology) -> None:
     """Print what a topology resolves to as tables."""
     networks = [
         (
-            net.name, net.vid, net.subnet, "" if net.adapter == "none" else net.adapter,
+            net.name, net.vid, net.subnet, net.adapter.describe() if net.open_end else "",
             f"{net.dhcp.range_start}-{net.dhcp.range_end} by {net.dhcp.server}" if net.dhcp else "", net.notes,
         )
         for net in topology.networks.values()
@@ -110,7 +110,8 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
         "profile": topology.profile,
         "networks": [
             {
-                "name": net.name, "vlan": net.vid, "subnet": _text(net.subnet), "adapter": net.adapter, "notes": net.notes,
+                "name": net.name, "vlan": net.vid, "subnet": _text(net.subnet), "adapter": net.adapter.describe(),
+                "notes": net.notes,
                 "dhcp": {"server": str(net.dhcp.server), "range": [str(net.dhcp.range_start), str(net.dhcp.range_end)],
                          "gateway": _text(net.dhcp.gateway)} if net.dhcp else None,
             }

@@ -81,10 +81,17 @@ def _both_ways(ways: Sequence[Mapping[str, int]]) -> str:
     )
 
 
+def _adapter(row: Row) -> str:
+    """Name a network's way out, and what is wrong with it."""
+    if row["adapter"] == "none":
+        return ""
+    return str(row["adapter"]) if row["state"] == "up" else f"{row['adapter']} ({row['state']})"
+
+
 _TABLES: Final[Mapping[str, Sequence[Column]]] = {
     "networks": (
         ("network", "name"), ("vlan", "vlan"), ("subnet", "subnet"),
-        ("adapter", lambda row: "" if row["adapter"] == "none" else row["adapter"]), ("dhcp", _dhcp),
+        ("adapter", _adapter), ("dhcp", _dhcp),
         ("members", "members"),
     ),
     "ports": (

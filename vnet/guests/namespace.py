@@ -17,18 +17,18 @@ from typing import Final, final
 
 import trio
 
-from vnet.adapters import _linux
+from vnet.adapters import _linux, netns
 from vnet.adapters.base import Poller
 from vnet.adapters.netlink import Message, Netlink, address, link, quiet_ipv6, route
+from vnet.adapters.resources import FileId, Ledger, NamespaceResource, NoLedger
 from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
 from vnet.addresses import Mac
 from vnet.errors import HostError, NoAnswer, UsageError
-from vnet.guests import netns, probes
+from vnet.guests import probes
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, checked_port
 from vnet.guests.dhcp import NamespaceDhcp
 from vnet.guests.process import LabProcesses, Process
 from vnet.guests.program import GuestProgram, Row
-from vnet.guests.resources import FileId, Ledger, NamespaceResource, NoLedger
 from vnet.ports import Port, Randomness, Report, Scheduler, no_report
 from vnet.stack.dhcp_lease import Lease
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from vnet.guests import netns
+from vnet.adapters import netns
 from vnet.guests.base import Address, PingReply, ProbeReply, Verdict
 from vnet.wire import icmpv6
 from vnet.wire.checksum import checksum

@@ -20,8 +20,8 @@ from typing import Final, final
 
 import trio
 
+from vnet.adapters.resources import Ledger, NoLedger, ProcessResource, end_all_with_token
 from vnet.errors import LabError
-from vnet.guests.resources import Ledger, NoLedger, ProcessResource, end_all_with_token
 
 ENTER: Final = str(Path(__file__).with_name("_enter.py"))
 

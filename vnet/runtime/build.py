@@ -7,7 +7,7 @@ order is that of the topology file, so that ports, random streams and events com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Final, final
@@ -19,31 +19,24 @@ from vnet.guests.emulated import EmulatedGuest
 from vnet.links.impairments import Impairments
 from vnet.links.link import Link
 from vnet.ports import Nesting, Port, Randomness, Scheduler
+from vnet.runtime.configs import firewall_config, nat_config, vlan_config
 from vnet.services.dhcp.binding import BindingStore
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.dhcp.policy import DhcpConfig
-from vnet.services.firewall.conntrack import Timeouts
-from vnet.services.firewall.rules import AllowRule, FirewallConfig
-from vnet.services.nat.translator import NatConfig, PortForward
 from vnet.services.router.router import Router
 from vnet.stack.dhcp_lease import Lease
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
 from vnet.stack.routes import RouteTable
 from vnet.switch.switch import Switch
-from vnet.switch.vlan import Admit, VlanConfig
 from vnet.topology.resolved import (
-    ALL_VLANS,
     Impairment,
     PortRef,
     ResolvedDhcp,
-    ResolvedFirewall,
     ResolvedGuest,
     ResolvedInterface,
-    ResolvedNat,
     ResolvedRoute,
     ResolvedRouter,
-    ResolvedSwitchPort,
     ResolvedTopology,
 )
 from vnet.wire.ethernet import HEADER_OCTETS
@@ -76,7 +69,7 @@ class Builder:
     """Builds one lab's parts on one timeline.
 
     *namespaces* are the live guests, made beforehand; other guests are emulated. *store_for* gives DHCP servers their
-    binding stores.
+    binding stores. What is added or taken away later is in ``topology`` too, which changes with it.
     """
 
     def __init__(
@@ -88,7 +81,7 @@ class Builder:
         store_for: StoreFor,
         namespaces: Mapping[str, Guest],
     ) -> None:
-        self._topology = topology
+        self.topology = topology
         self._scheduler = scheduler
         self._streams = streams
         self._events = events
@@ -99,7 +92,7 @@ class Builder:
 
     def build(self) -> Parts:
         """Make and plug everything; DHCP clients are started last, when there is somebody to answer."""
-        topology = self._topology
+        topology = self.topology
         for switch in topology.switches.values():
             made = Switch(
                 switch.name,
@@ -111,7 +104,7 @@ class Builder:
             )
             self.parts.switches[switch.name] = made
             for port in switch.ports:
-                switch_port = made.add_port(_vlan_config(port), port.name, port.number)
+                switch_port = made.add_port(vlan_config(port), port.name, port.number)
                 self.parts.ports[switch_port.port.name] = switch_port.port
         for link in topology.links:
             self._link(link.name, self._switch_port(link.a), self._switch_port(link.b), link.cable)
@@ -161,6 +154,31 @@ class Builder:
         self.parts.ports[port.name] = port
         self._link(port.name, port, self._switch_port(ref), cable, inline_to_a=True, inline_to_b=inline)
 
+    def add_switch_port(self, ref: PortRef) -> None:
+        """Add a port that the topology has got since the lab was built."""
+        port = self.topology.switch_port(ref)
+        made = self.parts.switches[ref.switch].add_port(vlan_config(port), port.name, port.number)
+        self.parts.ports[made.port.name] = made.port
+
+    def plug_adapter(self, port: Port, ref: PortRef) -> None:
+        """Plug an adapter's port into a switch."""
+        self._plug(port, ref, Impairment(), inline=True)
+
+    def plug_nic(self, guest: str, nic: str) -> None:
+        """Add an interface to an emulated guest, which may be new too, or plug one in again that was unplugged."""
+        resolved = self.topology.guests[guest]
+        emulated = self.parts.guests.setdefault(guest, EmulatedGuest(self._host(replace(resolved, interfaces=()), 0)))
+        assert isinstance(emulated, EmulatedGuest), "others have no host"
+        interface = next(each for each in resolved.interfaces if each.name == nic)
+        host = emulated.host
+        made = host.interfaces.get(nic) or host.add_interface(nic, interface.mac, interface.mtu)
+        self._configure(host, resolved, interface)
+        self._plug(made.port, interface.port, interface.cable)
+
+    def unplug(self, name: str) -> None:
+        """Take the cable of this name away, and lose what is on it."""
+        self.parts.links.pop(name).unplug()
+
     def _streams_of(self, node: str) -> Callable[[str], Randomness]:
         streams = self._streams
         return lambda purpose: streams.stream(node, purpose)
@@ -201,9 +219,9 @@ class Builder:
         if isinstance(router.default_gateway, IPv4Address):
             node.routes.add(DEFAULT_ROUTE, router.default_gateway.packed)
         if router.nat is not None:
-            node.configure_nat(_nat_config(router.nat))
+            node.configure_nat(nat_config(router.nat))
         if router.firewall is not None:
-            node.configure_firewall(_firewall_config(router.firewall))
+            node.configure_firewall(firewall_config(router.firewall))
 
     # -- guests
 
@@ -228,11 +246,11 @@ class Builder:
         The random streams are those of its *boot*, counted from 0: a client that starts again draws other transaction
         identifiers, as a machine with a clock would.
         """
-        return self._host(self._topology.guests[name], boot)
+        return self._host(self.topology.guests[name], boot)
 
     def start_host(self, name: str) -> None:
         """Give an emulated guest's blank host, whose ports are in place by now, what the topology says, and start DHCP."""
-        emulated, guest = self.parts.guests[name], self._topology.guests[name]
+        emulated, guest = self.parts.guests[name], self.topology.guests[name]
         assert isinstance(emulated, EmulatedGuest), "only emulated guests have a host"
         for nic in guest.interfaces:
             self._configure(emulated.host, guest, nic)
@@ -246,7 +264,7 @@ class Builder:
         return host
 
     def _routes_of(self, guest: ResolvedGuest, nic: ResolvedInterface) -> list[ResolvedRoute]:
-        return [route for route in guest.routes if is_beside(self._topology, route.via, nic)]
+        return [route for route in guest.routes if is_beside(self.topology, route.via, nic)]
 
     def _configure(self, host: Host, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
         interface = host.interfaces[nic.name]
@@ -264,7 +282,7 @@ class Builder:
             return
         interface = emulated.host.interfaces[nic.name]
         client = emulated.start_dhcp(interface)
-        routes, own = self._routes_of(guest, nic), leased_gateway(self._topology, guest, nic)
+        routes, own = self._routes_of(guest, nic), leased_gateway(self.topology, guest, nic)
         if routes or own:  # they go with the address, and must come back with the next one
             client.on_bound.append(partial(_add_routes_again, emulated.host.routes, routes, own, interface))
 
@@ -272,7 +290,7 @@ class Builder:
         """Tell whether the guest's stand-in asks for an address: where vnet would, and where the user's own client would."""
         if nic.dhcp is not None:
             return True
-        network = self._topology.networks.get(nic.network or "")
+        network = self.topology.networks.get(nic.network or "")
         return guest.kind != "emulated" and not nic.addresses and network is not None and network.dhcp is not None
 
 
@@ -332,44 +350,3 @@ def _start_ipv6(interface: Interface, nic: ResolvedInterface, routes: Iterable[R
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:
     return [address for address in interface.addresses if isinstance(address, IPv4Interface)]
-
-
-def _vlan_config(port: ResolvedSwitchPort) -> VlanConfig:
-    members = None if port.members == ALL_VLANS else frozenset(port.members)
-    return VlanConfig(port.pvid, members, frozenset(port.untagged), Admit(port.admit))
-
-
-def _nat_config(nat: ResolvedNat) -> NatConfig:
-    return NatConfig(
-        outside=nat.outside,
-        inside=nat.inside,
-        sources=nat.sources,
-        forwards=tuple(
-            PortForward(protocol=each.protocol, port=each.port, address=each.address, to_port=each.to_port)
-            for each in nat.forwards
-        ),
-        hairpin=nat.hairpin,
-        timeouts=Timeouts(
-            udp=nat.timeouts.udp,
-            tcp_established=nat.timeouts.tcp_established,
-            tcp_transitory=nat.timeouts.tcp_transitory,
-            icmp=nat.timeouts.icmp,
-        ),
-    )
-
-
-def _firewall_config(firewall: ResolvedFirewall) -> FirewallConfig:
-    return FirewallConfig(
-        policy=firewall.policy,
-        allow=tuple(
-            AllowRule(
-                from_networks=rule.from_networks,
-                to_networks=rule.to_networks,
-                protocol=rule.protocol,
-                ports=rule.ports,
-                sources=tuple(each for each in rule.sources if isinstance(each, IPv4Network)),
-                destinations=tuple(each for each in rule.destinations if isinstance(each, IPv4Network)),
-            )
-            for rule in firewall.allow
-        ),
-    )

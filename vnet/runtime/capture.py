@@ -26,6 +26,7 @@ from vnet.wire.segmentation import complete
 INBOUND: Final = Direction.INBOUND
 OUTBOUND: Final = Direction.OUTBOUND
 
+Usual: TypeAlias = Callable[[], Sequence[str]]
 _Watcher: TypeAlias = "tuple[Capture, int]"
 """A capture and the number it gave to the port's interface."""
 
@@ -52,17 +53,17 @@ def choose_ports(ports: Mapping[str, Port], patterns: Sequence[str]) -> list[Por
 class Captures:
     """All captures of one lab.
 
-    *ports* are those that can be captured, by name; *usual* the names taken when none are asked for: one end of each cable,
-    lest every frame be seen twice. *epoch* (nanoseconds since 1970 at instant 0 of the lab) is 0 in a simulation.
+    *ports* are those that can be captured, by name; *usual* gives the names taken when none are asked for: one end of each
+    cable, lest every frame be seen twice. *epoch* (nanoseconds since 1970 at instant 0 of the lab) is 0 in a simulation.
     """
 
     __slots__ = ("_running", "_usual", "_watchers", "clock", "epoch", "ports")
 
-    def __init__(self, clock: Scheduler, ports: Mapping[str, Port], usual: Iterable[str] = (), epoch: Instant = 0) -> None:
+    def __init__(self, clock: Scheduler, ports: Mapping[str, Port], usual: Usual = tuple, epoch: Instant = 0) -> None:
         self.clock = clock
         self.ports = ports
         self.epoch = epoch
-        self._usual = tuple(usual)
+        self._usual = usual
         self._watchers: dict[Port, tuple[_Watcher, ...]] = {}
         self._running: list[Capture] = []
 
@@ -78,7 +79,8 @@ class Captures:
 
         Raise UsageError for a pattern that no port fits; OSError if the sink cannot take the headers.
         """
-        ports = choose_ports(self.ports, patterns or self._usual) if patterns or self._usual else list(self.ports.values())
+        patterns = patterns or self._usual()
+        ports = choose_ports(self.ports, patterns) if patterns else list(self.ports.values())
         capture = Capture(self, ports, sink, wanted, count)
         self._running.append(capture)
         for number, port in enumerate(ports):

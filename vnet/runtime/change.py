@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 RATIOS: Final = ("loss", "reordering", "duplication", "corruption")
 LINK_KEYS: Final = ("state", "rate", "latency", "delay_variation", *RATIOS, "queue")
+NETWORK: Final = "network."
+"""What names of networks begin with where links and ports are named, too."""
+NETWORK_KEYS: Final = ("adapter",)
 PORT_KEYS: Final = ("state",)
 _STATES: Final = {
     "up": True,
@@ -31,15 +34,18 @@ _STATES: Final = {
 }
 
 
-def change(lab: Lab, target: str, settings: Sequence[str]) -> dict[str, object]:
-    """Apply settings such as ``loss=5%`` or ``down`` to a link or port, all or none; return how it stands now.
+async def change(lab: Lab, target: str, settings: Sequence[str]) -> dict[str, object]:
+    """Apply settings such as ``loss=5%`` or ``down`` to a link, port or network, all or none; return how it stands now.
 
     *target* is a link by name (``core-edge``, ``web:eth0``), by its ends (``core,edge``) or by a guest with one NIC
-    (``web``), or a switch port (``core:3``, ``core:web:eth0``). Raise UsageError for what cannot be.
+    (``web``), a switch port (``core:3``, ``core:web:eth0``), or a network (``network.office``). Raise UsageError
+    for what cannot be.
     """
     if not settings:
         raise UsageError(f"what is to change? for example: vnet set {lab.name} {target} down, or loss=5% latency=20ms")
     pairs = [_pair(setting) for setting in settings]
+    if target.startswith(NETWORK):
+        return await _change_network(lab, target.removeprefix(NETWORK), pairs)
     link = find_link(lab, target)
     if link is not None:
         return _change_link(link, pairs)
@@ -50,6 +56,19 @@ def change(lab: Lab, target: str, settings: Sequence[str]) -> dict[str, object]:
         hint = f"did you mean {near[0]!r}?" if near else f"links are: {', '.join(list(lab.links)[:12])}"
         raise UsageError(f"there is no link or port {target!r}; {hint}")
     return _change_port(*found, pairs)
+
+
+async def _change_network(lab: Lab, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
+    if name not in lab.networks:
+        near = difflib.get_close_matches(name, list(lab.networks), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(lab.networks) or 'none'}"
+        raise UsageError(f"there is no network {name!r}; {hint}")
+    for key, _ in pairs:
+        if key not in NETWORK_KEYS:
+            raise _unknown_key(key, NETWORK_KEYS)
+    network = lab.networks[name]
+    await network.rebind(pairs[-1][1])
+    return {"network": name, "adapter": network.adapter.describe(), "state": network.state}
 
 
 def _pair(setting: str) -> tuple[str, str]:

@@ -132,8 +132,8 @@ class Commands:
         return rows if last is None else rows[-last:]
 
     async def set(self, arguments: Arguments, progress: Progress) -> object:
-        """Change a link or a port."""
-        return change(self._lab, arguments.text("target"), arguments.texts("settings"))
+        """Change a link, a port or a network."""
+        return await change(self._lab, arguments.text("target"), arguments.texts("settings"))
 
     async def flush(self, arguments: Arguments, progress: Progress) -> object:
         """Empty a table, everywhere or of one switch, network or router; say how many entries went."""

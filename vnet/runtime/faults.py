@@ -28,6 +28,7 @@ from vnet.runtime.build import Builder
 from vnet.runtime.change import find_link
 from vnet.runtime.fields import Fields
 from vnet.runtime.waiting import When, length_of
+from vnet.topology.resolved import ResolvedTopology
 from vnet.units import SECOND, Duration, Instant, format_duration
 
 if TYPE_CHECKING:
@@ -148,7 +149,14 @@ class Faults:
         self._cuts: list[_Cut] = []
         self._active: list[Fault] = []
         self._boots: dict[str, int] = {}
-        self._endpoints = _endpoints(lab)
+        self._known: tuple[ResolvedTopology, list[_Endpoint]] | None = None
+
+    @property
+    def _endpoints(self) -> list[_Endpoint]:
+        """What there is to cut, which changes with the topology."""
+        if self._known is None or self._known[0] is not self._lab.topology:
+            self._known = self._lab.topology, _endpoints(self._lab)
+        return self._known[1]
 
     @property
     def active(self) -> tuple[Fault, ...]:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, final
 
-from vnet.guests.resources import (
+from vnet.adapters.resources import (
     FileId,
     FileResource,
     NamespaceResource,

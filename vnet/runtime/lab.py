@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
@@ -34,6 +35,7 @@ from vnet.runtime.clock import current_simulation
 from vnet.runtime.faults import Faults
 from vnet.runtime.live import LiveHost
 from vnet.runtime.matrix import Reachability, snapshot
+from vnet.runtime.networks import Networks
 from vnet.runtime.state import open_store
 from vnet.runtime.views import address_of
 from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
@@ -41,6 +43,7 @@ from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
 from vnet.switch.switch import Switch
 from vnet.topology import load_topology
+from vnet.topology.host import with_host
 from vnet.topology.resolved import ResolvedTopology
 from vnet.units import SECOND, Instant
 
@@ -64,13 +67,14 @@ class Links(Mapping[str, Link]):
 
     def __init__(self, links: dict[str, Link]) -> None:
         self._links = links
-        self._by_ends: dict[frozenset[str], Link] = {}
-        for link in links.values():
-            ends = frozenset(port.name.split(":", 1)[0] for port in (link.a, link.b))
-            self._by_ends.setdefault(ends, link)
+
+    def _between(self, ends: tuple[str, ...]) -> Link | None:
+        """Find the first link of two boxes."""
+        wanted = frozenset(ends)
+        return next((link for link in self._links.values() if wanted == {_node(link.a), _node(link.b)}), None)
 
     def __getitem__(self, key: str | tuple[str, str]) -> Link:
-        link = self._links.get(key) if isinstance(key, str) else self._by_ends.get(frozenset(key))
+        link = self._links.get(key) if isinstance(key, str) else self._between(key)
         if link is None:
             raise UsageError(
                 f"no link {key if isinstance(key, str) else ' to '.join(key)}: there are {', '.join(self._links)}"
@@ -78,13 +82,17 @@ class Links(Mapping[str, Link]):
         return link
 
     def __contains__(self, key: object) -> bool:
-        return key in self._links or (isinstance(key, tuple) and frozenset(key) in self._by_ends)
+        return key in self._links or (isinstance(key, tuple) and self._between(key) is not None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._links)
 
     def __len__(self) -> int:
         return len(self._links)
+
+
+def _node(port: Port) -> str:
+    return port.name.split(":", 1)[0]
 
 
 @final
@@ -128,6 +136,7 @@ class Lab:
         live: bool,
         epoch: Instant = 0,
         has_state_file: bool = False,
+        emulate: bool = False,
     ) -> None:
         parts = builder.build()
         self.topology = topology
@@ -142,7 +151,8 @@ class Lab:
         self.routers: Mapping[str, Router] = parts.routers
         self.dhcp: Mapping[str, DhcpServerNode] = parts.dhcp
         self.ports: Mapping[str, Port] = parts.ports
-        self.captures = Captures(timeline, parts.ports, [link.a.name for link in parts.links.values()], epoch)
+        self.networks = Networks(self, builder, emulate)
+        self.captures = Captures(timeline, parts.ports, lambda: [link.a.name for link in parts.links.values()], epoch)
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
         self.snapshots: list[Snapshot] = []
@@ -324,6 +334,7 @@ async def open_lab(
     timeline = simulation.timeline
     events = EventLog(timeline)
     used_seed = simulation.seed if seed is None else seed
+    topology = with_host(topology)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
         builder = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {})
@@ -345,14 +356,20 @@ async def _open_live(
 ) -> AsyncIterator[Lab]:
     timeline = Timeline()
     events = EventLog(timeline)
+    if emulate:
+        topology = with_host(topology)
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(LiveHost.open(topology, timeline, events, emulate, progress))
         store = stack.enter_context(open_store(state, topology.name, timeline, live=True))  # who has the lock has the file
         progress("plugging everything together")
         builder = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces)
-        lab = Lab(topology, timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now)
+        lab = Lab(
+            topology, timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now, emulate=emulate
+        )
         stack.callback(lab.captures.close)
         host.shell.on_error = lambda error: _report_error(events, error)
+        stack.push_async_callback(lab.networks.close)
+        await lab.networks.open(partial(host.adapter_context, timeline, events))
         await stack.enter_async_context(host.running(lab))
         await stack.enter_async_context(_programs(lab))
         yield lab

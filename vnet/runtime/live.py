@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from vnet.adapters.base import AdapterContext
 from vnet.errors import HostError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
@@ -22,10 +23,12 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
+from vnet.ports import Port
 from vnet.runtime.build import DEFAULT_ROUTE6, is_beside, leased_gateway, namespace_guests
-from vnet.runtime.journal import begin, finish
+from vnet.runtime.journal import Journal, begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
+from vnet.topology.adapter_kinds.pending import PendingSpec
 from vnet.topology.resolved import ResolvedGuest, ResolvedInterface, ResolvedTopology
 
 if TYPE_CHECKING:
@@ -37,9 +40,10 @@ class LiveHost:
     """The host side of one live lab; ``namespaces`` are its live guests by name."""
 
     def __init__(
-        self, place: LabPlace, shell: Shell, namespaces: dict[str, NamespaceGuest], processes: LabProcesses
+        self, place: LabPlace, shell: Shell, namespaces: dict[str, NamespaceGuest], processes: LabProcesses, journal: Journal
     ) -> None:
         self.place = place
+        self._journal = journal
         self.shell = shell
         self._namespaces = namespaces
         self._processes = processes
@@ -48,6 +52,20 @@ class LiveHost:
     def namespaces(self) -> dict[str, Guest]:
         """The guests that are Linux namespaces."""
         return dict(self._namespaces)
+
+    def adapter_context(self, timeline: Timeline, events: EventLog, port: Port, network: str) -> AdapterContext:
+        """Give what the way out of a network is opened with."""
+        return AdapterContext(
+            port=port,
+            poller=self.shell,
+            scheduler=timeline,
+            streams=partial(
+                RandomStreams(secrets.randbits(64)).stream, port.name
+            ),  # peers outside must not see the same twice
+            report=events.reporter(network),
+            ledger=self._journal,
+            directory=str(self.place.directory),
+        )
 
     @classmethod
     @asynccontextmanager
@@ -89,7 +107,7 @@ class LiveHost:
             shell = Shell(timeline)
             try:
                 await trio.to_thread.run_sync(create_all, guests)
-                yield cls(place, shell, {guest.name: guest for guest in guests}, processes)
+                yield cls(place, shell, {guest.name: guest for guest in guests}, processes, journal)
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(processes.stop)
@@ -134,9 +152,9 @@ class LiveHost:
 def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
     """Raise HostError for what the topology names and a live lab cannot do yet."""
     for network in topology.networks.values():
-        if network.adapter != "none":
+        if isinstance(network.adapter, PendingSpec):
             raise HostError(
-                f"network {network.name}: adapter {network.adapter} is not built yet; a live lab has internal networks only "
+                f"network {network.name}: adapter {network.adapter.describe()} is not built yet "
                 "(take `adapter` out, or run the lab with --simulate, where it is an open end)"
             )
     for guest in topology.guests.values():

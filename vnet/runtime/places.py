@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
+from vnet.adapters.resources import start_time
 from vnet.errors import HostError, UsageError
-from vnet.guests.resources import start_time
 
 SUN_PATH: Final = 107
 """Octets that fit into the address of a Unix socket (108 with the zero at the end, unix(7))."""

@@ -68,7 +68,7 @@ class Step:
         await trio.lowlevel.checkpoint()
         match self.kind, self.args:
             case "set", (str(target), str(setting)):
-                change(lab, target, [setting])
+                await change(lab, target, [setting])
             case "send", (str(port), bytes(frame)):
                 lab.ports[port].send(frame, NO_OFFLOAD)
             case "ping", (str(source), str(target)):

@@ -22,7 +22,7 @@ def network_text(network: ResolvedNetwork) -> str:
     if network.dhcp is not None:
         parts.append(f"DHCP {network.dhcp.range_start}-{network.dhcp.range_end}")
     if network.open_end:
-        parts.append(f"adapter {network.adapter}" + (f" {network.adapter_option}" if network.adapter_option else ""))
+        parts.append(f"adapter {network.adapter.describe()}")
     return ", ".join(parts)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, field
 
+from vnet.topology.adapter_kinds.choice import AdapterChoice
 from vnet.topology.program_model import Program
 from vnet.topology.vocabulary import (
     AddressText,
@@ -81,24 +82,6 @@ class Dhcp(Strict, frozen=True, kw_only=True):
     ] = {}
 
 
-class Adapter(Strict, frozen=True, kw_only=True):
-    """A way out to the machine with an option; give exactly one."""
-
-    bridge: Annotated[str | None, about("Bridge the network with this NIC of the machine.")] = None
-    tap: Annotated[str | None, about("A TAP device of this name on the machine.")] = None
-    vxlan: Annotated[dict[str, str | int] | None, about("A VXLAN tunnel to other machines: vni, remote, port.")] = None
-
-
-AdapterChoice: TypeAlias = Annotated[
-    Literal["none", "loopback", "user"] | Adapter,
-    about(
-        "The way out to the machine: none (an internal network, the default), loopback, user, {bridge: eth1}, {tap:"
-        " tap0} or {vxlan: {...}}. Only none is built yet; the others are an open end: what lies beyond has to be"
-        " modelled by guests on the network."
-    ),
-]
-
-
 class Network(Strict, frozen=True, kw_only=True):
     """A virtual network: one broadcast domain on its own VLAN."""
 
@@ -107,7 +90,9 @@ class Network(Strict, frozen=True, kw_only=True):
     adapter: AdapterChoice = "none"
     notes: Annotated[str, about("Anything worth knowing; shown by vnet show.")] = ""
     dhcp: Annotated[Dhcp | None, about("The virtual DHCP server; {} for all defaults, not given: none.")] = None
-    switch: Annotated[str | None, about("The switch that the DHCP server is plugged in; not given: the first one.")] = None
+    switch: Annotated[
+        str | None, about("The switch that the DHCP server and the adapter are plugged in; not given: the first one.")
+    ] = None
 
 
 class Route(Strict, frozen=True, kw_only=True):

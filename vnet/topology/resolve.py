@@ -16,7 +16,7 @@ from vnet.addresses import Mac
 from vnet.errors import TopologyError
 from vnet.topology.addressing import MacAllotter
 from vnet.topology.draft import Draft, Static
-from vnet.topology.model import Adapter, Guest, Nic, Route, Router, RouterInterface, Topology
+from vnet.topology.model import Guest, Nic, Route, Router, RouterInterface, Topology
 from vnet.topology.model import Network as NetworkModel
 from vnet.topology.names import check_names
 from vnet.topology.policies import resolve_firewall, resolve_nat
@@ -24,6 +24,7 @@ from vnet.topology.problems import Path, Problems, format_path
 from vnet.topology.profiles import PROFILES
 from vnet.topology.programs import resolve_programs
 from vnet.topology.reading import Reader
+from vnet.topology.resolve_adapter import resolve_adapter
 from vnet.topology.resolved import (
     Address,
     Interface,
@@ -108,36 +109,19 @@ def _draft(model: Topology, problems: Problems) -> Draft:
 
 
 def _network(draft: Draft, name: str, model: NetworkModel) -> ResolvedNetwork:
-    kind, option = _adapter(draft, model.adapter, ("networks", name, "adapter"))
-    if model.switch is not None and model.dhcp is None:
-        text = "only the network's DHCP server has a place of its own; without dhcp it has no effect"
+    adapter, adapter_port = resolve_adapter(draft, name)
+    if model.switch is not None and model.dhcp is None and adapter_port is None:
+        text = "only the network's DHCP server and adapter have a place of their own; without either it has no effect"
         draft.problems.warning("idle-switch-key", ("networks", name, "switch"), text, key=True)
     return ResolvedNetwork(
         name=name,
         vid=draft.vids[name],
         subnet=draft.subnets.get(name),
-        adapter=kind,
-        adapter_option=option,
+        adapter=adapter,
+        adapter_port=adapter_port,
         notes=model.notes,
         dhcp=draft.dhcp.get(name),
     )
-
-
-def _adapter(draft: Draft, choice: str | Adapter, path: Path) -> tuple[str, str | None]:
-    if isinstance(choice, Adapter):
-        vxlan = None if choice.vxlan is None else ", ".join(f"{key}={value}" for key, value in choice.vxlan.items())
-        given = [(k, v) for k, v in (("bridge", choice.bridge), ("tap", choice.tap), ("vxlan", vxlan)) if v is not None]
-        if len(given) != 1:
-            text = f"an adapter is one thing, not {len(given)}; write one of bridge, tap, vxlan"
-            draft.problems.error("bad-adapter", path, text)
-            return "none", None
-        kind, option = given[0]
-    else:
-        kind, option = choice, None
-    if kind != "none":
-        text = f"adapter {kind!r} is not built yet: the network is an open end; model what lies beyond by guests on it"
-        draft.problems.warning("adapter-not-built", path, text)
-    return kind, option
 
 
 def _addresses(

@@ -25,6 +25,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import Final, Literal, TypeAlias, final
 
 from vnet.addresses import Mac
+from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.resolved_programs import ResolvedProgram
 from vnet.units import Duration, Rate, Size
 
@@ -34,7 +35,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 GuestKind: TypeAlias = Literal["emulated", "namespace", "qemu"]
 Admit: TypeAlias = Literal["all", "untagged", "tagged"]
 """Acceptable frame types (IEEE 802.1Q-2018, 6.9); "untagged" takes priority-tagged frames too."""
-Peer: TypeAlias = Literal["guest", "router", "dhcp", "link"]
+Peer: TypeAlias = Literal["guest", "router", "dhcp", "adapter", "link"]
 Protocol: TypeAlias = Literal["any", "tcp", "udp", "icmp"]
 Vlans: TypeAlias = tuple[int, ...] | range
 """VIDs in ascending order; ``ALL_VLANS`` for a trunk that carries them all."""
@@ -151,22 +152,22 @@ class ResolvedDhcp:
 class ResolvedNetwork:
     """A virtual network: one VLAN, perhaps a subnet, perhaps a DHCP server.
 
-    ``adapter`` names the way out to the machine: "none" (internal), or a kind that is not built yet ("user", "bridge", ...):
-    in a simulated lab that is an open end. ``adapter_option`` is what the file says beside it, such as the NIC of a bridge.
+    ``adapter`` is the way out to the machine, ``adapter_port`` where it is plugged in: None without a way out, and where a
+    guest stands for the machine (``with_host``). Other ways out of a simulated lab are open ends.
     """
 
     name: str
     vid: int
     subnet: Network | None
-    adapter: str
-    adapter_option: str | None
+    adapter: AdapterSpec
+    adapter_port: PortRef | None
     notes: str
     dhcp: ResolvedDhcp | None
 
     @property
     def open_end(self) -> bool:
         """Tell whether the network should lead out of the lab."""
-        return self.adapter != "none"
+        return not isinstance(self.adapter, NoAdapter)
 
 
 @final
@@ -175,8 +176,8 @@ class ResolvedSwitchPort:
     """One switch port: its VLAN membership and what is plugged in.
 
     ``name`` is the far endpoint: "web:eth0", "firewall:dmz", "dmz:dhcp", or the other switch's name on a link, and unique on
-    its switch. ``pvid`` is None when untagged frames are not admitted. For peer "dhcp" ``node`` is the network's name, for
-    "link" the other switch's, with ``interface`` the link's name.
+    its switch. ``pvid`` is None when untagged frames are not admitted. For peers "dhcp" and "adapter" ``node`` is the
+    network's name, for "link" the other switch's, with ``interface`` the link's name.
     """
 
     number: int

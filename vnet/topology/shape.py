@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from typing import Final, TypeAlias, TypeVar, final
+from typing import Final, TypeAlias, TypeVar, final, get_args
 
 import msgspec
 from msgspec import inspect
 
+from vnet.topology.adapter_kinds.choice import Adapter, AdapterChoice, AdapterWord
 from vnet.topology.model import Topology
 from vnet.topology.problems import Path, Problems, nearest, suggestion
 
@@ -59,6 +60,14 @@ def shape_topology(data: object, problems: Problems) -> Topology | None:
     return shaped if isinstance(shaped, Topology) else None
 
 
+def shape_adapter(data: object, problems: Problems) -> AdapterWord | Adapter | None:
+    """Make a network's adapter of plain data or of a struct; None if it is neither a word nor a mapping of that shape."""
+    shaped = _shape(data, _ADAPTER, ("adapter",), problems)
+    if isinstance(shaped, Adapter):
+        return shaped
+    return next((word for word in get_args(AdapterWord) if word == shaped), None)
+
+
 def _model() -> inspect.StructType:
     kind = inspect.type_info(Topology)
     assert isinstance(kind, inspect.StructType)
@@ -66,6 +75,7 @@ def _model() -> inspect.StructType:
 
 
 _TOPOLOGY: Final = _model()
+_ADAPTER: Final = inspect.type_info(AdapterChoice)
 _KINDS: Final[dict[int, _Kinds]] = {}
 """By the identity of types that ``_TOPOLOGY`` keeps alive."""
 
@@ -215,7 +225,8 @@ _NAMES: Final[Mapping[str, str]] = {
     "Rule": "an allow rule", "Firewall": "a router's firewall", "Forward": "a port forward",
     "Program": "a program", "Echo": "program echo", "Http": "program http", "Dns": "program dns", "Sink": "program sink",
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
-    "RouterInterface": "a router's interface", "Adapter": "an adapter", "Topology": "a topology",
+    "Adapter": "an adapter", "Loopback": "a loopback adapter", "RouterInterface": "a router's interface",
+    "Topology": "a topology",
 }  # fmt: skip
 
 

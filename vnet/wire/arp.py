@@ -10,7 +10,7 @@ from typing import Final, final
 
 from vnet.addresses import BROADCAST, ZERO_MAC
 from vnet.errors import WireError
-from vnet.wire.ethernet import ETHERTYPE_ARP
+from vnet.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_RARP
 
 REQUEST: Final = 1
 REPLY: Final = 2
@@ -65,3 +65,11 @@ def request_frame(mac: bytes, sender: bytes, target: bytes, destination: bytes =
 def reply_frame(mac: bytes, sender: bytes, target_mac: bytes, target: bytes) -> bytes:
     """Write the frame that tells *target* that *sender* is at *mac*."""
     return target_mac + mac + ETHERTYPE_ARP + _HEADERS[REPLY] + mac + sender + target_mac + target
+
+
+def rarp_frame(mac: bytes) -> bytes:
+    """Write a broadcast that nobody answers, by which switches learn where *mac* is: a RARP request for itself (RFC 903).
+
+    Hypervisors send it when a guest has moved, because it needs no IP address.
+    """
+    return BROADCAST + mac + ETHERTYPE_RARP + _PREFIX + b"\x00\x03" + mac + ZERO_IPV4 + mac + ZERO_IPV4

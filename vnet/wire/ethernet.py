@@ -10,6 +10,7 @@ from typing import Final
 
 ETHERTYPE_IPV4: Final = b"\x08\x00"
 ETHERTYPE_ARP: Final = b"\x08\x06"
+ETHERTYPE_RARP: Final = b"\x80\x35"
 ETHERTYPE_IPV6: Final = b"\x86\xdd"
 ETHERTYPE_VLAN: Final = b"\x81\x00"
 """TPID of a C-tag (IEEE 802.1Q-2018, table 9-1)."""

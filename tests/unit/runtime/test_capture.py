@@ -271,7 +271,7 @@ def test_choosing_ports() -> None:
 
 def test_the_usual_ports_are_taken_when_none_are_named() -> None:
     wire = Wire()
-    captures = Captures(wire.clock, wire.captures.ports, usual=["a:eth0"])
+    captures = Captures(wire.clock, wire.captures.ports, usual=lambda: ["a:eth0"])
     assert [port.name for port in captures.start(MemorySink()).ports] == ["a:eth0"]
 
 

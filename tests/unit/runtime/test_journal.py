@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vnet.adapters.resources import FileId, FileResource, NamespaceResource, ProcessResource, Resource
 from vnet.errors import HostError
-from vnet.guests.resources import FileId, FileResource, NamespaceResource, ProcessResource, Resource
 from vnet.runtime import journal as journal_module
 from vnet.runtime.client import sweep_dead
 from vnet.runtime.journal import Journal, begin, dead_labs, finish, read_journal, sweep

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 import vnet
+from vnet.adapters.resources import FileId, FileResource
 from vnet.errors import HostError, NoAnswer, UsageError
-from vnet.guests.resources import FileId, FileResource
 from vnet.runtime import live
 from vnet.runtime.journal import Journal, dead_labs, read_journal
 from vnet.runtime.places import place_of

@@ -37,7 +37,7 @@ def test_a_minimal_lab_is_complete() -> None:
     assert lab.warnings == ()
     assert (lab.name, lab.profile, lab.source) == ("small", "vnet", "<text>")
     network = lab.networks["lan"]
-    assert (network.vid, network.subnet, network.adapter) == (FIRST_ALLOTTED_VID, IPv4Network("10.0.0.0/24"), "none")
+    assert (network.vid, network.subnet, network.adapter.kind) == (FIRST_ALLOTTED_VID, IPv4Network("10.0.0.0/24"), "none")
     switch = lab.switches["switch"]
     assert [port.name for port in switch.ports] == ["a:eth0", "b:eth0", "lan:dhcp"]
     assert (switch.ageing, switch.fdb_size, switch.mtu, switch.priority, switch.stp) == (

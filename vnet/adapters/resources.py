@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, final
 
 from vnet.adapters import _linux
-from vnet.guests.netns import cookie_of
+from vnet.adapters.netns import cookie_of
 
 LAB_TOKEN: Final = "VNET_LAB_TOKEN"
 """Environment variable of every process that a lab starts: a random text that names this run of the lab."""

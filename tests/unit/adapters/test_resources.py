@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vnet.guests.process import LabProcesses
-from vnet.guests.resources import (
+from vnet.adapters.resources import (
     LAB_TOKEN,
     FileId,
     FileResource,
@@ -19,6 +18,7 @@ from vnet.guests.resources import (
     processes_with_token,
     start_time,
 )
+from vnet.guests.process import LabProcesses
 
 SLEEP = [sys.executable, "-IS", "-c", "print('ready', flush=True); input()"]
 STUBBORN = [

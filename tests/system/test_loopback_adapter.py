@@ -1,0 +1,94 @@
+"""The loopback adapter on a machine that is a namespace: who reaches whom, changes under traffic, and what is left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from machine import Machine, machine
+from rig import needs
+
+pytestmark = [pytest.mark.real, needs("ping", "iperf3")]
+
+TOPOLOGY = """
+name: NAME
+networks:
+  office: {subnet: 10.10.10.0/24, adapter: {loopback: {address: 10.10.10.2/24, name: vn0, mac: "00:03:ff:00:10:02"}}}
+  lab: {subnet: 10.10.20.0/24, adapter: {loopback: {address: [10.10.20.2/24, "fd20::2/64"]}}}
+  far: {subnet: 10.10.30.0/24}
+guests:
+  a: {kind: namespace, nics: [{network: office, address: 10.10.10.5/24}]}
+  b: {nics: [{network: lab, address: [10.10.20.5/24, "fd20::5/64"]}], run: [iperf3]}
+  c: {nics: [{network: far, address: 10.10.30.5/24}]}
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Machine]:
+    with machine(tmp_path) as made:
+        yield made
+
+
+def reaches(host: Machine, address: str) -> bool:
+    return host.run("ping", "-c", "1", "-W", "2", address, check=False).returncode == 0
+
+
+def test_the_machine_and_the_guests_talk_and_nobody_else(host: Machine) -> None:
+    before = host.interfaces()
+    lab = host.up(TOPOLOGY)
+    assert host.interfaces() - before == {"vn0", "vn-lab"}
+    (vn0,) = json.loads(host.run("ip", "-json", "addr", "show", "vn0").stdout)
+    assert vn0["address"] == "00:03:ff:00:10:02" and [a["local"] for a in vn0["addr_info"]] == ["10.10.10.2"]
+    assert reaches(host, "10.10.10.5") and reaches(host, "10.10.20.5") and reaches(host, "fd20::5")
+    assert not reaches(host, "10.10.30.5")
+    assert host.vnet("ping", host.name, "a", "10.10.10.2").returncode == 0
+    assert host.vnet("ping", host.name, "b", "10.10.10.5", check=False).returncode == 1
+    assert host.vnet("down", host.name).returncode == 0 and lab.wait(10) == 0
+    assert host.interfaces() == before
+
+
+def test_a_connection_outlives_the_changes(host: Machine) -> None:
+    """iperf3 from the machine: the way out is taken away for a moment, and comes back with another MAC address."""
+    host.up(TOPOLOGY)
+    client = subprocess.Popen(
+        host.argv("iperf3", "-c", "10.10.20.5", "-t", "4", "-J"), stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert reaches(host, "10.10.20.5")
+    told = host.vnet("set", host.name, "network.lab", "adapter=none").stdout
+    assert "adapter none, state internal" in told
+    assert not reaches(host, "10.10.20.5") and "vn-lab" not in host.interfaces()
+    host.vnet("set", host.name, "network.lab", "adapter={loopback: {address: 10.10.20.2/24, mac: '00:03:ff:00:20:03'}}")
+    assert reaches(host, "10.10.20.5")
+    report = json.loads(client.communicate(timeout=30)[0])
+    assert "error" not in report
+    ends = [each["sum"]["bytes"] for each in report["intervals"]]
+    assert ends[0] > 0 and ends[-1] > 0, ends
+
+
+def test_a_name_that_is_taken_is_refused_and_nothing_changes(host: Machine) -> None:
+    host.run("ip", "link", "add", "mine", "type", "veth", "peer", "name", "other")
+    host.up(TOPOLOGY)
+    done = host.vnet("set", host.name, "network.office", "adapter={loopback: {name: mine}}", check=False)
+    assert done.returncode == 1 and "there is an interface called mine already" in done.stderr
+    assert reaches(host, "10.10.10.5") and "mine" in host.interfaces()
+
+
+def test_a_killed_lab_leaves_no_interface(host: Machine) -> None:
+    before = host.interfaces()
+    lab = host.up(TOPOLOGY)
+    lab.kill()
+    lab.wait()
+    assert host.interfaces() == before
+    host.vnet("down", host.name)
+
+
+def test_somebody_deletes_the_interface(host: Machine) -> None:
+    host.up(TOPOLOGY)
+    host.run("ip", "link", "del", "vn0")
+    state = next(row["state"] for row in host.show(host.name, "networks") if row["name"] == "office")
+    assert state == "unbound: interface vn0 is gone"
+    host.vnet("set", host.name, "network.office", "adapter={loopback: {address: 10.10.10.2/24, name: vn0}}")
+    assert reaches(host, "10.10.10.5")

@@ -1,0 +1,72 @@
+"""The loopback adapter: an interface of the machine on a network of the lab (VS-30 to VS-33).
+
+It is a TAP device in the machine's own network namespace, with a MAC address and addresses of its own. The machine gets
+no route but those to its subnets, and forwards nothing on our account: guests reach the machine, and nothing behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from typing import final
+
+from vnet.adapters.base import AdapterContext
+from vnet.adapters.netlink import Netlink, address, link, quiet_ipv6
+from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
+from vnet.errors import HostError
+from vnet.topology.adapter_kinds.loopback import LoopbackSpec
+
+
+@final
+class LoopbackAdapter:
+    """The interface, from the making of the object to ``stop``; raise HostError if Linux refuses it."""
+
+    def __init__(self, spec: LoopbackSpec, context: AdapterContext) -> None:
+        self._spec = spec
+        self._poller = context.poller
+        self._device = TapDevice(spec.name)
+        try:
+            _configure(spec, context.mtu)
+        except OSError as error:
+            self._device.close()
+            raise HostError(f"cannot configure interface {spec.name}: {error.strerror}") from error
+        self._tap = TapPort(context.port.name, self._device, context.mtu, context.report, context.port)
+        self._is_open = True
+
+    @property
+    def drops(self) -> Counter[str]:
+        """What Linux did not take."""
+        return self._tap.drops
+
+    @property
+    def problem(self) -> str:
+        """Somebody may have deleted the interface."""
+        return "" if self._tap.is_reading or not self._is_open else f"interface {self._spec.name} is gone"
+
+    def start(self) -> None:
+        """Begin to pass frames."""
+        self._tap.start(self._poller)
+
+    def stop(self) -> None:
+        """Remove the interface."""
+        if self._is_open:
+            self._is_open = False
+            self._tap.stop()
+            self._device.close()
+
+    def details(self) -> dict[str, object]:
+        """Tell the interface and its addresses."""
+        return {"interface": self._spec.name, "addresses": [str(each) for each in self._spec.addresses]}
+
+
+def _configure(spec: LoopbackSpec, mtu: int) -> None:
+    netlink = Netlink()
+    try:
+        index = socket.if_nametoindex(spec.name)
+        speaks_ipv6 = any(each.version == 6 for each in spec.addresses)
+        messages = [] if speaks_ipv6 or not os.path.exists("/proc/sys/net/ipv6") else [quiet_ipv6(spec.name)]
+        messages.append(link(spec.name, mac=spec.mac, mtu=mtu, queue_length=QUEUE_LENGTH))
+        netlink.run([*messages, *(address(index, each) for each in spec.addresses)])
+    finally:
+        netlink.close()

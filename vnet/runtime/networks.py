@@ -1,0 +1,333 @@
+"""The networks of a running lab, and their ways out: opened with the lab, changed while it runs (VS-14).
+
+Live, a way out is an adapter behind a port ``office:adapter``, which is plugged into a switch. In a simulated lab there is
+no machine: an emulated guest ``host`` has the far end of loopback adapters, all others are open ends.
+
+Guests do not notice a change: their ports, addresses and connections stay. What was learned behind the old adapter is
+forgotten with its carrier, and for each address behind the switch a RARP request goes out by the new one, so that
+the switches out there learn where it is now, as hypervisors do when a guest moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Interface, IPv6Network
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+import trio
+
+from vnet.adapters.base import AdapterContext, HostAdapter
+from vnet.adapters.registry import open_adapter
+from vnet.errors import HostError, UsageError
+from vnet.guests.emulated import EmulatedGuest
+from vnet.ports import NO_OFFLOAD, Port
+from vnet.runtime.build import Builder
+from vnet.topology.adapter_kinds.choice import AdapterChoice
+from vnet.topology.adapter_kinds.loopback import LoopbackSpec
+from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
+from vnet.topology.host import HOST, with_adapter_port, with_host
+from vnet.topology.resolve_adapter import ADAPTER, read_choice
+from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
+from vnet.wire.arp import rarp_frame
+
+if TYPE_CHECKING:
+    from vnet.runtime.lab import Lab
+
+MakeContext = Callable[[Port, str], AdapterContext]
+"""Gives what an adapter is opened with, for its port and the name of its network."""
+MOST_ANNOUNCED: Final = 1024
+"""Addresses announced after a change; those left out are learned as they speak."""
+
+
+@final
+@dataclass(slots=True)
+class _Open:
+    """An adapter that is plugged in."""
+
+    adapter: HostAdapter
+    port: Port
+
+
+class _Ways(Protocol):
+    """How ways out come and go in one kind of time."""
+
+    async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
+        """Put *spec* in place of what the network has; on HostError nothing has changed."""
+
+    def problem(self, network: str) -> str:
+        """Say why nothing passes; empty if all is well."""
+
+    def details(self, network: str) -> dict[str, object]:
+        """Tell what the adapter knows of itself."""
+
+
+@final
+class LabNetwork:
+    """A network of a running lab: what it is, and its way out."""
+
+    def __init__(self, lab: Lab, ways: _Ways, name: str) -> None:
+        self.name = name
+        self._lab = lab
+        self._ways = ways
+
+    def __repr__(self) -> str:
+        return f"<LabNetwork {self.name} of {self._lab.name}: {self.adapter.describe()}>"
+
+    @property
+    def resolved(self) -> ResolvedNetwork:
+        """The network as the topology has it now."""
+        return self._lab.topology.networks[self.name]
+
+    @property
+    def vid(self) -> int:
+        """Its VLAN."""
+        return self.resolved.vid
+
+    @property
+    def subnet(self) -> IPv4Network | IPv6Network | None:
+        """Its IP prefix."""
+        return self.resolved.subnet
+
+    @property
+    def adapter(self) -> AdapterSpec:
+        """Its way out."""
+        return self.resolved.adapter
+
+    @property
+    def state(self) -> str:
+        """How its way out is: "internal" without one, "up", "open end" in a simulation, or "unbound: " and why."""
+        if isinstance(self.adapter, NoAdapter):
+            return "internal"
+        if not self._lab.live and not isinstance(self.adapter, LoopbackSpec):
+            return "open end"
+        problem = self._ways.problem(self.name)
+        return f"unbound: {problem}" if problem else "up"
+
+    @property
+    def details(self) -> dict[str, object]:
+        """What the adapter knows of itself, fit for JSON; empty in a simulation."""
+        return self._ways.details(self.name)
+
+    async def rebind(self, adapter: AdapterChoice | str) -> None:
+        """Give the network another way out while it runs: a word (``none``, ``loopback``), or text as in a topology file.
+
+        Guests keep their addresses and connections. Raise UsageError for what cannot be, HostError for what the machine
+        refuses; the old way out is then still there.
+        """
+        network = self.resolved
+        spec = read_choice(self._lab.topology, network, adapter)
+        await trio.lowlevel.checkpoint()
+        if spec != network.adapter or self._ways.problem(self.name):
+            before = network.adapter.describe()
+            await self._ways.change(network, spec)
+            self._lab.events.add(self.name, "rebind", old=before, new=spec.describe())
+
+
+@final
+class Networks(Mapping[str, LabNetwork]):
+    """The networks of a lab by name; with *emulate* the machine of a live lab is an emulated guest, too."""
+
+    def __init__(self, lab: Lab, builder: Builder, emulate: bool) -> None:
+        self._lab = lab
+        self._live = _LiveWays(lab, builder, _EmulatedMachine(lab, builder) if emulate else None) if lab.live else None
+        ways: _Ways = self._live or _SimulatedWays(lab, builder)
+        self._networks = {name: LabNetwork(lab, ways, name) for name in lab.topology.networks}
+
+    def __getitem__(self, name: str) -> LabNetwork:
+        network = self._networks.get(name)
+        if network is None:
+            raise UsageError(f"no network {name}: there are {', '.join(self._networks) or 'none'}")
+        return network
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._networks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    async def open(self, make_context: MakeContext) -> None:
+        """Open the ways out of a live lab; raise HostError if one cannot be."""
+        assert self._live is not None, "a simulated lab has none"
+        await self._live.open(make_context)
+
+    async def close(self) -> None:
+        """Close all that is open."""
+        if self._live is not None:
+            await self._live.close()
+
+
+@final
+class _EmulatedMachine:
+    """The far ends of loopback adapters where an emulated guest stands for the machine.
+
+    An interface of the machine that loses its network stays, without cable and without addresses.
+    """
+
+    def __init__(self, lab: Lab, builder: Builder) -> None:
+        self._lab = lab
+        self._builder = builder
+
+    def plug(self, network: ResolvedNetwork, spec: LoopbackSpec) -> None:
+        """Give the machine an interface on a network, or that which it had there."""
+        topology = _with_adapter(self._lab.topology, network, spec, None)
+        nics = topology.guests[HOST].interfaces if HOST in topology.guests else ()
+        if all(nic.name != spec.name for nic in nics):
+            topology, ref = with_adapter_port(topology, network)
+            topology = self._builder.topology = with_host(_with_adapter(topology, network, spec, ref))
+            self._builder.add_switch_port(ref)
+        self._lab.topology = self._builder.topology = topology
+        self._builder.plug_nic(HOST, spec.name)
+
+    def unplug(self, spec: LoopbackSpec) -> None:
+        """Take the machine off a network."""
+        self._builder.unplug(f"{HOST}:{spec.name}")
+        host = self._lab.guests[HOST]
+        assert isinstance(host, EmulatedGuest), "no other guest is called so"
+        interface = host.host.interfaces[spec.name]
+        for address in list(interface.addresses):
+            interface.remove_address(address)
+        if interface.ipv6 is not None:
+            for each in spec.addresses:
+                if isinstance(each, IPv6Interface):
+                    interface.ipv6.remove_address(each.ip.packed)
+
+
+@final
+class _SimulatedWays:
+    """Only the machine is there, emulated; nothing else leads anywhere."""
+
+    def __init__(self, lab: Lab, builder: Builder) -> None:
+        self._lab = lab
+        self._builder = builder
+        self._machine = _EmulatedMachine(lab, builder)
+
+    def problem(self, network: str) -> str:
+        """Nothing can go wrong."""
+        return ""
+
+    def details(self, network: str) -> dict[str, object]:
+        """There is no adapter to ask."""
+        return {}
+
+    async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
+        """Move the cable of the emulated machine."""
+        if isinstance(network.adapter, LoopbackSpec):
+            self._machine.unplug(network.adapter)
+        if isinstance(spec, LoopbackSpec):
+            self._machine.plug(network, spec)
+        else:
+            _write_down(self._lab, self._builder, network, spec, None)
+
+
+@final
+class _LiveWays:
+    """Adapters that are really there, but for those of the machine where that is emulated."""
+
+    def __init__(self, lab: Lab, builder: Builder, machine: _EmulatedMachine | None) -> None:
+        self._lab = lab
+        self._builder = builder
+        self._machine = machine
+        self._make_context: MakeContext | None = None
+        self._open: dict[str, _Open] = {}
+        self._ports: dict[str, PortRef] = {}
+
+    async def open(self, make_context: MakeContext) -> None:
+        """Open what the topology has."""
+        self._make_context = make_context
+        for network in self._lab.topology.networks.values():
+            if network.adapter_port is not None:
+                self._ports[network.name] = network.adapter_port
+                await self._plug(network, network.adapter)
+
+    async def close(self) -> None:
+        """Close everything."""
+        for name in list(self._open):
+            await self._unplug(name)
+
+    def problem(self, network: str) -> str:
+        """Ask the adapter."""
+        if self._machine is not None and isinstance(self._lab.topology.networks[network].adapter, LoopbackSpec):
+            return ""
+        found = self._open.get(network)
+        return found.adapter.problem if found is not None else "not open"
+
+    def details(self, network: str) -> dict[str, object]:
+        """Ask the adapter."""
+        found = self._open.get(network)
+        return {} if found is None else {**found.adapter.details(), "drops": dict(found.adapter.drops)}
+
+    async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
+        """Close the old, then open the new: both may want the same NIC or name. If that fails, the old one comes back."""
+        old = network.adapter
+        if self._machine is not None and isinstance(old, LoopbackSpec):
+            self._machine.unplug(old)
+        await self._unplug(network.name)
+        try:
+            await self._plug(network, spec)
+        except HostError:
+            await self._plug(network, old)
+            raise
+
+    async def _plug(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
+        if self._machine is not None and isinstance(spec, LoopbackSpec):
+            self._machine.plug(network, spec)
+            return
+        if isinstance(spec, NoAdapter):
+            _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
+            return
+        assert self._make_context is not None, "the lab is open"
+        port = Port(f"{network.name}:{ADAPTER}", _nowhere)
+        context = self._make_context(port, network.name)
+        with trio.CancelScope(shield=True):  # or else nobody would close it
+            adapter = await trio.to_thread.run_sync(open_adapter, spec, context)
+        self._open[network.name] = _Open(adapter, port)
+        ref = self._ports.get(network.name) or self._add_port(network)
+        _write_down(self._lab, self._builder, network, spec, ref)
+        self._builder.plug_adapter(port, ref)
+        adapter.start()
+        _announce(self._lab, network, ref)
+
+    def _add_port(self, network: ResolvedNetwork) -> PortRef:
+        topology, ref = with_adapter_port(self._lab.topology, network)
+        self._lab.topology = self._builder.topology = topology
+        self._builder.add_switch_port(ref)
+        self._ports[network.name] = ref
+        return ref
+
+    async def _unplug(self, network: str) -> None:
+        found = self._open.pop(network, None)
+        if found is not None:
+            self._builder.unplug(found.port.name)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(found.adapter.stop)
+
+
+def _write_down(lab: Lab, builder: Builder, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None) -> None:
+    """Say in the topology what the network has now."""
+    lab.topology = builder.topology = _with_adapter(lab.topology, network, spec, ref)
+
+
+def _with_adapter(
+    topology: ResolvedTopology, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None
+) -> ResolvedTopology:
+    changed = replace(network, adapter=spec, adapter_port=ref)
+    return replace(topology, networks={**topology.networks, network.name: changed})
+
+
+def _announce(lab: Lab, network: ResolvedNetwork, ref: PortRef) -> None:
+    """Have those behind a new way out learn where the network's addresses are."""
+    macs = [nic.mac for _, nic in lab.topology.endpoints() if nic.network == network.name]
+    for switch in lab.switches.values():
+        own = ref.number if switch.name == ref.switch else None
+        macs += [entry.mac for entry in switch.fdb if entry.vid == network.vid and entry.port != own]
+    port = lab.switches[ref.switch].ports[ref.number].port
+    for mac in list(dict.fromkeys(macs))[:MOST_ANNOUNCED]:
+        port.send(rarp_frame(mac), NO_OFFLOAD)
+
+
+def _nowhere(frame: bytes, offload: bytes) -> None:
+    """Stand for an adapter that is not open yet."""

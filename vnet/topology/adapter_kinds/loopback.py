@@ -1,0 +1,82 @@
+"""``loopback``: an interface of the machine on the network: the machine and the guests talk, nobody else does (VS-30)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, final
+
+from vnet.addresses import Mac
+from vnet.topology.adapter_kinds.spec import AdapterSpec
+from vnet.topology.vocabulary import InterfaceText, MacText, Strict, about
+
+if TYPE_CHECKING:
+    from vnet.topology.adapter_kinds.surroundings import Surroundings
+    from vnet.topology.problems import Path
+
+LONGEST_NAME: Final = 15
+"""IFNAMSIZ in Linux is 16 octets with the final zero."""
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+
+
+class Loopback(Strict, frozen=True, kw_only=True):
+    """An interface of the machine on the network."""
+
+    address: Annotated[
+        InterfaceText | list[InterfaceText] | None,
+        about("The machine's address there, or several; not given: the first free one of the subnet."),
+    ] = None
+    mac: MacText | None = None
+    name: Annotated[str | None, about("What the machine calls the interface; not given: vn- and the network.")] = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopbackSpec(AdapterSpec):
+    """An interface called ``name`` on the machine, with its own MAC address and addresses."""
+
+    kind: ClassVar[str] = "loopback"
+    name: str
+    mac: Mac
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+
+    def describe(self) -> str:
+        """Say which interface with which addresses."""
+        return " ".join([self.kind, self.name, *(str(address) for address in self.addresses)])
+
+
+def resolve_loopback(model: Loopback, around: Surroundings, path: Path) -> LoopbackSpec:
+    """Read what is typed; choose name, MAC address and address where nothing is."""
+    name = model.name or _derived_name(around.network)
+    if not _NAME.fullmatch(name):
+        text = f"{name[:40]!r} cannot be an interface's name; use up to 15 letters, digits, -, _ and ., a letter first"
+        around.error((*path, "name"), text)
+    return LoopbackSpec(
+        name=name,
+        mac=around.reader.mac(model.mac, (*path, "mac")) or around.mac("host"),
+        addresses=_addresses(model, around, path),
+    )
+
+
+def _addresses(model: Loopback, around: Surroundings, path: Path) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    subnet = around.subnet
+    if model.address is None:
+        free = around.free_address()
+        if free is None or not isinstance(subnet, IPv4Network):
+            return ()  # pure layer 2, or full: there is nothing to choose
+        return (IPv4Interface(f"{free}/{subnet.prefixlen}"),)
+    texts = [model.address] if isinstance(model.address, str) else model.address
+    lost = around.has_lost_subnet
+    read = (around.reader.interface(text, subnet, (*path, "address"), lost=lost) for text in texts)
+    return tuple(address for address in read if address is not None)
+
+
+def _derived_name(network: str) -> str:
+    """Make an interface's name of a network's; a long one is cut, and told from its like by a few octets of a hash."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", network)
+    name = f"vn-{plain}"
+    if plain == network and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 5]}-{hashlib.sha256(network.encode()).hexdigest()[:4]}"

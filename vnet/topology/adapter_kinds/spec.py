@@ -1,0 +1,25 @@
+"""An adapter in full: what all kinds share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSpec:
+    """The way out of a network, resolved; each kind adds what it needs. ``kind`` is the word in the topology file."""
+
+    kind: ClassVar[str]
+
+    def describe(self) -> str:
+        """Say in a few words which it is, for tables: ``bridge eth1``."""
+        return self.kind
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoAdapter(AdapterSpec):
+    """An internal network: there is no way out."""
+
+    kind: ClassVar[str] = "none"
