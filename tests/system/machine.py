@@ -29,8 +29,8 @@ class Machine:
         return netns.path_of(self.name)
 
     def argv(self, *words: str) -> list[str]:
-        """Give the command line that runs something here."""
-        return ["ip", "netns", "exec", self.name, *words]
+        """Give the command line that runs something here; unlike ``ip netns exec`` it sees what others mount."""
+        return ["nsenter", f"--net={self.path}", *words]
 
     def run(self, *words: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

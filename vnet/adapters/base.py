@@ -79,7 +79,10 @@ class HostAdapter(Protocol):
         """Begin to pass frames."""
 
     def stop(self) -> None:
-        """Stop, and give everything back; calling again does nothing. May block for some ms."""
+        """Stop passing frames: the poller may not call any more. Calling again does nothing."""
+
+    def close(self) -> None:
+        """Give everything back, after ``stop``; may block for some ms, and runs in another thread."""
 
     def details(self) -> dict[str, object]:
         """Tell what ``vnet show`` should say of it, fit for JSON."""

@@ -49,11 +49,14 @@ class LoopbackAdapter:
         self._tap.start(self._poller)
 
     def stop(self) -> None:
-        """Remove the interface."""
+        """Stop passing frames."""
         if self._is_open:
             self._is_open = False
             self._tap.stop()
-            self._device.close()
+
+    def close(self) -> None:
+        """Remove the interface."""
+        self._device.close()
 
     def details(self) -> dict[str, object]:
         """Tell the interface and its addresses."""

@@ -6,6 +6,8 @@ from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
+from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
+from vnet.topology.adapter_kinds.vde import VdeSpec
 
 
 def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
@@ -18,5 +20,14 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.loopback import LoopbackAdapter
 
             return LoopbackAdapter(spec, context)
+        case TunnelSpec() | UdpSpec():
+            from vnet.adapters.udp_tunnel import UdpTunnel
+
+            return UdpTunnel(spec, context)
+        case VdeSpec():
+            from vnet.adapters.vde_client import VdeClient
+            from vnet.adapters.vde_server import VdeServer
+
+            return VdeServer(spec, context) if spec.listens else VdeClient(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

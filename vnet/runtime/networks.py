@@ -302,8 +302,9 @@ class _LiveWays:
         found = self._open.pop(network, None)
         if found is not None:
             self._builder.unplug(found.port.name)
+            found.adapter.stop()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(found.adapter.stop)
+                await trio.to_thread.run_sync(found.adapter.close)
 
 
 def _write_down(lab: Lab, builder: Builder, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
 from vnet.topology.adapter_kinds.pending import resolve_pending
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
+from vnet.topology.adapter_kinds.tunnels import Geneve, Udp, Vxlan, resolve_tunnel, resolve_udp
+from vnet.topology.adapter_kinds.vde import Vde, resolve_vde
 from vnet.topology.vocabulary import Strict, about
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ class Adapter(Strict, frozen=True, kw_only=True):
     loopback: Annotated[Loopback | None, about("An interface of the machine on the network.")] = None
     bridge: Annotated[str | None, about("Bridge the network with this NIC of the machine.")] = None
     tap: Annotated[str | None, about("A TAP device of this name on the machine.")] = None
-    vxlan: Annotated[dict[str, str | int] | None, about("A VXLAN tunnel to other machines: vni, remote, port.")] = None
+    vxlan: Annotated[Vxlan | None, about("A VXLAN tunnel to other machines.")] = None
+    geneve: Annotated[Geneve | None, about("A GENEVE tunnel to other machines.")] = None
+    vde: Annotated[str | Vde | None, about("A vde_switch to plug into, by its directory, or the lab as one.")] = None
+    udp: Annotated[Udp | None, about("Frames as they are in UDP datagrams, to another lab or VM.")] = None
 
 
 AdapterWord: TypeAlias = Literal["none", "loopback", "user"]
@@ -37,12 +42,23 @@ AdapterChoice: TypeAlias = Annotated[
 
 _Read: TypeAlias = "Callable[[Adapter, Surroundings, Path], AdapterSpec | None]"
 
+T = TypeVar("T")
+
+
+def _is(given: T | None) -> T:
+    assert given is not None, "it was asked for because it is there"
+    return given
+
+
 _KINDS: Final[Mapping[str, _Read]] = {
     "loopback": lambda given, around, path: resolve_loopback(given.loopback or Loopback(), around, path),
     "user": lambda given, around, path: resolve_pending("user", None, around, path),
     "bridge": lambda given, around, path: resolve_pending("bridge", given.bridge, around, path),
     "tap": lambda given, around, path: resolve_pending("tap", given.tap, around, path),
-    "vxlan": lambda given, around, path: resolve_pending("vxlan", given.vxlan, around, path),
+    "vxlan": lambda given, around, path: resolve_tunnel("vxlan", _is(given.vxlan), around, path),
+    "geneve": lambda given, around, path: resolve_tunnel("geneve", _is(given.geneve), around, path),
+    "vde": lambda given, around, path: resolve_vde(given.vde or "", around, path),
+    "udp": lambda given, around, path: resolve_udp(_is(given.udp), around, path),
 }
 
 
@@ -52,6 +68,8 @@ def read_adapter(choice: AdapterWord | Adapter, around: Surroundings, path: Path
         return NoAdapter() if choice == "none" else _KINDS[choice](Adapter(), around, path) or NoAdapter()
     kinds = msgspec.structs.fields(Adapter)
     given = [kind.name for kind in kinds if getattr(choice, kind.name) is not None]
+    if not given and around.problems.lost(path):
+        return NoAdapter()  # there was one that cannot be used, which was said already
     if len(given) != 1:
         words = ", ".join(kind.name for kind in kinds)
         around.error(path, f"an adapter is one thing, not {len(given)}; write one of {words}")

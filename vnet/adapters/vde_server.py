@@ -1,0 +1,216 @@
+"""The lab as a vde_switch: vde_plug, QEMU and others plug into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Final, final
+
+from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext
+from vnet.adapters.peers import LearnedPeers
+from vnet.adapters.resources import FileId, FileResource
+from vnet.adapters.vde_wire import (
+    ADDRESS,
+    CONNECT_SECONDS,
+    LARGEST,
+    REASONS,
+    datagrams,
+    plain_frames,
+    remove_file,
+    wanted_by,
+)
+from vnet.errors import HostError, WireError
+from vnet.ports import NO_OFFLOAD
+from vnet.topology.adapter_kinds.vde import VdeSpec
+from vnet.wire.ethernet import MIN_FRAME
+
+MOST_CLIENTS: Final = 64
+
+
+@final
+class _Client:
+    """Who has plugged into the lab: the stream that holds the port, our datagram socket of that port, its file."""
+
+    def __init__(self, stream: socket.socket, data: socket.socket, file: FileResource, peer: str) -> None:
+        self.stream = stream
+        self.data = data
+        self.file = file
+        self.peer = peer
+
+
+@final
+class VdeServer:
+    """The lab as a switch: every client is heard by the network and by the other clients, as on a bridge of its own."""
+
+    def __init__(self, spec: VdeSpec, context: AdapterContext) -> None:
+        self.drops: Counter[str] = Counter()
+        self._spec = spec
+        self._context = context
+        self._clients: dict[int, _Client] = {}
+        self._waiting: dict[int, socket.socket] = {}
+        self._learned = LearnedPeers[int](context.scheduler)
+        self._next = 1
+        self._made_directory = False
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(spec.directory, 0o700)
+                self._made_directory = True
+            path = f"{spec.directory}/ctl"
+            self._remove_dead(path)
+            self._listener.bind(path)
+            self._file = FileResource(path, FileId.of(os.lstat(path)))
+            context.ledger.add(self._file)
+            self._listener.listen()
+        except OSError as error:
+            self._listener.close()
+            raise HostError(f"cannot be a vde switch at {spec.directory}: {error.strerror}") from error
+        context.port.set_handler(self._out)
+
+    @staticmethod
+    def _remove_dead(path: str) -> None:
+        """Remove the socket of a switch that died; one that answers is left alone, and bind will say so."""
+        if not Path(path).is_socket():
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_SECONDS)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+
+    @property
+    def problem(self) -> str:
+        """It listens as long as it is there."""
+        return ""
+
+    def start(self) -> None:
+        """Begin to take clients."""
+        self._context.poller.register(self._listener.fileno(), self._accept)
+
+    def stop(self) -> None:
+        """Take no more, and stop passing frames."""
+        self._context.poller.unregister(self._listener.fileno())
+        for stream in self._waiting.values():
+            self._context.poller.unregister(stream.fileno())
+        for client in self._clients.values():
+            self._context.poller.unregister(client.stream.fileno())
+            self._context.poller.unregister(client.data.fileno())
+
+    def close(self) -> None:
+        """Unplug everybody and remove the sockets."""
+        for stream in self._waiting.values():
+            stream.close()
+        self._waiting.clear()
+        for client in self._clients.values():
+            self._give_back(client)
+        self._clients.clear()
+        self._listener.close()
+        remove_file(self._file, self._context)
+        if self._made_directory:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._spec.directory)
+
+    def details(self) -> dict[str, object]:
+        """Tell who is plugged in."""
+        return {"directory": self._spec.directory, "clients": len(self._clients)}
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            stream, _ = self._listener.accept()
+            stream.setblocking(False)
+            if len(self._waiting) + len(self._clients) >= MOST_CLIENTS:
+                self.drops["too-many-clients"] += 1
+                stream.close()
+                return
+            self._waiting[stream.fileno()] = stream
+            self._context.poller.register(stream.fileno(), partial(self._greet, stream))
+
+    def _greet(self, stream: socket.socket) -> None:
+        """Read a request, and give its sender a port."""
+        try:
+            request = stream.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            request = b""
+        self._context.poller.unregister(stream.fileno())
+        del self._waiting[stream.fileno()]
+        number = self._next
+        self._next += 1
+        try:
+            peer = wanted_by(request)
+            path = f"{self._spec.directory}/{number:03d}.port"
+            data, file = datagrams(path, self._context)
+        except (OSError, WireError):
+            self.drops["bad-request"] += 1
+            stream.close()
+            return
+        client = _Client(stream, data, file, peer)
+        try:
+            data.connect(peer)
+            stream.send(ADDRESS.pack(socket.AF_UNIX, path.encode()))
+        except OSError:
+            self.drops["bad-request"] += 1
+            self._give_back(client)
+            return
+        self._clients[number] = client
+        self._context.poller.register(stream.fileno(), partial(self._ended, number))
+        self._context.poller.register(data.fileno(), partial(self._in, number))
+
+    def _ended(self, number: int) -> None:
+        client = self._clients[number]
+        try:
+            if client.stream.recv(4096):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._context.poller.unregister(client.stream.fileno())
+        self._context.poller.unregister(client.data.fileno())
+        del self._clients[number]
+        self._learned.forget(number)
+        self._give_back(client)
+
+    def _give_back(self, client: _Client) -> None:
+        client.stream.close()
+        client.data.close()
+        remove_file(client.file, self._context)
+
+    def _in(self, number: int) -> None:
+        client = self._clients[number]
+        try:
+            for _ in range(FRAMES_A_WAKE_UP):
+                frame = client.data.recv(65_536)
+                if not MIN_FRAME <= len(frame) <= LARGEST:
+                    self.drops["malformed"] += 1
+                    continue
+                self._learned.learn(frame[6:12], number)
+                known = self._learned.find(frame[:6])
+                if known is None:
+                    self._context.port.send(frame, NO_OFFLOAD)
+                if known is None or known != number:
+                    self._send([frame], known, but=number)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.drops["not-received"] += 1
+
+    def _out(self, frame: bytes, offload: bytes) -> None:
+        frames = [frame] if offload == NO_OFFLOAD and len(frame) <= LARGEST else plain_frames(frame, offload, self.drops)
+        self._send(frames, self._learned.find(frame[:6]))
+
+    def _send(self, frames: list[bytes], to: int | None, but: int = 0) -> None:
+        for number, client in self._clients.items():
+            if number == but or (to is not None and number != to):
+                continue
+            try:
+                for frame in frames:
+                    client.data.send(frame)
+            except OSError as error:
+                self.drops[REASONS.get(error.errno or 0, "not-sent")] += 1
