@@ -1,4 +1,4 @@
-"""Fetch the peer programs without installing them: ``python -m benchmarks.setup_peers``.
+"""Fetch the peer programs without installing them: ``python -m benchmarks.setup_peers [PROGRAM...]``.
 
 Some packages start services when they are installed, which a benchmark has no business doing. So every missing
 package is downloaded by apt, verified by it, and unpacked with ``dpkg -x`` into a cache folder: no maintainer script
@@ -100,14 +100,18 @@ def unpack(what: str) -> None:
 
 
 def main() -> int:
-    """Fetch whatever is missing; return 1 if something still is."""
-    for what in missing():
+    """Fetch whatever is missing of what the arguments name, or of everything; return 1 if something still is."""
+    wanted = sys.argv[1:] or list(PACKAGES)
+    lacking = [what for what in missing() if what in wanted]
+    if lacking and os.geteuid() == 0:
+        subprocess.run(["apt-get", "update", "-qq"], check=False)
+    for what in lacking:
         print(f"{what}: from {', '.join(PACKAGES[what])}", flush=True)
         try:
             unpack(what)
         except subprocess.CalledProcessError as failure:
             print(f"  failed: {failure}", file=sys.stderr)
-    still = missing()
+    still = [what for what in missing() if what in wanted]
     print(f"peers in {root()}: " + (f"still missing {', '.join(still)}" if still else "all there"))
     return 1 if still else 0
 

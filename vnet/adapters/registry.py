@@ -5,6 +5,7 @@ from __future__ import annotations
 from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
+from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
 from vnet.topology.adapter_kinds.vde import VdeSpec
@@ -24,6 +25,10 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.udp_tunnel import UdpTunnel
 
             return UdpTunnel(spec, context)
+        case PcapSpec():
+            from vnet.adapters.pcap_file import PcapAdapter
+
+            return PcapAdapter(spec, context)
         case VdeSpec():
             from vnet.adapters.vde_client import VdeClient
             from vnet.adapters.vde_server import VdeServer

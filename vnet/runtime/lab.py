@@ -35,7 +35,7 @@ from vnet.runtime.clock import current_simulation
 from vnet.runtime.faults import Faults
 from vnet.runtime.live import LiveHost
 from vnet.runtime.matrix import Reachability, snapshot
-from vnet.runtime.networks import Networks
+from vnet.runtime.networks import Networks, simulated_context
 from vnet.runtime.state import open_store
 from vnet.runtime.views import address_of
 from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
@@ -337,8 +337,11 @@ async def open_lab(
     topology = with_host(topology)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
-        builder = Builder(topology, timeline, RandomStreams(used_seed), events, store.for_network, {})
+        streams = RandomStreams(used_seed)
+        builder = Builder(topology, timeline, streams, events, store.for_network, {})
         lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False, has_state_file=state is not None)
+        stack.push_async_callback(lab.networks.close)
+        await lab.networks.open(partial(simulated_context, timeline, streams, events))
         try:
             async with _programs(lab):
                 yield lab

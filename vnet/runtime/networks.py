@@ -12,16 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Network, IPv6Interface, IPv6Network
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, final
 
 import trio
 
 from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.adapters.registry import open_adapter
+from vnet.adapters.resources import NoLedger
 from vnet.errors import HostError, UsageError
+from vnet.fabric.rng import RandomStreams
+from vnet.fabric.trace import EventLog
 from vnet.guests.emulated import EmulatedGuest
-from vnet.ports import NO_OFFLOAD, Port
+from vnet.ports import NO_OFFLOAD, Port, Scheduler
 from vnet.runtime.build import Builder
 from vnet.topology.adapter_kinds.choice import AdapterChoice
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
@@ -34,6 +38,8 @@ from vnet.wire.arp import rarp_frame
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 MakeContext = Callable[[Port, str], AdapterContext]
 """Gives what an adapter is opened with, for its port and the name of its network."""
 MOST_ANNOUNCED: Final = 1024
@@ -49,25 +55,13 @@ class _Open:
     port: Port
 
 
-class _Ways(Protocol):
-    """How ways out come and go in one kind of time."""
-
-    async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
-        """Put *spec* in place of what the network has; on HostError nothing has changed."""
-
-    def problem(self, network: str) -> str:
-        """Say why nothing passes; empty if all is well."""
-
-    def details(self, network: str) -> dict[str, object]:
-        """Tell what the adapter knows of itself."""
-
-
 @final
 class LabNetwork:
     """A network of a running lab: what it is, and its way out."""
 
     def __init__(self, lab: Lab, ways: _Ways, name: str) -> None:
         self.name = name
+        self._changing = trio.Lock()
         self._lab = lab
         self._ways = ways
 
@@ -99,7 +93,7 @@ class LabNetwork:
         """How its way out is: "internal" without one, "up", "open end" in a simulation, or "unbound: " and why."""
         if isinstance(self.adapter, NoAdapter):
             return "internal"
-        if not self._lab.live and not isinstance(self.adapter, LoopbackSpec):
+        if not (self._lab.live or self.adapter.works_simulated):
             return "open end"
         problem = self._ways.problem(self.name)
         return f"unbound: {problem}" if problem else "up"
@@ -115,13 +109,13 @@ class LabNetwork:
         Guests keep their addresses and connections. Raise UsageError for what cannot be, HostError for what the machine
         refuses; the old way out is then still there.
         """
-        network = self.resolved
-        spec = read_choice(self._lab.topology, network, adapter)
-        await trio.lowlevel.checkpoint()
-        if spec != network.adapter or self._ways.problem(self.name):
-            before = network.adapter.describe()
-            await self._ways.change(network, spec)
-            self._lab.events.add(self.name, "rebind", old=before, new=spec.describe())
+        async with self._changing:
+            network = self.resolved
+            spec = read_choice(self._lab.topology, network, adapter)
+            if spec != network.adapter or self._ways.problem(self.name):
+                before = network.adapter.describe()
+                await self._ways.change(network, spec)
+                self._lab.events.add(self.name, "rebind", old=before, new=spec.describe())
 
 
 @final
@@ -129,10 +123,8 @@ class Networks(Mapping[str, LabNetwork]):
     """The networks of a lab by name; with *emulate* the machine of a live lab is an emulated guest, too."""
 
     def __init__(self, lab: Lab, builder: Builder, emulate: bool) -> None:
-        self._lab = lab
-        self._live = _LiveWays(lab, builder, _EmulatedMachine(lab, builder) if emulate else None) if lab.live else None
-        ways: _Ways = self._live or _SimulatedWays(lab, builder)
-        self._networks = {name: LabNetwork(lab, ways, name) for name in lab.topology.networks}
+        self._ways = _Ways(lab, builder, _EmulatedMachine(lab, builder) if emulate or not lab.live else None)
+        self._networks = {name: LabNetwork(lab, self._ways, name) for name in lab.topology.networks}
 
     def __getitem__(self, name: str) -> LabNetwork:
         network = self._networks.get(name)
@@ -150,14 +142,12 @@ class Networks(Mapping[str, LabNetwork]):
         return len(self._networks)
 
     async def open(self, make_context: MakeContext) -> None:
-        """Open the ways out of a live lab; raise HostError if one cannot be."""
-        assert self._live is not None, "a simulated lab has none"
-        await self._live.open(make_context)
+        """Open the ways out; raise HostError if one cannot be."""
+        await self._ways.open(make_context)
 
     async def close(self) -> None:
         """Close all that is open."""
-        if self._live is not None:
-            await self._live.close()
+        await self._ways.close()
 
 
 @final
@@ -197,35 +187,8 @@ class _EmulatedMachine:
 
 
 @final
-class _SimulatedWays:
-    """Only the machine is there, emulated; nothing else leads anywhere."""
-
-    def __init__(self, lab: Lab, builder: Builder) -> None:
-        self._lab = lab
-        self._builder = builder
-        self._machine = _EmulatedMachine(lab, builder)
-
-    def problem(self, network: str) -> str:
-        """Nothing can go wrong."""
-        return ""
-
-    def details(self, network: str) -> dict[str, object]:
-        """There is no adapter to ask."""
-        return {}
-
-    async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
-        """Move the cable of the emulated machine."""
-        if isinstance(network.adapter, LoopbackSpec):
-            self._machine.unplug(network.adapter)
-        if isinstance(spec, LoopbackSpec):
-            self._machine.plug(network, spec)
-        else:
-            _write_down(self._lab, self._builder, network, spec, None)
-
-
-@final
-class _LiveWays:
-    """Adapters that are really there, but for those of the machine where that is emulated."""
+class _Ways:
+    """The ways out as they come and go: adapters, the emulated machine, and in a simulation open ends for the rest."""
 
     def __init__(self, lab: Lab, builder: Builder, machine: _EmulatedMachine | None) -> None:
         self._lab = lab
@@ -276,20 +239,21 @@ class _LiveWays:
         if self._machine is not None and isinstance(spec, LoopbackSpec):
             self._machine.plug(network, spec)
             return
-        if isinstance(spec, NoAdapter):
+        if isinstance(spec, NoAdapter) or not (self._lab.live or spec.works_simulated):
             _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
             return
         assert self._make_context is not None, "the lab is open"
         port = Port(f"{network.name}:{ADAPTER}", _nowhere)
         context = self._make_context(port, network.name)
         with trio.CancelScope(shield=True):  # or else nobody would close it
-            adapter = await trio.to_thread.run_sync(open_adapter, spec, context)
+            adapter = await self._aside(open_adapter, spec, context)
         self._open[network.name] = _Open(adapter, port)
         ref = self._ports.get(network.name) or self._add_port(network)
         _write_down(self._lab, self._builder, network, spec, ref)
         self._builder.plug_adapter(port, ref)
         adapter.start()
-        _announce(self._lab, network, ref)
+        if self._lab.live:
+            _announce(self._lab, network, ref)
 
     def _add_port(self, network: ResolvedNetwork) -> PortRef:
         topology, ref = with_adapter_port(self._lab.topology, network)
@@ -304,7 +268,40 @@ class _LiveWays:
             self._builder.unplug(found.port.name)
             found.adapter.stop()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(found.adapter.close)
+                await self._aside(found.adapter.close)
+
+    async def _aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call what may block: in a thread, so that live labs go on; in a simulation nobody waits."""
+        if self._lab.live:
+            return await trio.to_thread.run_sync(function, *args)
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+
+@final
+class _NoPoller:
+    """For adapters that work in a simulated lab: they have no descriptors."""
+
+    def register(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Refuse."""
+        raise AssertionError("a simulated lab reads nothing from the machine")
+
+    def unregister(self, fd: int) -> None:
+        """Do nothing: none is registered."""
+
+    def wants_write(self, fd: int, callback: Callable[[], None] | None) -> None:
+        """Refuse."""
+        raise AssertionError("a simulated lab writes nothing to the machine")
+
+
+def simulated_context(
+    scheduler: Scheduler, streams: RandomStreams, events: EventLog, port: Port, network: str
+) -> AdapterContext:
+    """Give what an adapter is opened with in a simulated lab."""
+    return AdapterContext(
+        port=port, poller=_NoPoller(), scheduler=scheduler, streams=partial(streams.stream, port.name),
+        report=events.reporter(network), ledger=NoLedger(), directory="",
+    )  # fmt: skip
 
 
 def _write_down(lab: Lab, builder: Builder, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None) -> None:

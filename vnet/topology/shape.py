@@ -227,6 +227,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
     "Adapter": "an adapter", "Loopback": "a loopback adapter",
     "Vxlan": "a vxlan adapter", "Geneve": "a geneve adapter", "Udp": "a udp adapter", "Vde": "a vde adapter",
+    "Pcap": "a pcap adapter",
     "RouterInterface": "a router's interface",
     "Topology": "a topology",
 }  # fmt: skip

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 import trio
 
 import vnet
-from vnet.errors import UsageError
+from vnet.errors import HostError, UsageError
 from vnet.guests.emulated import EmulatedGuest
 from vnet.runtime.change import change
 from vnet.testing import Invariants
 from vnet.topology import parse_topology
 from vnet.topology.resolved import ResolvedTopology
+from vnet.units import SECOND
+from vnet.wire import pcap, pcapng
+from vnet.wire.arp import request_frame
 
 TOPOLOGY = parse_topology(
     """
@@ -167,3 +171,46 @@ guests: {a: {nics: [lan]}}
             return lab.guests["host"].address, (await lab.ping("a", "host")).ok
 
     assert vnet.simulate(main) == (IPv4Address("10.0.0.3"), True)
+
+
+def test_a_capture_is_replayed_and_recorded(tmp_path: Path) -> None:
+    """A ping from beyond, recorded elsewhere, is answered; the answer is in the new file, at the same distances in time."""
+    asking = request_frame(bytes.fromhex("020000000001"), bytes((10, 0, 0, 9)), bytes((10, 0, 0, 5)))
+    (tmp_path / "in.pcap").write_bytes(pcap.write([(1000, asking), (1000 + SECOND, b"short"), (1000 + 3 * SECOND, asking)]))
+    files = f"replay: {tmp_path}/in.pcap, record: {tmp_path}/out"
+    topology = parse_topology(
+        f"""
+name: replay
+networks:
+  lan: {{subnet: 10.0.0.0/24, adapter: {{pcap: {{{files}, start: 2s, speed: 2}}}}}}
+guests: {{a: {{nics: [{{network: lan, address: 10.0.0.5/24}}]}}}}
+""",
+        source="replay",
+    )
+
+    async def main() -> dict[str, object]:
+        async with vnet.open_lab(topology) as lab:
+            assert lab.networks["lan"].state == "up"
+            await trio.sleep(10)
+            return lab.networks["lan"].details
+
+    for _ in range(2):
+        assert vnet.simulate(main) == {"replayed": 3, "frames": 3, "drops": {"unusable": 1}}
+        packets = pcapng.read((tmp_path / "out").read_bytes())
+        seen = [(packet.instant / SECOND, packet.direction) for packet in packets if packet.frame[6:7] != b"x"]
+        inbound, outbound = pcapng.Direction.INBOUND, pcapng.Direction.OUTBOUND
+        assert [each for each in seen if each[0] >= 2] == [(2, inbound), (2, outbound), (3.5, inbound), (3.5, outbound)]
+
+
+@pytest.mark.parametrize("content", [None, b"no capture", pcap.header()[:10]])
+def test_a_file_that_cannot_be_replayed(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "in").write_bytes(content)
+
+    async def main() -> None:
+        async with vnet.open_lab(TOPOLOGY) as lab:
+            with pytest.raises(HostError, match=r"cannot replay .*/in: "):
+                await lab.networks["lab"].rebind(f"{{pcap: {tmp_path}/in}}")
+            assert lab.networks["lab"].state == "internal"
+
+    vnet.simulate(main)

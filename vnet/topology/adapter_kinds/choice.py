@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeVar
 import msgspec
 
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
+from vnet.topology.adapter_kinds.pcap import Pcap, resolve_pcap
 from vnet.topology.adapter_kinds.pending import resolve_pending
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.tunnels import Geneve, Udp, Vxlan, resolve_tunnel, resolve_udp
@@ -28,6 +29,7 @@ class Adapter(Strict, frozen=True, kw_only=True):
     vxlan: Annotated[Vxlan | None, about("A VXLAN tunnel to other machines.")] = None
     geneve: Annotated[Geneve | None, about("A GENEVE tunnel to other machines.")] = None
     vde: Annotated[str | Vde | None, about("A vde_switch to plug into, by its directory, or the lab as one.")] = None
+    pcap: Annotated[str | Pcap | None, about("Capture files for what is beyond: one to replay, one to record.")] = None
     udp: Annotated[Udp | None, about("Frames as they are in UDP datagrams, to another lab or VM.")] = None
 
 
@@ -58,6 +60,7 @@ _KINDS: Final[Mapping[str, _Read]] = {
     "vxlan": lambda given, around, path: resolve_tunnel("vxlan", _is(given.vxlan), around, path),
     "geneve": lambda given, around, path: resolve_tunnel("geneve", _is(given.geneve), around, path),
     "vde": lambda given, around, path: resolve_vde(given.vde or "", around, path),
+    "pcap": lambda given, around, path: resolve_pcap(given.pcap or "", around, path),
     "udp": lambda given, around, path: resolve_udp(_is(given.udp), around, path),
 }
 

@@ -38,6 +38,7 @@ class LoopbackSpec(AdapterSpec):
     """An interface called ``name`` on the machine, with its own MAC address and addresses."""
 
     kind: ClassVar[str] = "loopback"
+    works_simulated: ClassVar[bool] = True
     name: str
     mac: Mac
     addresses: tuple[IPv4Interface | IPv6Interface, ...]

@@ -11,6 +11,8 @@ class AdapterSpec:
     """The way out of a network, resolved; each kind adds what it needs. ``kind`` is the word in the topology file."""
 
     kind: ClassVar[str]
+    works_simulated: ClassVar[bool] = False
+    """Whether it leads somewhere in a simulated lab, too."""
 
     def describe(self) -> str:
         """Say in a few words which it is, for tables: ``bridge eth1``."""
