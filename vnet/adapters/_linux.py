@@ -39,6 +39,9 @@ TUN_F_TSO6: Final = 0x04
 TUN_F_TSO_ECN: Final = 0x08
 TUN_F_USO4: Final = 0x20
 TUN_F_USO6: Final = 0x40
+BASIC_OFFLOADS: Final = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+ALL_OFFLOADS: Final = BASIC_OFFLOADS | TUN_F_USO4 | TUN_F_USO6
+"""With segmentation of UDP, which Linux knows from 6.2 on."""
 
 IFREQ_FLAGS: Final = Struct("16sH22x")
 """struct ifreq with its ifr_flags member."""

@@ -136,12 +136,12 @@ def route(
 
 @final
 class Netlink:
-    """A netlink socket in the network namespace of the thread that makes it."""
+    """A netlink socket: of the namespace of the thread that makes the object, unless a socket is given."""
 
     __slots__ = ("_sequence", "socket")
 
-    def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    def __init__(self, made: socket.socket | None = None) -> None:
+        self.socket = made or socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._sequence = 0
 
     def run(self, messages: Iterable[Message]) -> None:

@@ -44,13 +44,15 @@ def udp_to(port: int) -> list[Instruction]:
     ]
 
 
-def packet_socket(interface: str, protocol: int, program: Sequence[Instruction] = ()) -> socket.socket:
-    """Open a packet socket for what comes in by *interface*, with virtio-net headers, for one EtherType.
+def packet_socket(
+    packets: socket.socket, interface: str, protocol: int, program: Sequence[Instruction] = ()
+) -> socket.socket:
+    """Let a new packet socket take what comes in by *interface*, with virtio-net headers, for one EtherType; return it.
 
-    Frames that Linux itself sends are not seen, because the socket is not for all EtherTypes.
+    Frames that Linux itself sends are not seen, because the socket is not for all EtherTypes. On OSError it is closed.
     """
-    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     try:
+        packets.setblocking(False)
         packets.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         if program:  # before bind, so that nothing slips in
             code = ctypes.create_string_buffer(b"".join(pack("HBBI", *step) for step in program))

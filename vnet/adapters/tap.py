@@ -82,6 +82,13 @@ class TapDevice:
                 raise HostError(f"there is an interface called {name} already") from error
             raise HostError(f"cannot make TAP device {name}: {error.strerror}") from error
 
+    @classmethod
+    def opened(cls, name: str, fd: int, offloads: int) -> TapDevice:
+        """Take a device that somebody else opened, with a header of ``HEADER_OCTETS`` and these offloads."""
+        device = cls.__new__(cls)
+        device.name, device.fd, device.offloads = name, fd, offloads
+        return device
+
     @property
     def has_udp_segmentation(self) -> bool:
         """Tell whether Linux hands over UDP super-frames (UDP_SEGMENT) whole."""
@@ -108,14 +115,12 @@ def _open_tun() -> int:
 
 
 def _set_offloads(fd: int) -> int:
-    basic = _linux.TUN_F_CSUM | _linux.TUN_F_TSO4 | _linux.TUN_F_TSO6 | _linux.TUN_F_TSO_ECN
-    everything = basic | _linux.TUN_F_USO4 | _linux.TUN_F_USO6
     try:
-        fcntl.ioctl(fd, _linux.TUNSETOFFLOAD, everything)
+        fcntl.ioctl(fd, _linux.TUNSETOFFLOAD, _linux.ALL_OFFLOADS)
     except OSError:
-        fcntl.ioctl(fd, _linux.TUNSETOFFLOAD, basic)
-        return basic
-    return everything
+        fcntl.ioctl(fd, _linux.TUNSETOFFLOAD, _linux.BASIC_OFFLOADS)
+        return _linux.BASIC_OFFLOADS
+    return _linux.ALL_OFFLOADS
 
 
 @final

@@ -171,9 +171,15 @@ def doctor_command(as_json: bool) -> None:
         if not finding.ok:
             echo(f"     {' ' * width}  how: {finding.how}")
     lacking = [finding.name for finding in findings[:5] if not finding.ok]
+    rootless = next(finding for finding in findings if finding.name == "user namespaces").ok
     echo("")
     run_directory = next(finding for finding in findings if finding.name == "run directory")
     echo("simulated labs: yes")
     emulated = "yes" if run_directory.ok else "no, for lack of a run directory"
     echo(f"live labs of emulated guests (vnet up --emulate): {emulated}")
-    echo("live labs with namespace guests: " + ("yes" if not lacking else f"no, for lack of {', '.join(lacking)}"))
+    if not lacking:
+        echo("live labs with namespace guests: yes" + ("" if os.geteuid() else ", as root"))
+    elif rootless:
+        echo("live labs with namespace guests: yes, in user namespaces, without root")
+    else:
+        echo(f"live labs with namespace guests: no, for lack of {', '.join(lacking)}")

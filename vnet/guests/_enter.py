@@ -1,6 +1,9 @@
 """Run a program in a network namespace, as ``ip netns exec`` does, and with the guest's own resolv.conf.
 
     python -IS _enter.py --net /run/netns/NAME [--resolv FILE] [--token TEXT] -- COMMAND...
+    python -IS _enter.py --pid PID ...
+
+With a process it goes into its user namespace, too, if that is another one than ours.
 
 It stands alone, with the standard library only, because it is started by its path: 15 ms instead of 150. It mounts within
 a mount namespace of its own, so nothing of the host changes: /sys of the namespace, what lies in /etc/netns/NAME over the
@@ -15,7 +18,7 @@ import ctypes
 import os
 import sys
 
-CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 1 << 19
 
 
@@ -37,11 +40,22 @@ def main(argv: list[str]) -> None:
     if "--token" in options:
         os.environ["VNET_LAB_TOKEN"] = options["--token"]
 
-    namespace = options["--net"]
-    try:
-        fd = os.open(namespace, os.O_RDONLY)
-        call("setns", fd, CLONE_NEWNET)
+    namespace = options.get("--net") or f"/proc/{options['--pid']}/ns/net"
+
+    def join(path: str, kind: int) -> None:
+        fd = os.open(path, os.O_RDONLY)
+        call("setns", fd, kind)
         os.close(fd)
+
+    try:
+        user = namespace.replace("/ns/net", "/ns/user") if "--pid" in options else ""
+        if user and os.stat(user).st_ino != os.stat("/proc/self/ns/user").st_ino:
+            network = os.open(namespace, os.O_RDONLY)  # from there it may not be seen
+            join(user, CLONE_NEWUSER)
+            call("setns", network, CLONE_NEWNET)
+            os.close(network)
+        else:
+            join(namespace, CLONE_NEWNET)
         call("unshare", CLONE_NEWNS)
         mount("", "/", b"none", MS_SLAVE | MS_REC)
     except OSError as error:

@@ -16,6 +16,7 @@ import trio
 from vnet.adapters.base import Poller
 from vnet.adapters.packet import ETH_P_ARP, ETH_P_IP, PacketPort, packet_socket, udp_to
 from vnet.addresses import Mac
+from vnet.guests.space import Space
 from vnet.ports import Randomness, Report, Scheduler, connect
 from vnet.stack.dhcp_client import DhcpClient
 from vnet.stack.dhcp_lease import Lease
@@ -28,7 +29,7 @@ _ARP_OPERATION: Final = slice(20, 22)
 
 @final
 class NamespaceDhcp:
-    """The client of one interface. Make it in a thread that is in the namespace; the rest may be called from anywhere.
+    """The client of one interface of a *space*.
 
     *configure* and *unconfigure* change Linux; they may be called with the same address again when a lease was renewed.
     """
@@ -36,6 +37,7 @@ class NamespaceDhcp:
     def __init__(
         self,
         name: str,
+        space: Space,
         interface: str,
         mac: Mac,
         mtu: int,
@@ -53,10 +55,13 @@ class NamespaceDhcp:
         self._client.on_lost.append(self._on_lost)
         self._configure, self._unconfigure = configure, unconfigure
         self._scheduler = scheduler
-        sockets = (packet_socket(interface, ETH_P_IP, udp_to(dhcpv4.CLIENT_PORT)), packet_socket(interface, ETH_P_ARP))
+        sockets = (
+            packet_socket(_raw(space), interface, ETH_P_IP, udp_to(dhcpv4.CLIENT_PORT)),
+            packet_socket(_raw(space), interface, ETH_P_ARP),
+        )
         self._packets = PacketPort(f"{name}:{interface}:dhcp", sockets, self._is_ours)
         # Nobody reads it: it keeps Linux from answering the server's datagrams with "port unreachable".
-        self._placeholder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._placeholder = space.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
@@ -105,3 +110,7 @@ class NamespaceDhcp:
     def _on_lost(self, lease: Lease) -> None:
         self._unconfigure(lease)
         self.bound = trio.Event()
+
+
+def _raw(space: Space) -> socket.socket:
+    return space.socket(socket.AF_PACKET, socket.SOCK_RAW)

@@ -1,8 +1,9 @@
 """Guests that are Linux: a network namespace with a TAP device for each NIC, for any program to run in.
 
-The devices are made inside the namespace, so nothing of them ever shows on the host. One thread makes all namespaces of
-a lab, one after the other (``create_all``): a thread may leave its network namespace without the process, and no process is
-started.
+The devices are made inside the namespace, so nothing of them ever shows on the host. For root one thread makes all
+namespaces of a lab, one after the other (``create_all``): a thread may leave its network namespace without the process, and
+no process is started. An ordinary user gets them in user namespaces, each held by a small process. A guest of kind
+``attach`` is the namespace of a process that runs already, which gets only the devices.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Tar
 from vnet.guests.dhcp import NamespaceDhcp
 from vnet.guests.process import LabProcesses, Process
 from vnet.guests.program import GuestProgram, Row
+from vnet.guests.space import HeldSpace, RootSpace, Space
 from vnet.ports import Port, Randomness, Report, Scheduler, no_report
 from vnet.stack.dhcp_lease import Lease
 
@@ -65,14 +67,12 @@ class Nic:
 
 @final
 class NamespaceGuest:
-    """A network namespace called *namespace*, with an interface for each of *nics*.
+    """A network namespace called *namespace*, with an interface for each of *nics*; with *pid* that of a process.
 
     Made by ``create_all``, which raises HostError where it cannot be. Then ``ports`` are there to be plugged in, ``start``
     begins to pass frames. *processes* starts programs inside; *directory* is where the guest's resolv.conf lies; *scheduler*
     and *streams* serve vnet's DHCP client.
     """
-
-    kind: Final = "namespace"
 
     def __init__(
         self,
@@ -86,8 +86,10 @@ class NamespaceGuest:
         report: Report = no_report,
         scheduler: Scheduler | None = None,
         streams: Callable[[str], Randomness] | None = None,
+        pid: int | None = None,
     ) -> None:
         self.name = name
+        self.kind = "namespace" if pid is None else "attach"
         self.namespace = namespace
         self.nics = tuple(nics)
         self.path = netns.path_of(namespace)
@@ -98,7 +100,8 @@ class NamespaceGuest:
         self._report = report
         self._devices: list[TapDevice] = []
         self._indexes: list[int] = []
-        self._fd = -1
+        self._pid = pid
+        self._space: Space | None = None
         self._netlink: Netlink | None = None
         self._resource: NamespaceResource | None = None
         self._scheduler = scheduler
@@ -107,13 +110,16 @@ class NamespaceGuest:
         if any(nic.dhcp for nic in self.nics) and (scheduler is None or streams is None):
             raise UsageError(f"{name} uses vnet's DHCP client, which needs a scheduler and random streams")
 
-    # -- the network namespace: these run in a thread that may change its namespace
+    # -- the network namespace
 
     def _create(self) -> None:
-        """Make everything in a new network namespace of the calling thread."""
+        """Make everything as root: in a new network namespace of the calling thread, or in that of a process."""
+        if self._pid is not None:
+            self._space = RootSpace.of_process(self._pid)
+            self._furnish(self._space)
+            return
         _linux.unshare(_linux.CLONE_NEWNET)
-        self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._netlink = Netlink()
+        self._space = space = RootSpace.here(self.path)
         cookie = netns.cookie()
 
         def write_down(status: os.stat_result) -> None:
@@ -128,32 +134,41 @@ class NamespaceGuest:
                 f"remove it (ip netns del {self.namespace}), or give the guest another name with `namespace:`"
             ) from error
         _linux.mount("/proc/thread-self/ns/net", self.path, "none", _linux.MS_BIND)
+        self._furnish(space)
+        space.leave()
+
+    def _begin_held(self) -> HeldSpace:
+        """Start the process that makes the namespace for an ordinary user, or joins one."""
+        self._space = space = HeldSpace(self._ledger, self._pid)
+        return space
+
+    def _furnish(self, space: Space) -> None:
+        """Make the devices, and configure them."""
+        self._netlink = Netlink(space.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
         for number, nic in enumerate(self.nics):
-            device = TapDevice(self._name(number))
+            device = space.tap(self._name(number))
             self._devices.append(device)
-            self._indexes.append(socket.if_nametoindex(device.name))
+            self._indexes.append(space.index(device.name))
             self.adapters.append(TapPort(f"{self.name}:{device.name}", device, nic.mtu, self._report))
             if nic.ipv6:
-                self._allow_ipv6(device.name, nic)
+                self._allow_ipv6(space, device.name, nic)
         self._netlink.run(self._configuration())
         self._write_resolv_conf()
         for number, nic in enumerate(self.nics):
             if nic.dhcp:
-                self._clients[number] = self._make_client(number, nic)
+                self._clients[number] = self._make_client(space, number, nic)
 
-    def _allow_ipv6(self, name: str, nic: Nic) -> None:
+    @staticmethod
+    def _allow_ipv6(space: Space, name: str, nic: Nic) -> None:
         """Have Linux speak IPv6 on an interface, whatever the machine's default is."""
         for key, value in (("disable_ipv6", 0), ("accept_ra", int(nic.autoconf))):
             path = f"/proc/sys/net/ipv6/conf/{name}/{key}"
-            with open(path) as setting:
-                now = setting.read().strip()
-            if now != str(value):
-                with open(path, "w") as setting:
-                    setting.write(str(value))
+            if space.read(path).strip() != str(value):
+                space.write(path, str(value))
 
     def _configuration(self) -> list[Message]:
         """List what makes the interfaces as the topology wants them: all links, all addresses, all routes, in this order."""
-        messages = [link("lo")]
+        messages = [link("lo")] if self._pid is None else []
         for number, nic in enumerate(self.nics):
             if not nic.ipv6 and os.path.exists("/proc/sys/net/ipv6"):
                 messages.append(quiet_ipv6(self._name(number)))
@@ -201,9 +216,9 @@ class NamespaceGuest:
             if not self._resource.exists():  # or else the next run tries again
                 self._ledger.done(self._resource)
             self._resource = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._space is not None:
+            self._space.close()
+            self._space = None
         if self._directory is not None and os.path.exists(self.resolv_conf):
             os.unlink(self.resolv_conf)
         devices, self._devices = self._devices, []
@@ -271,10 +286,10 @@ class NamespaceGuest:
     def _name(self, number: int) -> str:
         return self.nics[number].name or f"eth{number}"
 
-    def _make_client(self, number: int, nic: Nic) -> NamespaceDhcp:
+    def _make_client(self, space: Space, number: int, nic: Nic) -> NamespaceDhcp:
         assert self._scheduler is not None and self._streams is not None, "checked when the guest was made"
         client = NamespaceDhcp(
-            self.name, self._name(number), nic.mac, nic.mtu, self._scheduler, self._streams,
+            self.name, space, self._name(number), nic.mac, nic.mtu, self._scheduler, self._streams,
             lambda lease: self._use(number, lease), lambda lease: self._use(number, lease, remove=True), self._report,
         )  # fmt: skip
         self.adapters[number].on_carrier = client.set_carrier
@@ -298,15 +313,15 @@ class NamespaceGuest:
 
     async def ping(self, target: Target, count: int = 1, timeout: float = 1.0, size: int = 56) -> PingReply:
         """Send ICMP echo requests from the namespace."""
-        return await probes.ping(self._open_fd(), ip_address(target), count, timeout, size)
+        return await probes.ping(self._open_space(), ip_address(target), count, timeout, size)
 
     async def tcp_probe(self, target: Target, port: int, timeout: float = 1.0) -> ProbeReply:
         """Open a TCP connection from the namespace and close it again."""
-        return await probes.tcp_probe(self._open_fd(), ip_address(target), checked_port(port), timeout)
+        return await probes.tcp_probe(self._open_space(), ip_address(target), checked_port(port), timeout)
 
     async def udp_probe(self, target: Target, port: int, payload: bytes = b"vnet", timeout: float = 1.0) -> ProbeReply:
         """Send one datagram from the namespace and wait for an answer."""
-        return await probes.udp_probe(self._open_fd(), ip_address(target), checked_port(port), payload, timeout)
+        return await probes.udp_probe(self._open_space(), ip_address(target), checked_port(port), payload, timeout)
 
     # -- programs
 
@@ -317,7 +332,7 @@ class NamespaceGuest:
 
     def exec_argv(self, command: Sequence[str]) -> list[str]:
         """Give the command line that runs *command* in the namespace, for anybody who may (root) and at any time."""
-        return self._processes.argv(self.path, command, self.resolv_conf if self._directory else None)
+        return self._processes.argv(self._open_space().entry(), command, self.resolv_conf if self._directory else None)
 
     async def exec(self, *command: str, input: bytes = b"", check: bool = False) -> Process:
         """Run a program to its end and return its exit status and output."""
@@ -336,28 +351,36 @@ class NamespaceGuest:
         with open(self.resolv_conf, "w", encoding="ascii") as file:
             file.write("".join(line + "\n" for line in lines))
 
-    def _open_fd(self) -> int:
-        if self._fd < 0:
+    def _open_space(self) -> Space:
+        if self._space is None:
             raise UsageError(f"guest {self.name} does not run")
-        return self._fd
+        return self._space
 
 
 def create_all(guests: Sequence[NamespaceGuest]) -> None:
-    """Make the namespaces of all *guests*, or none: what was made is removed if one fails. Blocks for 1 ms a guest."""
+    """Make the namespaces of all *guests*, or none: what was made is removed if one fails.
+
+    Blocks: as root for 1 ms a guest, for an ordinary user for some 10 ms.
+    """
     if not guests:
         return
-    if os.geteuid() != 0:
-        raise HostError("namespace guests need root: run with sudo, or give --emulate or --simulate")
+    is_root = os.geteuid() == 0
 
     def create() -> None:
-        for guest in guests:
+        held = [] if is_root else [guest._begin_held() for guest in guests]
+        for number, guest in enumerate(guests):
             try:
-                guest._create()
+                if is_root:
+                    guest._create()
+                else:
+                    held[number].wait()
+                    guest._furnish(held[number])
             except OSError as error:
                 raise HostError(f"cannot make namespace {guest.namespace}: {error.strerror}") from error
 
-    netns.prepare_directory()
     try:
+        if is_root:
+            netns.prepare_directory()
         netns.in_thread(create)
     except BaseException:
         remove_all(guests)

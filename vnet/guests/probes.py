@@ -1,6 +1,6 @@
 """Ping and port probes by sockets that were opened inside a network namespace; no program is started.
 
-A socket belongs for good to the namespace in which it was made, so a thread makes it there and trio uses it here.
+A socket belongs for good to the namespace in which it was made, so it is made there, and trio uses it here.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import Final
 
 import trio
 
-from vnet.adapters import netns
 from vnet.guests.base import Address, PingReply, ProbeReply, Verdict
+from vnet.guests.space import Space
 from vnet.wire import icmpv6
 from vnet.wire.checksum import checksum
 
@@ -31,16 +30,16 @@ _UNREACHABLE_TEXTS: Final = {
 _UNREACHABLE_ERRNOS: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EHOSTDOWN, errno.EPERM})
 
 
-async def _socket_inside(fd: int, make: Callable[[], socket.socket]) -> trio.socket.SocketType:
-    plain = await trio.to_thread.run_sync(netns.inside, fd, make)
+async def _socket_inside(space: Space, family: int, kind: int, protocol: int = 0) -> trio.socket.SocketType:
+    plain = await trio.to_thread.run_sync(space.socket, family, kind, protocol)
     plain.setblocking(False)
     return trio.socket.from_stdlib_socket(plain)
 
 
-async def ping(fd: int, target: Address, count: int, timeout: float, size: int) -> PingReply:
-    """Send *count* echo requests from the namespace behind *fd*; see ``Guest.ping``."""
+async def ping(space: Space, target: Address, count: int, timeout: float, size: int) -> PingReply:
+    """Send *count* echo requests from inside a namespace; see ``Guest.ping``."""
     protocol = socket.IPPROTO_ICMP if target.version == 4 else socket.IPPROTO_ICMPV6
-    icmp = await _socket_inside(fd, lambda: socket.socket(_family(target), socket.SOCK_RAW, protocol))
+    icmp = await _socket_inside(space, _family(target), socket.SOCK_RAW, protocol)
     identifier = int.from_bytes(os.urandom(2), "big")
     best: int | None = None
     responder: Address | None = None
@@ -130,9 +129,9 @@ def read_answer6(message: bytes, source: IPv6Address, identifier: int, sequence:
     return source, f"{icmpv6.describe(kind, code)} from {source}"
 
 
-async def tcp_probe(fd: int, target: Address, port: int, timeout: float) -> ProbeReply:
-    """Try to connect from the namespace behind *fd*; see ``Guest.tcp_probe``."""
-    stream = await _socket_inside(fd, lambda: socket.socket(_family(target), socket.SOCK_STREAM))
+async def tcp_probe(space: Space, target: Address, port: int, timeout: float) -> ProbeReply:
+    """Try to connect from inside a namespace; see ``Guest.tcp_probe``."""
+    stream = await _socket_inside(space, _family(target), socket.SOCK_STREAM)
     started = time.monotonic_ns()
     with stream, trio.move_on_after(timeout):
         try:
@@ -143,9 +142,9 @@ async def tcp_probe(fd: int, target: Address, port: int, timeout: float) -> Prob
     return ProbeReply(Verdict.SILENT, None, "no answer")
 
 
-async def udp_probe(fd: int, target: Address, port: int, payload: bytes, timeout: float) -> ProbeReply:
-    """Send a datagram from the namespace behind *fd*; see ``Guest.udp_probe``."""
-    datagrams = await _socket_inside(fd, lambda: socket.socket(_family(target), socket.SOCK_DGRAM))
+async def udp_probe(space: Space, target: Address, port: int, payload: bytes, timeout: float) -> ProbeReply:
+    """Send a datagram from inside a namespace; see ``Guest.udp_probe``."""
+    datagrams = await _socket_inside(space, _family(target), socket.SOCK_DGRAM)
     started = time.monotonic_ns()
     with datagrams, trio.move_on_after(timeout):
         try:

@@ -50,9 +50,9 @@ class LabProcesses:
         self.token = token or secrets.token_hex(16)
         self._ledger: Ledger = ledger or NoLedger()
 
-    def argv(self, namespace: str, command: Sequence[str], resolv_conf: str | None = None) -> list[str]:
-        """Give the command line that runs *command* in the namespace at a path."""
-        argv = [sys.executable, "-IS", ENTER, "--net", namespace, "--token", self.token]
+    def argv(self, entry: Sequence[str], command: Sequence[str], resolv_conf: str | None = None) -> list[str]:
+        """Give the command line that runs *command* in a namespace, which *entry* leads to (``Space.entry``)."""
+        argv = [sys.executable, "-IS", ENTER, *entry, "--token", self.token]
         if resolv_conf is not None:
             argv += ["--resolv", resolv_conf]
         return [*argv, "--", *command]

@@ -30,6 +30,7 @@ from vnet.stack.interface import Interface
 from vnet.stack.routes import RouteTable
 from vnet.switch.switch import Switch
 from vnet.topology.resolved import (
+    LINUX_KINDS,
     Impairment,
     PortRef,
     ResolvedDhcp,
@@ -296,7 +297,7 @@ class Builder:
 
 def namespace_guests(topology: ResolvedTopology) -> Iterator[ResolvedGuest]:
     """Yield the guests that a live lab makes as Linux namespaces."""
-    return (guest for guest in topology.guests.values() if guest.kind == "namespace")
+    return (guest for guest in topology.guests.values() if guest.kind in LINUX_KINDS)
 
 
 def is_beside(topology: ResolvedTopology, address: object, nic: ResolvedInterface) -> bool:

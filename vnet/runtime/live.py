@@ -29,7 +29,7 @@ from vnet.runtime.journal import Journal, begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
 from vnet.topology.adapter_kinds.pending import PendingSpec
-from vnet.topology.resolved import ResolvedGuest, ResolvedInterface, ResolvedTopology
+from vnet.topology.resolved import LINUX_KINDS, ResolvedGuest, ResolvedInterface, ResolvedTopology
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
@@ -99,6 +99,7 @@ class LiveHost:
                     report=events.reporter(guest.name),
                     scheduler=timeline,
                     streams=partial(streams.stream, guest.name),
+                    pid=guest.pid,
                 )
                 for guest in ([] if emulate else namespace_guests(topology))
             ]
@@ -160,9 +161,9 @@ def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
     for guest in topology.guests.values():
         if guest.kind == "qemu":
             raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")
-        if guest.run and guest.kind == "namespace" and not emulate:
+        if guest.run and guest.kind in LINUX_KINDS and not emulate:
             raise HostError(
-                f"guest {guest.name}: run is for emulated guests, and guests of kind namespace run real programs "
+                f"guest {guest.name}: run is for emulated guests, and guests of kind {guest.kind} run real programs "
                 "(take `run` out and use vnet exec, or run the lab with --emulate or --simulate)"
             )
 

@@ -14,6 +14,7 @@ from vnet.guests.base import Address, Guest, Verdict
 from vnet.guests.emulated import EmulatedGuest
 from vnet.runtime.views import Row, address_of
 from vnet.topology.reachability import Probe, expected
+from vnet.topology.resolved import LINUX_KINDS
 from vnet.units import SECOND, Duration
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _is_ipv6_only(lab: Lab, name: str) -> bool:
     """Tell whether the topology has no IPv4 address for a guest, neither a static one nor one by DHCP, but IPv6."""
     guest = lab.topology.guests[name]
     networks = [lab.topology.networks[nic.network] for nic in guest.interfaces if nic.network is not None]
-    may_lease = guest.kind == "namespace" and any(network.dhcp is not None for network in networks)
+    may_lease = guest.kind in LINUX_KINDS and any(network.dhcp is not None for network in networks)
     has_ipv4 = may_lease or any(
         nic.dhcp is not None or any(address.version == 4 for address in nic.addresses) for nic in guest.interfaces
     )

@@ -15,6 +15,7 @@ from vnet.errors import UsageError
 from vnet.guests.base import Address
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
+from vnet.topology.resolved import LINUX_KINDS
 from vnet.units import SECOND, Instant
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def flows(lab: Lab) -> list[Row]:
 def _own_client(lab: Lab, guest: Guest, nic: ResolvedInterface) -> str | None:
     """Say that nobody asks for an address unless the user's own client in the namespace does."""
     network = lab.topology.networks.get(nic.network or "")
-    waits = guest.kind == "namespace" and nic.dhcp is None and not nic.addresses
+    waits = guest.kind in LINUX_KINDS and nic.dhcp is None and not nic.addresses
     return "own client" if waits and network is not None and network.dhcp is not None else None
 
 

@@ -246,18 +246,19 @@ class Nic(Impaired, frozen=True, kw_only=True):
 
 
 class Guest(Strict, frozen=True, kw_only=True):
-    """A machine on the networks: emulated in process, a network namespace, or QEMU."""
+    """A machine on the networks: emulated in process, a network namespace, that of a running process, or QEMU."""
 
     kind: Annotated[
-        Literal["emulated", "namespace", "qemu"],
+        Literal["emulated", "namespace", "attach", "qemu"],
         about(
-            "emulated (the default): an IP stack in process; namespace: real Linux processes behind a TAP; qemu: a"
-            " virtual machine, not built yet."
+            "emulated (the default): an IP stack in process; namespace: real Linux processes behind a TAP; attach: a process"
+            " that runs already, such as a container's; qemu: a virtual machine, not built yet."
         ),
     ] = "emulated"
     nics: Annotated[list[NetworkName | Nic], about("The NICs in order: a network's name, or a mapping with more.")] = []
     switch: Annotated[str | None, about("The switch it is plugged in; not given: the first one.")] = None
     namespace: Annotated[str | None, about("Name of the network namespace; not given: LAB-GUEST.")] = None
+    pid: Annotated[int | None, about("The process whose network namespace a guest of kind attach is.")] = None
     gateway: Annotated[AddressText | None, about("Default gateway; not given: that of its first NIC with one.")] = None
     routes: Annotated[list[Route], about("Static routes.")] = []
     dns: Annotated[list[AddressText], about("DNS servers of a guest with static addresses.")] = []

@@ -13,7 +13,7 @@ from vnet.topology.model import Guest
 from vnet.topology.problems import Path, suggestion
 from vnet.topology.program_model import Dns, Echo, Http, Iperf3, Iperf3Client, Program, Sink, Traffic
 from vnet.topology.reading import Reader
-from vnet.topology.resolved import Address, ResolvedTopology
+from vnet.topology.resolved import LINUX_KINDS, Address, ResolvedTopology
 from vnet.topology.resolved_programs import (
     ResolvedProgram,
     RunDns,
@@ -56,8 +56,10 @@ LONGEST_TEST: Final = 86_400 * SECOND
 def resolve_programs(draft: Draft, name: str, model: Guest) -> tuple[ResolvedProgram, ...]:
     """Resolve the programs of a guest, in the order of the file."""
     path: Path = ("guests", name, "run")
-    if model.run and model.kind == "namespace":
-        text = "a live lab refuses this: guests of kind namespace run real programs; it is for simulated and emulated labs"
+    if model.run and model.kind in LINUX_KINDS:
+        text = (
+            f"a live lab refuses this: guests of kind {model.kind} run real programs; it is for simulated and emulated labs"
+        )
         draft.problems.warning("run-in-namespace", path, text, key=True)
     found = ((index, _program(draft, given, (*path, index))) for index, given in numbered(model.run))
     programs = [(index, program) for index, program in found if program is not None]

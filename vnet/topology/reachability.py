@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias, final
 
 from vnet.topology.describe import network_of
 from vnet.topology.resolved import (
+    LINUX_KINDS,
     ResolvedGuest,
     ResolvedInterface,
     ResolvedRouter,
@@ -132,7 +133,7 @@ class _Walker:
     ) -> _Attachment | None:
         """Return what a DHCP client gets; a namespace is taken to run a client of its own."""
         scope = self.resolved.networks[network].dhcp
-        if scope is None or interface.network is None or not (interface.dhcp or guest.kind == "namespace"):
+        if scope is None or interface.network is None or not (interface.dhcp or guest.kind in LINUX_KINDS):
             return None
         address = scope.reservations.get(interface.mac)
         if address is None:

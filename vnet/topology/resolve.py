@@ -26,6 +26,7 @@ from vnet.topology.programs import resolve_programs
 from vnet.topology.reading import Reader
 from vnet.topology.resolve_adapter import resolve_adapter
 from vnet.topology.resolved import (
+    LINUX_KINDS,
     Address,
     Interface,
     Network,
@@ -229,8 +230,22 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
         routes=_routes(draft, model.routes, path),
         dns=dns,
         namespace=(model.namespace or f"{draft.model.name}-{name}") if model.kind == "namespace" else None,
+        pid=_pid(draft, model, path),
         run=resolve_programs(draft, name, model),
     )
+
+
+def _pid(draft: Draft, model: Guest, path: Path) -> int | None:
+    """Read which process a guest of kind attach is."""
+    if model.kind != "attach":
+        if model.pid is not None and not draft.problems.blamed((*path, "kind")):
+            draft.problems.error("bad-attach", (*path, "pid"), "pid goes with kind: attach", key=True)
+        return None
+    if model.pid is None:
+        if not draft.problems.blamed((*path, "pid")):
+            draft.problems.error("bad-attach", path, "a guest of kind attach needs pid: the number of a running process")
+        return None
+    return draft.reader.whole(model.pid, (*path, "pid"), 1, (1 << 22), 1)
 
 
 def _default_gateway(draft: Draft, name: str, model: Guest, interfaces: list[ResolvedInterface]) -> Address | None:
@@ -339,7 +354,7 @@ def _dhcp(draft: Draft, guest: Guest, nic: Nic, network: str | None, path: Path)
     if nic.dhcp and network is not None and not draft.has_dhcp(network):
         text = f"network {network!r} has no DHCP server (unless a guest is one); add dhcp: {{}} to it"
         draft.problems.warning("no-dhcp-server", (*path, "dhcp"), text, key=True)
-    if guest.kind == "namespace":
+    if guest.kind in LINUX_KINDS:
         return "vnet" if nic.dhcp == "vnet" else None
     if nic.dhcp is None:
         wanted = not nic.address and nic.trunk is None and network is not None and draft.has_dhcp(network)

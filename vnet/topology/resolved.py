@@ -32,7 +32,9 @@ from vnet.units import Duration, Rate, Size
 Address: TypeAlias = IPv4Address | IPv6Address
 Interface: TypeAlias = IPv4Interface | IPv6Interface
 Network: TypeAlias = IPv4Network | IPv6Network
-GuestKind: TypeAlias = Literal["emulated", "namespace", "qemu"]
+GuestKind: TypeAlias = Literal["emulated", "namespace", "attach", "qemu"]
+LINUX_KINDS: Final = ("namespace", "attach")
+"""Kinds of guests that are network namespaces in a live lab."""
 Admit: TypeAlias = Literal["all", "untagged", "tagged"]
 """Acceptable frame types (IEEE 802.1Q-2018, 6.9); "untagged" takes priority-tagged frames too."""
 Peer: TypeAlias = Literal["guest", "router", "dhcp", "adapter", "link"]
@@ -219,7 +221,7 @@ class ResolvedLink:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedGuest:
-    """A guest: an emulated host, or a network namespace called ``namespace`` (None for other kinds)."""
+    """A guest: an emulated host, a network namespace called ``namespace``, or that of process ``pid``; None for others."""
 
     name: str
     kind: GuestKind
@@ -228,6 +230,7 @@ class ResolvedGuest:
     routes: tuple[ResolvedRoute, ...]
     dns: tuple[Address, ...]
     namespace: str | None
+    pid: int | None = None
     run: tuple[ResolvedProgram, ...] = ()
 
 
