@@ -86,7 +86,7 @@ def print_topology(topology: ResolvedTopology) -> None:
     nodes = [
         (
             f"{node}:{nic.name}", kinds.get(node, "router"),
-            nic.network or vlans_text(topology, topology.switch_port(nic.port)),
+            nic.network or (f"VLAN {nic.vid}" if nic.vid else vlans_text(topology, topology.switch_port(nic.port))),
             address_text(topology, nic), format_mac(nic.mac), nic.port,
             cable_text(nic.cable),
         )
@@ -120,7 +120,7 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
             {
                 "node": node, "name": nic.name, "network": nic.network, "mac": format_mac(nic.mac),
                 "addresses": [str(address) for address in nic.addresses], "gateway": _text(nic.gateway), "dhcp": nic.dhcp,
-                "port": str(nic.port),
+                "port": str(nic.port), "parent": nic.parent, "vlan": nic.vid,
             }
             for node, nic in topology.endpoints()
         ],

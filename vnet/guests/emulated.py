@@ -80,7 +80,7 @@ class EmulatedGuest:
     @property
     def ports(self) -> tuple[Port, ...]:
         """The guest's ends of its cables, in the order of its NICs."""
-        return tuple(interface.port for interface in self.host.interfaces.values())
+        return tuple(self.host.nics.values())
 
     @property
     def addresses(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
@@ -156,6 +156,7 @@ class EmulatedGuest:
     async def wait_up(self, timeout: float = 30.0) -> None:
         """Wait until every interface has a carrier and an address, and is told that nobody else has it (IPv6).
 
+        One that has VLAN sub-interfaces may be without an address of its own.
         Raise NoAnswer after *timeout* s.
         """
         interfaces = self.host.interfaces.values()
@@ -380,4 +381,5 @@ def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...
 
 def _is_up(interface: Interface) -> bool:
     side = interface.ipv6
-    return interface.up and (interface.address is not None or side is not None) and (side is None or side.settled)
+    addressed = interface.address is not None or side is not None or interface.vlans is not None
+    return interface.up and addressed and (side is None or side.settled)

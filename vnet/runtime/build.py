@@ -216,10 +216,11 @@ class Builder:
             return
         emulated = EmulatedGuest(self._host(guest, 0))
         self.parts.guests[guest.name] = emulated
+        ports = emulated.host.nics
         for nic in guest.interfaces:
-            made = emulated.host.interfaces[nic.name]
             self._configure(emulated.host, guest, nic)
-            self._plug(made.port, nic.port, nic.cable)
+            for cable in nic.cables:
+                self._plug(ports[cable.name], cable.port, cable.cable)
             self._start_dhcp(emulated, guest, nic)
 
     def blank_host(self, name: str, boot: int) -> Host:
@@ -242,7 +243,10 @@ class Builder:
         streams = self._streams_of(f"{guest.name} boot {boot}" if boot else guest.name)
         host = Host(guest.name, self._scheduler, streams, self._events.reporter(guest.name))
         for nic in guest.interfaces:
-            host.add_interface(nic.name, nic.mac, nic.mtu)
+            if nic.parent is not None and nic.vid is not None:
+                host.add_vlan(host.interfaces[nic.parent], nic.vid, nic.name)
+            else:
+                host.add_interface(nic.name, nic.mac, nic.mtu)
         return host
 
     def _routes_of(self, guest: ResolvedGuest, nic: ResolvedInterface) -> list[ResolvedRoute]:

@@ -9,12 +9,12 @@ Addresses on this level are packed octets. Callbacks run within the event that c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
-from vnet.ports import NO_OFFLOAD, Randomness, Report, ReportLimit, Scheduler, no_report
+from vnet.ports import NO_OFFLOAD, Port, Randomness, Report, ReportLimit, Scheduler, no_report
 from vnet.stack.icmp import Icmp, OnResult
 from vnet.stack.igmp import GroupTable
 from vnet.stack.interface import Interface
@@ -24,6 +24,7 @@ from vnet.stack.routes import RouteTable
 from vnet.stack.tcp import OnProbe, TcpTable
 from vnet.stack.transport import IcmpError, Transport
 from vnet.stack.udp import OnDatagram, UdpSocket, UdpTable
+from vnet.stack.vlan import VlanTable
 from vnet.units import SECOND, Duration
 from vnet.wire import icmpv4, ipv4
 from vnet.wire.ethernet import DEFAULT_MTU
@@ -106,6 +107,38 @@ class Host:
             raise UsageError(f"{self.name} has an interface {name} already")
         interface = self.interfaces[name] = Interface(self, name, mac, mtu)
         return interface
+
+    def add_vlan(self, parent: Interface, vid: int, name: str = "") -> Interface:
+        """Add a sub-interface for the frames of *parent* that are tagged with *vid*, 1 to 4094; *name* or ``eth0.16``.
+
+        It has the parent's MAC address and MTU, and its carrier. Raise UsageError if name or VID are taken, or the parent
+        is a sub-interface itself: there is no stacking of tags.
+        """
+        if parent.parent is not None:
+            raise UsageError(f"{parent.port.name} is a VLAN sub-interface: it cannot have one itself")
+        if parent.vlans is None:
+            parent.vlans = VlanTable(parent)
+        parent.vlans.check(vid)
+        made = self.add_interface(name or f"{parent.name}.{vid}", parent.mac, parent.mtu)
+        made.parent = parent
+        parent.vlans.add(vid, made)
+        return made
+
+    @property
+    def nics(self) -> dict[str, Port]:
+        """The ports that have cables, by name: those of all interfaces but sub-interfaces."""
+        return {each.name: each.port for each in self.interfaces.values() if each.parent is None}
+
+    def abandon_nics(self) -> None:
+        """Leave the cables to a host that comes after this one: nothing is heard or said any more."""
+        for interface in self.interfaces.values():
+            interface.abandon()
+
+    def adopt_nics(self, ports: Mapping[str, Port]) -> None:
+        """Go on with ports that are plugged in already, by NIC: a host that starts again finds its cables as they are."""
+        for interface in self.interfaces.values():
+            if interface.parent is None:
+                interface.adopt(ports[interface.name])
 
     def use_ipv6(self) -> Ipv6Node:
         """Return the host's IPv6 side, made when first asked for; it does nothing until an interface has IPv6."""

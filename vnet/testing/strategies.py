@@ -236,7 +236,7 @@ def _traffic(draw: st.DrawFn, topology: ResolvedTopology) -> Step:
     guests = list(topology.guests)
     if draw(st.booleans()):
         return Step("ping", (draw(st.sampled_from(guests)), draw(st.sampled_from([*guests, *topology.routers]))))
-    ports = [f"{node}:{nic.name}" for node, nic in topology.endpoints() if node in topology.guests]
+    ports = [f"{node}:{cable.name}" for node, _, cable in topology.cables() if node in topology.guests]
     return Step("send", (draw(st.sampled_from(ports)), draw(frames(topology))))
 
 
@@ -255,7 +255,7 @@ def _links(topology: ResolvedTopology) -> list[str]:
     """Name the cables as the lab does."""
     names = [link.name for link in topology.links]
     names += [f"{net.name}:dhcp" for net in topology.networks.values() if net.dhcp is not None]
-    return names + [f"{node}:{nic.name}" for node, nic in topology.endpoints()]
+    return names + [f"{node}:{cable.name}" for node, _, cable in topology.cables()]
 
 
 def _some(names: Sequence[str], least: int) -> SearchStrategy[tuple[str, ...]]:

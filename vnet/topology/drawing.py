@@ -238,7 +238,7 @@ class _Drawing:
         return self.colours[interface.network][0] if interface.network is not None else "#52606d"
 
     def _address(self, interface: ResolvedInterface) -> str:
-        if interface.network is not None:
+        if interface.network is not None or interface.vid is not None:
             return address_text(self.resolved, interface)
         return vlans_text(self.resolved, self.resolved.switch_port(interface.port))
 

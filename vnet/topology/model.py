@@ -225,6 +225,16 @@ class Link(Impaired, frozen=True, kw_only=True):
     vlan: Annotated[Vlan | None, about("Makes it an access link: this VLAN only, untagged.")] = None
 
 
+class SubInterface(Strict, frozen=True, kw_only=True):
+    """A VLAN sub-interface of a NIC on a trunk; MAC address and MTU are the NIC's."""
+
+    address: Annotated[InterfaceText | list[InterfaceText] | None, about("Static address, or several.")] = None
+    gateway: Annotated[AddressText | None, about("As for a NIC.")] = None
+    dhcp: Annotated[bool | None, about("As for a NIC.")] = None
+    ipv6: Annotated[Literal["auto", "link-local"] | None, about("As for a NIC.")] = None
+    name: Annotated[str | None, about("Not given: the NIC's and the VLAN's number, such as eth0.16.")] = None
+
+
 class Nic(Impaired, frozen=True, kw_only=True):
     """A guest's NIC and its cable to a switch."""
 
@@ -254,6 +264,13 @@ class Nic(Impaired, frozen=True, kw_only=True):
     ] = None
     trunk: Annotated[VlanList | None, about("The NIC gets these VLANs, tagged, instead of one network.")] = None
     native: Annotated[Vlan | None, about("The trunk's VLAN that travels untagged.")] = None
+    vlans: Annotated[
+        dict[str, InterfaceText | list[InterfaceText] | SubInterface | None],
+        about(
+            "VLAN sub-interfaces of an emulated guest on a trunk, by VLAN (its number or its network's name): the address"
+            " there, a list of addresses, or a mapping with more. They are called eth0.16 and send and receive tagged."
+        ),
+    ] = {}
     name: Annotated[str | None, about("Not given: eth0, eth1, ...")] = None
     mtu: Annotated[int | None, about("Largest IP packet; not given: 1500.")] = None
     model: Annotated[str | None, about("Device model of a QEMU guest's NIC.")] = None

@@ -13,7 +13,7 @@ addresses are 6 octets; IP addresses are ``ipaddress`` objects (this is configur
     |-- guests      name -> ResolvedGuest -- ResolvedInterface
     `-- routers     name -> ResolvedRouter -- ResolvedInterface [, ResolvedNat, ResolvedFirewall]
 
-Each switch port says what is plugged in (``peer``, ``node``, ``interface``); each interface, link and DHCP server says in
+Each switch port says what is plugged in (``peer``, ``node``, ``interface``); each cable, link and DHCP server says in
 which port (``PortRef``). The two always agree.
 """
 
@@ -88,14 +88,26 @@ class ResolvedRoute:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ResolvedCable:
+    """The cable from a NIC, or from an interface of a router, to its switch port; ``name`` is the NIC's."""
+
+    name: str
+    cable: Impairment
+    port: PortRef
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedInterface:
-    """A NIC of a guest or an interface of a router, and the cable from it to its switch port.
+    """An interface of a guest or router, and the cable from it to its switch port.
 
     ``name`` is eth0, eth1, ... on a guest and the network's name on a router. ``network`` is None for a NIC that carries
     tagged frames (``trunk``); its VLANs stand in the switch port. ``dhcp`` is "client" for an emulated guest that asks for
     its address, "vnet" for a namespace whose address vnet asks for, None for static or no addresses. ``ipv6`` is "auto" for
     an emulated guest that configures itself, "link-local" for one that has only that address and the static ones.
+
+    A VLAN sub-interface names the NIC that it lies on (``parent``) and its VLAN (``vid``); ``port`` is the parent's.
     """
 
     name: str
@@ -109,6 +121,13 @@ class ResolvedInterface:
     port: PortRef
     model: str | None = None
     ipv6: Literal["auto", "link-local"] | None = None
+    parent: str | None = None
+    vid: int | None = None
+
+    @property
+    def cables(self) -> tuple[ResolvedCable, ...]:
+        """List the cables of the interface: one, or none if it is a sub-interface."""
+        return () if self.parent is not None else (ResolvedCable(self.name, self.cable, self.port),)
 
     @property
     def has_ipv6(self) -> bool:
@@ -332,3 +351,7 @@ class ResolvedTopology:
             yield from ((guest.name, interface) for interface in guest.interfaces)
         for router in self.routers.values():
             yield from ((router.name, interface) for interface in router.interfaces)
+
+    def cables(self) -> Iterator[tuple[str, ResolvedInterface, ResolvedCable]]:
+        """Yield every cable of a guest or router, with its node's name and the interface it belongs to."""
+        return ((node, interface, cable) for node, interface in self.endpoints() for cable in interface.cables)

@@ -144,6 +144,8 @@ def _dict(data: Mapping[object, object], kind: inspect.DictType, path: Path, pro
     nothing_will_do = any(isinstance(alternative, inspect.NoneType) for alternative in _kinds(kind.value_type))
     shaped: dict[str, object] = {}
     for key, value in data.items():
+        if isinstance(key, int) and not isinstance(key, bool):
+            key = str(key)
         if not isinstance(key, str):
             problems.error("wrong-type", path, f"the key {key!r} has to be text")
             continue
@@ -215,7 +217,8 @@ _NAMES: Final[Mapping[str, str]] = {
     "Rule": "an allow rule", "Firewall": "a router's firewall", "Forward": "a port forward",
     "Program": "a program", "Echo": "program echo", "Http": "program http", "Dns": "program dns", "Sink": "program sink",
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
-    "RouterInterface": "a router's interface", "Adapter": "an adapter", "Topology": "a topology",
+    "RouterInterface": "a router's interface", "SubInterface": "a VLAN sub-interface",
+    "Adapter": "an adapter", "Topology": "a topology",
 }  # fmt: skip
 
 

@@ -246,6 +246,10 @@ class Ipv6Interface:
     def _unassign(self, own: OwnAddress) -> None:
         if self.node.local.get(own.address) is self:
             del self.node.local[own.address]
+            for other in self.node.sides():  # a VLAN sub-interface has its parent's link-local address
+                twin = other.find(own.address) if other is not self else None
+                if twin is not None and twin.usable:
+                    self.node.local.setdefault(own.address, other)
 
     def _ask(self, own: OwnAddress) -> None:
         own.state = AddressState.TENTATIVE
