@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD, Port, Randomness, Report, ReportLimit, Scheduler, no_report
+from vnet.stack.bond import MAX_MEMBERS, BondConfig
+from vnet.stack.bonded_nics import BondedNics
 from vnet.stack.icmp import Icmp, OnResult
 from vnet.stack.igmp import GroupTable
 from vnet.stack.interface import Interface
@@ -25,7 +27,7 @@ from vnet.stack.tcp import OnProbe, TcpTable
 from vnet.stack.transport import IcmpError, Transport
 from vnet.stack.udp import OnDatagram, UdpSocket, UdpTable
 from vnet.stack.vlan import VlanTable
-from vnet.units import SECOND, Duration
+from vnet.units import SECOND, Duration, Rate
 from vnet.wire import icmpv4, ipv4
 from vnet.wire.ethernet import DEFAULT_MTU
 from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
@@ -103,7 +105,7 @@ class Host:
 
     def add_interface(self, name: str, mac: bytes, mtu: int = DEFAULT_MTU) -> Interface:
         """Add an interface; its ``port`` is then to be plugged in. Raise UsageError if the name is taken."""
-        if name in self.interfaces:
+        if name in self.interfaces or name in self.nics:
             raise UsageError(f"{self.name} has an interface {name} already")
         interface = self.interfaces[name] = Interface(self, name, mac, mtu)
         return interface
@@ -124,20 +126,44 @@ class Host:
         parent.vlans.add(vid, made)
         return made
 
+    def add_bond(
+        self, name: str, mac: bytes, members: Mapping[str, Rate | None], config: BondConfig, mtu: int = DEFAULT_MTU
+    ) -> Interface:
+        """Add an interface that is a bond of several NICs, by name with their rates in bit/s; their ports are in ``nics``.
+
+        Raise UsageError if a name is taken, or there are too few members or too many.
+        """
+        if not 2 <= len(members) <= MAX_MEMBERS:
+            raise UsageError(f"a bond has 2 to {MAX_MEMBERS} members, not {len(members)}")
+        taken = [each for each in members if each in self.nics or each in self.interfaces or each == name]
+        if taken:
+            raise UsageError(f"{self.name} has an interface {taken[0]} already")
+        made = self.add_interface(name, mac, mtu)
+        made.nics = BondedNics(made, config, members)
+        return made
+
     @property
     def nics(self) -> dict[str, Port]:
-        """The ports that have cables, by name: those of all interfaces but sub-interfaces."""
-        return {each.name: each.port for each in self.interfaces.values() if each.parent is None}
+        """The ports that have cables, by name: a bond has those of its members, a sub-interface none."""
+        found: dict[str, Port] = {}
+        for each in self.interfaces.values():
+            if each.parent is None:
+                found |= {each.name: each.port} if each.nics is None else each.nics.ports
+        return found
 
     def abandon_nics(self) -> None:
         """Leave the cables to a host that comes after this one: nothing is heard or said any more."""
         for interface in self.interfaces.values():
+            if interface.nics is not None:
+                interface.nics.abandon()
             interface.abandon()
 
     def adopt_nics(self, ports: Mapping[str, Port]) -> None:
         """Go on with ports that are plugged in already, by NIC: a host that starts again finds its cables as they are."""
         for interface in self.interfaces.values():
-            if interface.parent is None:
+            if interface.nics is not None:
+                interface.nics.adopt(ports)
+            elif interface.parent is None:
                 interface.adopt(ports[interface.name])
 
     def use_ipv6(self) -> Ipv6Node:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 from vnet.addresses import BROADCAST, ZERO_MAC, format_mac, multicast_mac
 from vnet.errors import UsageError, WireError
 from vnet.ports import NO_OFFLOAD, Port
+from vnet.stack.bonded_nics import BondedNics
 from vnet.stack.conflict import ConflictDetector
 from vnet.stack.ipv6.interface import Ipv6Interface
 from vnet.stack.neighbor import Neighbor, NeighborCache
@@ -33,13 +34,13 @@ class Interface:
     ``address`` is the first IPv4 address as packed octets, or None. ``on_conflict(address, mac)`` is called when somebody
     else uses one of our addresses, ``on_link(up)`` when the cable goes up or down. ``ignored`` counts the frames that are
     none of our business: ARP among others, flooded unicast frames. ``parent`` is the interface that a VLAN sub-interface
-    lies on, else None; ``vlans`` are the sub-interfaces on this one, if there are any.
+    lies on, else None; ``vlans`` are the sub-interfaces on this one, ``nics`` those of a bond, if there are any.
     """
 
     __slots__ = (
         "_conflicts", "_groups", "_was_up", "address", "addresses", "broadcasts", "host", "ignored", "ipv6", "mac", "mtu",
         "name",
-        "neighbors", "on_conflict", "on_link", "parent", "port", "vlans", "watched",
+        "neighbors", "nics", "on_conflict", "on_link", "parent", "port", "vlans", "watched",
     )  # fmt: skip
 
     def __init__(self, host: Host, name: str, mac: bytes, mtu: int) -> None:
@@ -58,6 +59,7 @@ class Interface:
         self.ignored = 0
         self.parent: Interface | None = None
         self.vlans: VlanTable | None = None
+        self.nics: BondedNics | None = None
         self._was_up = False
         self._groups: tuple[bytes, ...] = (ALL_HOSTS,)
         self._conflicts: ConflictDetector | None = None
@@ -82,6 +84,22 @@ class Interface:
         self.port.set_handler(_nowhere)
         self.port.on_carrier = None
         self.port = Port(self.port.name, _nowhere)
+
+    def announce_addresses(self) -> None:
+        """Have neighbors and switches learn where our addresses are now: once, by ARP announcements (RFC 5227, 2.3) and
+        unsolicited neighbor advertisements (RFC 4861, 7.2.6)."""
+        for address in self.addresses:
+            self.send(arp.request_frame(self.mac, address.ip.packed, address.ip.packed))
+        if self.ipv6 is not None:
+            self.ipv6.announce()
+
+    def announce_groups(self) -> None:
+        """Tell of all groups that are listened to, here and on sub-interfaces, because the switch port is another one."""
+        self.host.groups.announce(self)
+        if self.ipv6 is not None:
+            self.ipv6.listener.announce()
+        for member in self.vlans.members.values() if self.vlans is not None else ():
+            member.announce_groups()
 
     def receive(self, frame: bytes, offload: bytes) -> None:
         """Take a frame from the cable."""
