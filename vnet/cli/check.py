@@ -87,8 +87,8 @@ def print_topology(topology: ResolvedTopology) -> None:
         (
             f"{node}:{nic.name}", kinds.get(node, "router"),
             nic.network or (f"VLAN {nic.vid}" if nic.vid else vlans_text(topology, topology.switch_port(nic.port))),
-            address_text(topology, nic), format_mac(nic.mac), nic.port,
-            cable_text(nic.cable),
+            address_text(topology, nic), format_mac(nic.mac), ", ".join(map(str, nic.ports)),
+            "; ".join(filter(None, (cable_text(cable.cable) for cable in nic.cables))),
         )
         for node, nic in topology.endpoints()
     ]  # fmt: skip
@@ -121,6 +121,7 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
                 "node": node, "name": nic.name, "network": nic.network, "mac": format_mac(nic.mac),
                 "addresses": [str(address) for address in nic.addresses], "gateway": _text(nic.gateway), "dhcp": nic.dhcp,
                 "port": str(nic.port), "parent": nic.parent, "vlan": nic.vid,
+                "members": [{"name": each.name, "port": str(each.port)} for each in nic.cables] if nic.bond else None,
             }
             for node, nic in topology.endpoints()
         ],

@@ -112,6 +112,7 @@ class EmulatedGuest:
                 ip_address(gateway) if (gateway := gateways.get(name)) is not None else None,
                 up=interface.up,
                 dhcp=clients[name].state.name.lower() if name in clients else "",
+                active=(interface.nics.active or "") if interface.nics is not None else "",
             )
             for name, interface in self.host.interfaces.items()
         )

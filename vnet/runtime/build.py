@@ -26,6 +26,7 @@ from vnet.services.firewall.conntrack import Timeouts
 from vnet.services.firewall.rules import AllowRule, FirewallConfig
 from vnet.services.nat.translator import NatConfig, PortForward
 from vnet.services.router.router import Router
+from vnet.stack.bond import BondConfig
 from vnet.stack.dhcp_lease import Lease
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
@@ -36,6 +37,7 @@ from vnet.topology.resolved import (
     ALL_VLANS,
     Impairment,
     PortRef,
+    ResolvedBond,
     ResolvedDhcp,
     ResolvedFirewall,
     ResolvedGuest,
@@ -245,6 +247,9 @@ class Builder:
         for nic in guest.interfaces:
             if nic.parent is not None and nic.vid is not None:
                 host.add_vlan(host.interfaces[nic.parent], nic.vid, nic.name)
+            elif nic.bond is not None:
+                rates = {member.name: member.cable.rate for member in nic.bond.members}
+                host.add_bond(nic.name, nic.mac, rates, _bond_config(nic.bond), nic.mtu)
             else:
                 host.add_interface(nic.name, nic.mac, nic.mtu)
         return host
@@ -336,6 +341,20 @@ def _start_ipv6(interface: Interface, nic: ResolvedInterface, routes: Iterable[R
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:
     return [address for address in interface.addresses if isinstance(address, IPv4Interface)]
+
+
+def _bond_config(bond: ResolvedBond) -> BondConfig:
+    return BondConfig(
+        miimon=bond.miimon,
+        updelay=bond.updelay,
+        downdelay=bond.downdelay,
+        primary=bond.primary,
+        primary_reselect=bond.primary_reselect,
+        num_grat_arp=bond.num_grat_arp,
+        arp_interval=bond.arp_interval,
+        arp_targets=tuple(target.packed for target in bond.arp_ip_target),
+        arp_validate=bond.arp_validate,
+    )
 
 
 def _vlan_config(port: ResolvedSwitchPort) -> VlanConfig:

@@ -142,12 +142,13 @@ def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
     for guest in topology.guests.values():
         if guest.kind == "qemu":
             raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")
-        tagged = next((each for each in guest.interfaces if each.parent is not None), None)
-        if tagged is not None and guest.kind == "namespace" and not emulate:
-            raise HostError(
-                f"guest {guest.name}: {tagged.name} is a VLAN sub-interface, and vnet makes those for emulated guests only "
-                "(take `vlans` out, or run the lab with --emulate or --simulate)"
-            )
+        for each in guest.interfaces if guest.kind == "namespace" and not emulate else ():
+            if each.parent is not None or each.bond is not None:
+                what, key = ("VLAN sub-interface", "vlans") if each.parent is not None else ("bond", "bond")
+                raise HostError(
+                    f"guest {guest.name}: {each.name} is a {what}, and vnet makes those for emulated guests only "
+                    f"(take `{key}` out, or run the lab with --emulate or --simulate)"
+                )
         if guest.run and guest.kind == "namespace" and not emulate:
             raise HostError(
                 f"guest {guest.name}: run is for emulated guests, and guests of kind namespace run real programs "

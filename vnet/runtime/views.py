@@ -272,6 +272,7 @@ def guests(lab: Lab) -> list[Row]:
                 "addresses": own or by_lease,
                 "gateway": str(state.gateway) if state.gateway is not None else None,
                 "state": "up" if state.up else "down",
+                "active": state.active or None,
                 "dhcp": state.dhcp or ("leased" if by_lease and not own else _own_client(lab, guest, nic)),
             })  # fmt: skip
         programs: list[Row] = [

@@ -230,7 +230,8 @@ class _Drawing:
             line = y + 16 + (index * 2 + 1) * _LINE
             self.canvas.dot(x + 12, line - 4, self._colour(interface))
             self.canvas.text(x + 21, line, self._address(interface), "", _BOX - 24)
-            more = " ".join(filter(None, (f"{interface.name} at {interface.port}", cable_text(interface.cable))))
+            places = ", ".join(map(str, interface.ports))
+            more = " ".join(filter(None, (f"{interface.name} at {places}", cable_text(interface.cable))))
             self.canvas.text(x + 21, line + _LINE - 1, more, "small", _BOX - 20)
         self.boxes[guest.name] = (x + _BOX, y + height / 2)
 

@@ -131,7 +131,7 @@ def _members(resolved: ResolvedTopology, network: ResolvedNetwork) -> list[str]:
             mark = f"{node} -> {', '.join(others)}" if others else node
         elif resolved.guests[node].kind != "emulated":
             mark = f"{node} ({resolved.guests[node].kind})"
-        rows.append((mark, address_text(resolved, interface), str(interface.port)))
+        rows.append((mark, address_text(resolved, interface), ", ".join(map(str, interface.ports))))
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from vnet.addresses import Mac
+from vnet.topology.bonds import Owner, resolve_bond
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Guest, Nic, SubInterface
 from vnet.topology.problems import Path, Problems, format_path
@@ -25,25 +26,34 @@ LONGEST_NAME: Final = 15
 def resolve_nics(draft: Draft, guest: str, model: Guest) -> list[ResolvedInterface]:
     """Plug a guest's NICs in; each is followed by its VLAN sub-interfaces."""
     found: list[ResolvedInterface] = []
+    taken: set[str] = set()
+    bonds, ahead = 0, 0  # members of bonds are counted as NICs, bonds by themselves
     for index, nic in numbered(model.nics):
         full = Nic(network=nic) if isinstance(nic, str) else nic
         path: Path = ("guests", guest, "nics", index)
-        interface = _nic(draft, guest, model, full, index, path, path if isinstance(nic, str) else None)
-        if interface is None or not _is_new(draft, guest, interface, (*path, "name"), path):
+        number = index + ahead
+        name = full.name or (f"eth{number}" if full.bond is None else f"bond{bonds}")
+        if full.bond is not None:
+            bonds, ahead = bonds + 1, ahead + len(full.bond.members) - 1
+        owner = Owner(guest, model, taken)
+        interface = _nic(draft, owner, full, (name, number), path, path if isinstance(nic, str) else None)
+        if interface is None or not _is_new(draft, owner, interface, path):
             continue
         found.append(interface)
         for sub, place in _sub_interfaces(draft, guest, model, full, interface, path):
-            if _is_new(draft, guest, sub, (*place, "name"), place):
+            if _is_new(draft, owner, sub, place):
                 found.append(sub)
     return found
 
 
-def _is_new(draft: Draft, guest: str, interface: ResolvedInterface, name_path: Path, path: Path) -> bool:
+def _is_new(draft: Draft, owner: Owner, interface: ResolvedInterface, path: Path) -> bool:
     """Remember an interface and its place, unless its name is taken."""
-    if (guest, interface.name) in draft.interfaces:
+    guest = owner.name
+    if interface.name in owner.taken:
         text = f"guest {guest!r} has a NIC called {interface.name!r} already; choose another name"
-        draft.problems.error("duplicate-name", name_path, text)
+        draft.problems.error("duplicate-name", (*path, "name"), text)
         return False
+    owner.taken.update((interface.name, *(cable.name for cable in interface.cables)))
     draft.interfaces[guest, interface.name] = interface
     draft.paths[guest, interface.name] = path
     return True
@@ -72,17 +82,23 @@ def mac_of(draft: Draft, stated: str | None, node: str, interface: str) -> Mac:
 
 
 def _nic(
-    draft: Draft, guest: str, model: Guest, nic: Nic, index: int, path: Path, word: Path | None
+    draft: Draft, owner: Owner, nic: Nic, names: tuple[str, int], path: Path, word: Path | None
 ) -> ResolvedInterface | None:
-    """Resolve one NIC; *word* is its place if it was given by its network's name alone."""
-    name = nic.name or f"eth{index}"
+    """Resolve one NIC; *names* are its own and its number.
+
+    *word* is its place if it was given by its network's name alone.
+    """
+    guest, model, name = owner.name, owner.model, names[0]
     vlans, network = _nic_vlans(draft, nic, path, word or (*path, "network"))
-    cable = draft.reader.impairment(nic, path)
+    cable = draft.reader.impairment(nic, path) if nic.bond is None else Impairment()
     mtu = draft.reader.whole(nic.mtu, (*path, "mtu"), SMALLEST_MTU, LARGEST_MTU, MTU)
     switch = draft.wiring.find((nic.switch, (*path, "switch")), (model.switch, ("guests", guest, "switch")))
     addresses = static_addresses(draft, nic.address or [], network, guest, name, (*path, "address"), router=False)
     gateway = _gateway(draft, nic.gateway, addresses, network, path)
     if vlans is None:
+        return None
+    bond = resolve_bond(draft, owner, nic, names, path, vlans) if nic.bond is not None else None
+    if nic.bond is not None and bond is None:
         return None
     return ResolvedInterface(
         name=name,
@@ -93,9 +109,10 @@ def _nic(
         dhcp=_dhcp(draft, model, nic, network, path),
         mtu=mtu,
         cable=cable,
-        port=draft.wiring.plug(switch, "guest", guest, name, vlans),
+        port=draft.wiring.plug(switch, "guest", guest, name, vlans) if bond is None else bond.members[0].port,
         model=nic.model,
         ipv6=nic.ipv6,
+        bond=bond,
     )
 
 

@@ -99,6 +99,27 @@ class ResolvedCable:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedBond:
+    """A bond: its members, and the options of the Linux bonding driver. Either ``miimon`` or ``arp_interval`` is 0.
+
+    ``primary`` is the index of a member.
+    """
+
+    mode: Literal["active-backup"]
+    members: tuple[ResolvedCable, ...]
+    miimon: Duration
+    updelay: Duration
+    downdelay: Duration
+    primary: int | None
+    primary_reselect: Literal["always", "better", "failure"]
+    num_grat_arp: int
+    arp_interval: Duration
+    arp_ip_target: tuple[IPv4Address, ...]
+    arp_validate: Literal["none", "active", "backup", "all"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedInterface:
     """An interface of a guest or router, and the cable from it to its switch port.
 
@@ -107,7 +128,8 @@ class ResolvedInterface:
     its address, "vnet" for a namespace whose address vnet asks for, None for static or no addresses. ``ipv6`` is "auto" for
     an emulated guest that configures itself, "link-local" for one that has only that address and the static ones.
 
-    A VLAN sub-interface names the NIC that it lies on (``parent``) and its VLAN (``vid``); ``port`` is the parent's.
+    A VLAN sub-interface names the NIC that it lies on (``parent``) and its VLAN (``vid``); ``port`` and ``bond``
+    are the parent's. A bond has the cables of its members; ``port`` is the first one's.
     """
 
     name: str
@@ -123,11 +145,19 @@ class ResolvedInterface:
     ipv6: Literal["auto", "link-local"] | None = None
     parent: str | None = None
     vid: int | None = None
+    bond: ResolvedBond | None = None
 
     @property
     def cables(self) -> tuple[ResolvedCable, ...]:
-        """List the cables of the interface: one, or none if it is a sub-interface."""
-        return () if self.parent is not None else (ResolvedCable(self.name, self.cable, self.port),)
+        """List the cables of the interface: one, those of a bond's members, or none if it is a sub-interface."""
+        if self.parent is not None:
+            return ()
+        return (ResolvedCable(self.name, self.cable, self.port),) if self.bond is None else self.bond.members
+
+    @property
+    def ports(self) -> tuple[PortRef, ...]:
+        """List the switch ports by which frames come to the interface: several for a bond, and what lies on it."""
+        return (self.port,) if self.bond is None else tuple(member.port for member in self.bond.members)
 
     @property
     def has_ipv6(self) -> bool:

@@ -218,6 +218,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "Program": "a program", "Echo": "program echo", "Http": "program http", "Dns": "program dns", "Sink": "program sink",
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
     "RouterInterface": "a router's interface", "SubInterface": "a VLAN sub-interface",
+    "BondMember": "a bond's member (which has a cable; addresses stand with the bond)",
     "Adapter": "an adapter", "Topology": "a topology",
 }  # fmt: skip
 

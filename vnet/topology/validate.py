@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from vnet.addresses import Mac, format_mac
 from vnet.topology.addressing import host_bounds
+from vnet.topology.describe import network_of
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Guest
 from vnet.topology.nics import gateway_place
@@ -129,6 +130,25 @@ def sub_interfaces_apart(draft: Draft, resolved: ResolvedTopology) -> None:
                         path = next(s.path for s in draft.statics if s.address is address)
                         draft.problems.error("overlapping-addresses", path, text)
                 seen.append((interface, address))
+
+
+def bond_targets_near(draft: Draft, resolved: ResolvedTopology) -> None:
+    """Whom a bond asks by ARP is on a subnet of the bond, or of a sub-interface on it: ARP goes no further."""
+    for guest in resolved.guests.values():
+        for interface in guest.interfaces:
+            if interface.bond is None or interface.parent is not None or not interface.bond.arp_ip_target:
+                continue
+            near: list[Network] = []
+            for each in guest.interfaces:
+                if interface.name in (each.name, each.parent):
+                    subnet = draft.subnets.get(network_of(resolved, each) or "")
+                    near += [address.network for address in each.addresses] + ([] if subnet is None else [subnet])
+            path = (*draft.paths[guest.name, interface.name], "bond", "arp_ip_target")
+            subnets = ", ".join(map(str, dict.fromkeys(near)))
+            for target in interface.bond.arp_ip_target:
+                if near and not any(target in subnet for subnet in near):
+                    text = f"{target} cannot be asked: the bond is on {subnets}, and ARP goes no further"
+                    draft.problems.error("bond-target", path, text)
 
 
 def macs_unique(draft: Draft, resolved: ResolvedTopology) -> None:
@@ -344,6 +364,7 @@ RULES: Final[tuple[Rule, ...]] = (
     addresses_unique,
     ipv6_can_run,
     sub_interfaces_apart,
+    bond_targets_near,
     macs_unique,
     dhcp_servers_fit,
     dhcp_ranges_free,

@@ -79,7 +79,8 @@ def networks_whole(draft: Draft, resolved: ResolvedTopology) -> None:
                 where.setdefault(port.pvid, {}).setdefault(switch.name, port.name)
     for node, interface in resolved.endpoints():
         if interface.vid is not None:
-            where.setdefault(interface.vid, {}).setdefault(interface.port.switch, f"{node}:{interface.name}")
+            for ref in interface.ports:
+                where.setdefault(interface.vid, {}).setdefault(ref.switch, f"{node}:{interface.name}")
     for vid, ports in where.items():
         groups: _Groups = {name: name for name in resolved.switches}
         joined: _Groups = dict(groups)
