@@ -70,6 +70,13 @@ guests:
   probe: {switch: edge, nics: [{trunk: [16, 20], native: 16}]}
   tagged: {nics: [{trunk: [20, 30]}]}
   every: {nics: [{trunk: all, native: 1}]}
+  vlans: {nics: [{trunk: [16, 20], vlans: {office: {}, 20: {address: 172.17.1.30/24, ipv6: link-local}}}]}
+  bonded: {nics: [{trunk: [16, 20], native: 16, bond: {members: [core, middle]}, vlans: {20: 172.17.1.31/24}}]}
+  asking:
+    nics:
+      - network: office
+        address: 10.20.100.32/24
+        bond: {members: [middle, edge], arp_interval: 1s, arp_ip_target: 10.20.100.25, arp_validate: all}
 """
 
 

@@ -1,4 +1,4 @@
-"""VLAN sub-interfaces and bonds of emulated guests, with Linux at the other end: in a VLAN's access port, over two switches."""
+"""VLAN sub-interfaces and bonds of emulated guests, with Linux at the other end."""
 
 from __future__ import annotations
 
