@@ -121,7 +121,7 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
                 "node": node, "name": nic.name, "network": nic.network, "mac": format_mac(nic.mac),
                 "addresses": [str(address) for address in nic.addresses], "gateway": _text(nic.gateway), "dhcp": nic.dhcp,
                 "port": str(nic.port), "parent": nic.parent, "vlan": nic.vid,
-                "members": [{"name": each.name, "port": str(each.port)} for each in nic.cables] if nic.bond else None,
+                "members": [{"name": each.name, "port": str(each.port)} for each in nic.cables] or None if nic.bond else None,
             }
             for node, nic in topology.endpoints()
         ],
