@@ -6,7 +6,7 @@ import pytest
 import trio
 
 import vnet
-from vnet.errors import HostError
+from vnet.errors import HostError, UsageError
 from vnet.runtime import views
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.live import refuse_what_is_not_built
@@ -200,6 +200,8 @@ async def test_miimon_does_not_notice_what_fails_behind_the_first_switch(lab):
 @pytest.mark.vnet(BOND)
 async def test_an_idle_lab_with_bonds_is_idle(lab):
     await lab.wait_up()
+    with pytest.raises(UsageError, match="it is a bond: capture server:eth0 server:eth1"):
+        lab.captures.start(MemorySink(), ["server:bond0"])
     await lab.sleep_until_idle("30 s")
 
 

@@ -12,6 +12,7 @@ from vnet.runtime import views
 from vnet.runtime.live import refuse_what_is_not_built
 from vnet.runtime.sinks import MemorySink
 from vnet.testing import Invariants
+from vnet.testing.coverage import exercised
 from vnet.topology.graph import cable_graph, draw, network_graph
 from vnet.wire.pcapng import Reader
 
@@ -48,6 +49,7 @@ async def test_who_reaches_whom_is_what_the_rules_say(lab):
             ("server", name) for name in ("phone", "a16", "a20", "a1")
         }
         assert table["phone", "a16"] and not table["a16", "a1"]
+    assert min(exercised(lab)["networks"].values()) > 0
 
 
 @pytest.mark.vnet(TRUNKS)
@@ -94,7 +96,7 @@ async def test_programs_talk_tcp_and_ipv6_by_the_vlan_that_the_address_is_on(lab
     frames = [packet.frame for packet in Reader().feed(sink.octets())]
     assert len(frames) > 700 and max(map(len, frames)) == 1518, "captures show frames as on a wire, with the tag"
     assert {frame[12:16].hex() for frame in frames} <= {"81000010", "81000014"}
-    with pytest.raises(UsageError, match="did you mean 'phone:eth0'"):
+    with pytest.raises(UsageError, match="a VLAN sub-interface: capture phone:eth0 with the filter 'vlan 20'"):
         lab.captures.start(MemorySink(), ["phone:eth0.20"])
 
 

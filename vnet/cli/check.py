@@ -13,7 +13,7 @@ from vnet.cli.output import print_json, print_table
 from vnet.errors import UsageError
 from vnet.topology import ResolvedTopology, check_text, check_topology
 from vnet.topology.describe import address_text, cable_text, vlans_text
-from vnet.topology.resolved import ALL_VLANS
+from vnet.topology.resolved import ALL_VLANS, ResolvedInterface
 from vnet.topology.yaml_reader import MOST_OCTETS
 
 FILE = click.Path(path_type=Path)
@@ -121,7 +121,7 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
                 "node": node, "name": nic.name, "network": nic.network, "mac": format_mac(nic.mac),
                 "addresses": [str(address) for address in nic.addresses], "gateway": _text(nic.gateway), "dhcp": nic.dhcp,
                 "port": str(nic.port), "parent": nic.parent, "vlan": nic.vid,
-                "members": [{"name": each.name, "port": str(each.port)} for each in nic.cables] or None if nic.bond else None,
+                "members": _members(nic),
             }
             for node, nic in topology.endpoints()
         ],
@@ -143,6 +143,13 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
         ],
         "links": [{"name": link.name, "between": [str(link.a), str(link.b)]} for link in topology.links],
     }  # fmt: skip
+
+
+def _members(nic: ResolvedInterface) -> list[dict[str, str]] | None:
+    """List the NICs of a bond; None for what is none."""
+    if nic.bond is None or nic.parent is not None:
+        return None
+    return [{"name": each.name, "port": str(each.port)} for each in nic.bond.members]
 
 
 def _text(value: object) -> str | None:

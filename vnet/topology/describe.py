@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from vnet.topology.resolved import (
     ALL_VLANS,
     Impairment,
@@ -97,3 +99,17 @@ def policy_text(router: ResolvedRouter) -> str:
         rules = len(router.firewall.allow)
         parts.append(f"firewall: {router.firewall.policy}, {rules} rule{'s' if rules != 1 else ''}")
     return ", ".join(parts)
+
+
+def without_cable(resolved: ResolvedTopology) -> Iterator[tuple[str, str]]:
+    """Say of bonds and sub-interfaces, by ``node:interface``, which ports show their frames."""
+    for guest in resolved.guests.values():
+        cables = {each.name: [f"{guest.name}:{cable.name}" for cable in each.cables] for each in guest.interfaces}
+        for each in guest.interfaces:
+            if each.parent is not None:
+                text = (
+                    f"it is a VLAN sub-interface: capture {' '.join(cables[each.parent])} with the filter 'vlan {each.vid}'"
+                )
+                yield f"{guest.name}:{each.name}", text
+            elif each.bond is not None:
+                yield f"{guest.name}:{each.name}", f"it is a bond: capture {' '.join(cables[each.name])}"

@@ -6,8 +6,8 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from itertools import product
 
 import pytest
-from conftest import Hub, Lan
 
+from tests.unit.stack.conftest import Hub, Lan
 from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD
 from vnet.stack.bond import (

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ipaddress import IPv4Interface, IPv6Interface
 
 import pytest
-from conftest import Hub, Lan
 
+from tests.unit.stack.conftest import Hub, Lan
 from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
 from vnet.units import MILLISECOND, SECOND
-from vnet.wire import vlan
+from vnet.wire import ipv6, ndp, vlan
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import NEEDS_CSUM, TCP_CHECKSUM, UDP_CHECKSUM, decode, is_super, shift
 
@@ -190,6 +190,29 @@ def test_link_local_addresses_are_each_interfaces_own(lan: Lan) -> None:
     assert sub1.ipv6.neighbor(shared).mac in (None, MAC2)
     two.interfaces["eth0"].ipv6.remove_address(shared)
     assert two.use_ipv6().local[shared] is sub2.ipv6, "it is still an address of the host"
+
+
+def test_a_sub_interface_configures_itself_by_the_routers_of_its_vlan(lan: Lan) -> None:
+    host, (sub,) = tagged(lan, 1, 16)
+    for interface in (host.interfaces["eth0"], sub):
+        interface.enable_ipv6().configure_itself()
+    lan.run(3 * SECOND)
+    asked = [
+        frame for frame in lan.hub.take() if b"\x86\xdd" in frame[12:18] and b"\x3a\xff" in frame and 133 in frame[54:59]
+    ]
+    assert {vlan.is_tagged(frame) for frame in asked} == {False, True}, "router solicitations in both networks"
+    prefix = ndp.Prefix(IPv6Interface("2001:db8:16::/64").ip.packed, 64, valid=86400, preferred=14400)
+    router = ipv6.link_local(MAC2)
+    message = ndp.RouterAdvertisement(options=ndp.Options(source_mac=MAC2, prefixes=(prefix,)), lifetime=1800)
+    octets = ndp.encode(message).encode(router, ipv6.ALL_NODES)
+    head = ipv6.build(router, ipv6.ALL_NODES, 58, len(octets), hop_limit=255)
+    lan.inject(vlan.push(bytes.fromhex("333300000001") + MAC2 + b"\x86\xdd" + head + octets, 16))
+    lan.run(3 * SECOND)
+    assert sub.ipv6 is not None and host.ipv6 is not None
+    assert str(sub.ipv6.usable_addresses()[0]) == "2001:db8:16:0:5054:ff:fe00:1/64"
+    parent = host.interfaces["eth0"].ipv6
+    assert parent is not None and len(parent.usable_addresses()) == 1, "only its link-local address"
+    assert {route.interface.name for route in host.ipv6.routes} == {"eth0.16"}
 
 
 def test_without_a_cable_what_is_sent_is_the_parents_unsent(lan: Lan) -> None:
