@@ -69,6 +69,34 @@ async def test_each_sub_interface_has_its_own_lease_and_gateway(lab):
     assert "server:eth0.20" in members["voice"] and "phone:eth0.16" in members["office"]
 
 
+@pytest.mark.vnet("""
+name: three-leases
+networks:
+  home: {subnet: 10.1.0.0/24, dhcp: {}}
+  office: {subnet: 10.16.0.0/24, dhcp: {}}
+  voice: {subnet: 10.20.0.0/24, dhcp: {}}
+guests:
+  pc: {nics: [{trunk: [office, voice], native: home, dhcp: true, vlans: {office: {}, voice: {}}}]}
+  linux: {kind: namespace, nics: [{trunk: [office], vlans: {office: {}}}]}
+  a: {nics: [home]}
+  b: {nics: [voice]}
+  c: {nics: [office]}
+""")
+async def test_the_untagged_network_and_each_vlan_have_leases_of_their_own(lab):
+    with Invariants(lab):
+        await lab.wait_up()
+        assert [row["addresses"] for row in interfaces(lab, "pc").values()] == [
+            ["10.1.0.16/24"], ["10.16.0.16/24"], ["10.20.0.16/24"],
+        ]  # fmt: skip
+        assert interfaces(lab, "linux")["eth0"]["addresses"] == []
+        assert (await lab.reachability()).unexpected == ()
+        lab.links["pc:eth0"].up = False
+        await trio.sleep(10)
+        lab.links["pc:eth0"].up = True
+        await lab.advance("40h")
+        assert [row["dhcp"] for row in interfaces(lab, "pc").values()] == ["bound"] * 3, "each renews by itself"
+
+
 @pytest.mark.vnet(TRUNKS)
 async def test_programs_talk_tcp_and_ipv6_by_the_vlan_that_the_address_is_on(lab):
     await lab.wait_up()
