@@ -160,6 +160,17 @@ async def test_a_branch_has_them_as_well(lab):
     assert (await lab.ping("a20", "10.20.0.8")).ok
 
 
+@pytest.mark.vnet("""
+name: static
+networks: {voice: {vlan: 20, subnet: 10.20.0.0/24}}
+guests: {pc: {nics: [{trunk: [voice], vlans: {voice: 10.20.0.1}}]}}
+""")
+async def test_a_trunk_without_untagged_network_is_not_asked_for_a_lease(lab):
+    await lab.guests["pc"].wait_up()
+    with pytest.raises(UsageError, match="no interface that could use DHCP"):
+        await lab.guests["pc"].dhcp()
+
+
 def test_graphs_have_an_edge_for_each_vlan_and_one_cable():
     topology = vnet.parse_topology(TRUNKS)
     assert sorted(network_graph(topology)["guest server"]) == ["network home", "network office", "network voice"]

@@ -138,12 +138,12 @@ class EmulatedGuest:
     async def dhcp(self, timeout: float = 30.0) -> IPv4Address:
         """Wait until every interface that uses DHCP has an address; return the first.
 
-        If none does yet, those without an address begin to. Raise NoAnswer after *timeout* s, UsageError if there is no
-        interface to configure.
+        If none does yet, those without an address begin to, but NICs with VLAN sub-interfaces do not. Raise NoAnswer after
+        *timeout* s, UsageError if there is no interface to configure.
         """
         if not self._clients:
             for interface in self.host.interfaces.values():
-                if interface.address is None:
+                if interface.address is None and interface.vlans is None:
                     self.start_dhcp(interface)
         clients = list((self._clients or {}).values())
         if not clients:

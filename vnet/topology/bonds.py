@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, final
 
+from vnet.stack.bond import MAX_MEMBERS, MAX_TARGETS, MIIMON
 from vnet.topology.draft import Draft
 from vnet.topology.model import Bond, BondMember, Guest, Impaired, Nic
 from vnet.topology.problems import Path, suggestion
 from vnet.topology.resolved import ResolvedBond, ResolvedCable
 from vnet.topology.shape import numbered
 from vnet.topology.wiring import PortVlans
-from vnet.units import MILLISECOND, Duration
+from vnet.units import Duration
 
-MIIMON: Final[Duration] = 100 * MILLISECOND
-MOST_MEMBERS: Final = 16
-MOST_TARGETS: Final = 16
-"""BOND_MAX_ARP_TARGETS."""
 MOST_ANNOUNCEMENTS: Final = 255
 
 _MODE: Final = "active-backup"
@@ -88,9 +85,9 @@ def _is_mode(draft: Draft, mode: str, path: Path) -> bool:
 
 
 def _has_members(draft: Draft, bond: Bond, place: Path) -> bool:
-    if draft.problems.lost((*place, "members")) or 2 <= len(bond.members) <= MOST_MEMBERS:
+    if draft.problems.lost((*place, "members")) or 2 <= len(bond.members) <= MAX_MEMBERS:
         return True
-    text = f"a bond has 2 to {MOST_MEMBERS} members, not {len(bond.members)}"
+    text = f"a bond has 2 to {MAX_MEMBERS} members, not {len(bond.members)}"
     text += "; write such a NIC without bond" if len(bond.members) == 1 else ""
     draft.problems.error("bad-bond", (*place, "members"), text, key=True)
     return False
@@ -114,8 +111,8 @@ def _options(draft: Draft, bond: Bond, members: tuple[ResolvedCable, ...], place
         for index, text in numbered(_texts(bond.arp_ip_target))
         if (address := reader.address4(text, _at(place, bond.arp_ip_target, index))) is not None
     ]
-    if len(targets) > MOST_TARGETS:
-        text = f"{len(targets)} targets are more than the {MOST_TARGETS} that a bond may have"
+    if len(targets) > MAX_TARGETS:
+        text = f"{len(targets)} targets are more than the {MAX_TARGETS} that a bond may have"
         draft.problems.error("bad-bond", (*place, "arp_ip_target"), text, key=True)
     if bond.primary is None and bond.primary_reselect is not None:
         text = "without a primary there is none to choose again; give primary: the name of a member"
