@@ -263,7 +263,8 @@ class Host:
             hop = destination if direct or route.gateway is None else route.gateway
             return route.interface, route.interface.neighbor(hop)
         if interface is None and self.is_group(destination):
-            interface = next(iter(self.interfaces.values()), None)
+            every = self.interfaces.values()  # a trunk's NIC may have no address, and its sub-interfaces have
+            interface = next((each for each in every if each.address is not None), next(iter(every), None))
         return (interface, interface.neighbor(destination)) if interface is not None else None
 
     def send_ipv4(

@@ -215,6 +215,17 @@ def test_a_sub_interface_configures_itself_by_the_routers_of_its_vlan(lan: Lan) 
     assert {route.interface.name for route in host.ipv6.routes} == {"eth0.16"}
 
 
+def test_broadcasts_leave_by_the_first_interface_with_an_address(lan: Lan) -> None:
+    host = lan.host(1, None)
+    for vid in (16, 20):
+        host.add_vlan(host.interfaces["eth0"], vid).add_address(IPv4Interface(f"10.{vid}.0.1/24"))
+    socket = host.udp_bind(on_datagram=lambda payload, source: None)
+    for group in ("255.255.255.255", "239.1.2.3", "10.20.0.255"):
+        assert socket.send_to(b"hello", (IPv4Interface(group).ip.packed, 9)) is None
+    lan.run(10 * MILLISECOND)
+    assert [vlan.tci(frame) for frame in lan.hub.take()] == [16, 16, 20]
+
+
 def test_without_a_cable_what_is_sent_is_the_parents_unsent(lan: Lan) -> None:
     hub = Hub(lan.timeline)
     host = lan.host(1, hub=hub)
