@@ -21,6 +21,7 @@ from vnet.stack import icmp, neighbor, reassembly, udp
 from vnet.stack.host import Host
 from vnet.switch.port import MAX_FLOWS
 from vnet.switch.switch import Switch
+from vnet.wire import vlan
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import is_super, shift
 
@@ -157,13 +158,14 @@ class NodeWatch:
     depth = 0
     """How many routers' handlers are on the stack."""
 
-    def __init__(self, port: Port, account: Account, *, guarded: bool = False) -> None:
+    def __init__(self, port: Port, account: Account, *, guarded: bool = False, tagged: bool = False) -> None:
         self.name = port.name
         self.seen = PortWatch()
         self.exact = 0
         self.put_off = 0
         self._account = account
         self._guarded = guarded
+        self._tagged = tagged  # the node has VLAN sub-interfaces, so what is in a tag matters
         port.hook(rx=self._rx, tx=self._tx)
 
     def _rx(self, handler: Handler) -> Handler:
@@ -184,6 +186,8 @@ class NodeWatch:
         return receive
 
     def _judge(self, frame: bytes, offload: bytes, counted: int) -> None:
+        if vlan.is_tagged(frame) and len(frame) >= 18 and (self._tagged or not vlan.tci(frame) & vlan.VID_MASK):
+            frame = vlan.pop(frame)
         kind = frame[12:14]
         # what was put off runs one deeper than is seen here
         if self._guarded and not counted and NodeWatch.depth >= MAX_NESTING - 1:
@@ -232,7 +236,8 @@ class LabWatch:
         for guest in lab.guests.values():
             account = Account(partial(_host_count, guest.host))  # type: ignore[attr-defined]  # all are emulated here
             for port in guest.ports:
-                self.nodes[port.name] = NodeWatch(port, account)
+                tagged = any(interface.vlans for interface in guest.host.interfaces.values())  # type: ignore[attr-defined]
+                self.nodes[port.name] = NodeWatch(port, account, tagged=tagged)
         for router in lab.routers.values():
             account = Account(partial(_router_count, router))
             for interface in router.interfaces.values():

@@ -20,6 +20,7 @@ import yaml
 import vnet
 from vnet.cli.main import cli, run
 from vnet.links.direction import DEFAULT_QUEUE
+from vnet.stack.bond import BondConfig
 from vnet.topology import check_text, parse_topology
 from vnet.topology.schema import topology_schema
 from vnet.units import parse_duration, parse_size
@@ -240,6 +241,11 @@ def test_stated_defaults_are_those_that_are_used() -> None:
         assert parse_duration(stated("NatTimeouts", key)) == getattr(nat.timeouts, key)
     assert stated("Nat", "hairpin") == str(nat.hairpin).lower() and stated("Firewall", "policy") == firewall.policy
     assert int(stated("Nic", "mtu")) == int(stated("RouterInterface", "mtu")) == nic.mtu
+    bond = BondConfig()
+    assert parse_duration(stated("Bond", "miimon").partition("`")[0]) == bond.miimon
+    assert int(stated("Bond", "num_grat_arp")) == bond.num_grat_arp
+    assert stated("Bond", "primary_reselect") == bond.primary_reselect
+    assert parse_duration(stated("Bond", "updelay")) == bond.updelay and parse_duration(stated("Bond", "downdelay")) == 0
     assert stated("Guest", "kind") == lab.guests["g"].kind and stated("Nic", "name").startswith(nic.name)
 
 

@@ -13,7 +13,7 @@ from vnet.cli.output import print_json, print_table
 from vnet.errors import UsageError
 from vnet.topology import ResolvedTopology, check_text, check_topology
 from vnet.topology.describe import address_text, cable_text, vlans_text
-from vnet.topology.resolved import ALL_VLANS
+from vnet.topology.resolved import ALL_VLANS, ResolvedInterface
 from vnet.topology.yaml_reader import MOST_OCTETS
 
 FILE = click.Path(path_type=Path)
@@ -86,9 +86,9 @@ def print_topology(topology: ResolvedTopology) -> None:
     nodes = [
         (
             f"{node}:{nic.name}", kinds.get(node, "router"),
-            nic.network or vlans_text(topology, topology.switch_port(nic.port)),
-            address_text(topology, nic), format_mac(nic.mac), nic.port,
-            cable_text(nic.cable),
+            nic.network or (f"VLAN {nic.vid}" if nic.vid else vlans_text(topology, topology.switch_port(nic.port))),
+            address_text(topology, nic), format_mac(nic.mac), ", ".join(map(str, nic.ports)),
+            "; ".join(filter(None, (cable_text(cable.cable) for cable in nic.cables))),
         )
         for node, nic in topology.endpoints()
     ]  # fmt: skip
@@ -121,7 +121,8 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
             {
                 "node": node, "name": nic.name, "network": nic.network, "mac": format_mac(nic.mac),
                 "addresses": [str(address) for address in nic.addresses], "gateway": _text(nic.gateway), "dhcp": nic.dhcp,
-                "port": str(nic.port),
+                "port": str(nic.port), "parent": nic.parent, "vlan": nic.vid,
+                "members": _members(nic),
             }
             for node, nic in topology.endpoints()
         ],
@@ -143,6 +144,13 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
         ],
         "links": [{"name": link.name, "between": [str(link.a), str(link.b)]} for link in topology.links],
     }  # fmt: skip
+
+
+def _members(nic: ResolvedInterface) -> list[dict[str, str]] | None:
+    """List the NICs of a bond; None for what is none."""
+    if nic.bond is None or nic.parent is not None:
+        return None
+    return [{"name": each.name, "port": str(each.port)} for each in nic.bond.members]
 
 
 def _text(value: object) -> str | None:

@@ -122,7 +122,8 @@ _TABLES: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "guests": (
         ("guest", "guest"), ("kind", "kind"), ("interface", "name"), ("network", "network"), ("address", "addresses"),
-        ("mac", "mac"), ("gateway", "gateway"), ("state", "state"), ("dhcp", "dhcp"),
+        ("mac", "mac"), ("gateway", "gateway"),
+        ("state", lambda row: f"{row['state']} by {row['active']}" if row.get("active") else row["state"]), ("dhcp", "dhcp"),
     ),
     "routers": (
         ("router", "name"), ("interfaces", "interfaces"), ("forwarded", "forwarded"), ("drops", _counted("drops")),

@@ -99,6 +99,8 @@ class InterfaceState:
     up: bool = True
     dhcp: str = ""
     """State of the DHCP client ("bound", "selecting", ...), empty if there is none."""
+    active: str = ""
+    """The NIC that a bond uses, empty if it has none or is no bond."""
 
 
 class Guest(Protocol):

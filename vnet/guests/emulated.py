@@ -80,7 +80,7 @@ class EmulatedGuest:
     @property
     def ports(self) -> tuple[Port, ...]:
         """The guest's ends of its cables, in the order of its NICs."""
-        return tuple(interface.port for interface in self.host.interfaces.values())
+        return tuple(self.host.nics.values())
 
     @property
     def addresses(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
@@ -112,6 +112,7 @@ class EmulatedGuest:
                 ip_address(gateway) if (gateway := gateways.get(name)) is not None else None,
                 up=interface.up,
                 dhcp=clients[name].state.name.lower() if name in clients else "",
+                active=(interface.nics.active or "") if interface.nics is not None else "",
             )
             for name, interface in self.host.interfaces.items()
         )
@@ -137,12 +138,12 @@ class EmulatedGuest:
     async def dhcp(self, timeout: float = 30.0) -> IPv4Address:
         """Wait until every interface that uses DHCP has an address; return the first.
 
-        If none does yet, those without an address begin to. Raise NoAnswer after *timeout* s, UsageError if there is no
-        interface to configure.
+        If none does yet, those without an address begin to, but NICs with VLAN sub-interfaces do not. Raise NoAnswer after
+        *timeout* s, UsageError if there is no interface to configure.
         """
         if not self._clients:
             for interface in self.host.interfaces.values():
-                if interface.address is None:
+                if interface.address is None and interface.vlans is None:
                     self.start_dhcp(interface)
         clients = list((self._clients or {}).values())
         if not clients:
@@ -156,6 +157,7 @@ class EmulatedGuest:
     async def wait_up(self, timeout: float = 30.0) -> None:
         """Wait until every interface has a carrier and an address, and is told that nobody else has it (IPv6).
 
+        One that has VLAN sub-interfaces may be without an address of its own.
         Raise NoAnswer after *timeout* s.
         """
         interfaces = self.host.interfaces.values()
@@ -380,4 +382,5 @@ def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...
 
 def _is_up(interface: Interface) -> bool:
     side = interface.ipv6
-    return interface.up and (interface.address is not None or side is not None) and (side is None or side.settled)
+    addressed = interface.address is not None or side is not None or interface.vlans is not None
+    return interface.up and addressed and (side is None or side.settled)

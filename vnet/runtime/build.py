@@ -24,6 +24,7 @@ from vnet.services.dhcp.binding import BindingStore
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.dhcp.policy import DhcpConfig
 from vnet.services.router.router import Router
+from vnet.stack.bond import BondConfig
 from vnet.stack.dhcp_lease import Lease
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
@@ -33,6 +34,7 @@ from vnet.topology.resolved import (
     LINUX_KINDS,
     Impairment,
     PortRef,
+    ResolvedBond,
     ResolvedDhcp,
     ResolvedGuest,
     ResolvedInterface,
@@ -235,10 +237,11 @@ class Builder:
             return
         emulated = EmulatedGuest(self._host(guest, 0))
         self.parts.guests[guest.name] = emulated
+        ports = emulated.host.nics
         for nic in guest.interfaces:
-            made = emulated.host.interfaces[nic.name]
             self._configure(emulated.host, guest, nic)
-            self._plug(made.port, nic.port, nic.cable)
+            for cable in nic.cables:
+                self._plug(ports[cable.name], cable.port, cable.cable)
             self._start_dhcp(emulated, guest, nic)
 
     def blank_host(self, name: str, boot: int) -> Host:
@@ -261,7 +264,13 @@ class Builder:
         streams = self._streams_of(f"{guest.name} boot {boot}" if boot else guest.name)
         host = Host(guest.name, self._scheduler, streams, self._events.reporter(guest.name))
         for nic in guest.interfaces:
-            host.add_interface(nic.name, nic.mac, nic.mtu)
+            if nic.parent is not None and nic.vid is not None:
+                host.add_vlan(host.interfaces[nic.parent], nic.vid, nic.name)
+            elif nic.bond is not None:
+                rates = {member.name: member.cable.rate for member in nic.bond.members}
+                host.add_bond(nic.name, nic.mac, rates, _bond_config(nic.bond), nic.mtu)
+            else:
+                host.add_interface(nic.name, nic.mac, nic.mtu)
         return host
 
     def _routes_of(self, guest: ResolvedGuest, nic: ResolvedInterface) -> list[ResolvedRoute]:
@@ -351,3 +360,17 @@ def _start_ipv6(interface: Interface, nic: ResolvedInterface, routes: Iterable[R
 
 def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:
     return [address for address in interface.addresses if isinstance(address, IPv4Interface)]
+
+
+def _bond_config(bond: ResolvedBond) -> BondConfig:
+    return BondConfig(
+        miimon=bond.miimon,
+        updelay=bond.updelay,
+        downdelay=bond.downdelay,
+        primary=bond.primary,
+        primary_reselect=bond.primary_reselect,
+        num_grat_arp=bond.num_grat_arp,
+        arp_interval=bond.arp_interval,
+        arp_targets=tuple(target.packed for target in bond.arp_ip_target),
+        arp_validate=bond.arp_validate,
+    )

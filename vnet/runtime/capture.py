@@ -31,10 +31,10 @@ _Watcher: TypeAlias = "tuple[Capture, int]"
 """A capture and the number it gave to the port's interface."""
 
 
-def choose_ports(ports: Mapping[str, Port], patterns: Sequence[str]) -> list[Port]:
+def choose_ports(ports: Mapping[str, Port], patterns: Sequence[str], hints: Mapping[str, str] = {}) -> list[Port]:
     """Pick ports by name: ``web:eth0``, ``web`` (all of a node) or a glob such as ``web:*``, in the order of *ports*.
 
-    Raise UsageError for a pattern that fits none, with the nearest name there is.
+    Raise UsageError for a pattern that fits none, with the nearest name there is; *hints* say more of some names.
     """
     chosen: set[str] = set()
     for pattern in patterns:
@@ -44,6 +44,7 @@ def choose_ports(ports: Mapping[str, Port], patterns: Sequence[str]) -> list[Por
             nodes = {name.partition(":")[0] for name in ports}
             near = difflib.get_close_matches(pattern, ports if ":" in pattern else sorted(nodes), 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(list(ports)[:8])}"
+            hint = hints.get(pattern, hint)
             raise UsageError(f"no port is called {pattern!r}; {hint}")
         chosen.update(matches)
     return [port for name, port in ports.items() if name in chosen]
@@ -57,12 +58,14 @@ class Captures:
     cable, lest every frame be seen twice. *epoch* (nanoseconds since 1970 at instant 0 of the lab) is 0 in a simulation.
     """
 
-    __slots__ = ("_running", "_usual", "_watchers", "clock", "epoch", "ports")
+    __slots__ = ("_running", "_usual", "_watchers", "clock", "epoch", "hints", "ports")
 
     def __init__(self, clock: Scheduler, ports: Mapping[str, Port], usual: Usual = tuple, epoch: Instant = 0) -> None:
         self.clock = clock
         self.ports = ports
         self.epoch = epoch
+        self.hints: dict[str, str] = {}
+        """What to capture instead of interfaces that have no cable of their own, by name."""
         self._usual = usual
         self._watchers: dict[Port, tuple[_Watcher, ...]] = {}
         self._running: list[Capture] = []
@@ -80,7 +83,7 @@ class Captures:
         Raise UsageError for a pattern that no port fits; OSError if the sink cannot take the headers.
         """
         patterns = patterns or self._usual()
-        ports = choose_ports(self.ports, patterns) if patterns else list(self.ports.values())
+        ports = choose_ports(self.ports, patterns, self.hints) if patterns else list(self.ports.values())
         capture = Capture(self, ports, sink, wanted, count)
         self._running.append(capture)
         for number, port in enumerate(ports):

@@ -294,29 +294,22 @@ class Faults:
     def _stop(self, guest: EmulatedGuest) -> None:
         """Put a blank host in the place of the guest's; the old one keeps its timers, and no way to be heard."""
         name, old = guest.name, guest.host
-        for interface in old.interfaces.values():
-            interface.port.set_handler(_nowhere)
-            interface.port.on_carrier = None
-            interface.port = Port(interface.port.name, _nowhere)
+        old.abandon_nics()
         self._boots[name] = self._boots.get(name, 0) + 1
         guest.replace_host(self._builder.blank_host(name, self._boots[name]))
 
     def _boot(self, guest: EmulatedGuest) -> None:
         self._lab.events.add(guest.name, "restart")
-        for interface in guest.host.interfaces.values():
-            port = self._lab.ports[interface.port.name]
-            port.on_carrier = interface.port.on_carrier
-            port.set_handler(interface.receive)
-            interface.port = port
+        guest.host.adopt_nics({name: self._lab.ports[port.name] for name, port in guest.host.nics.items()})
         self._builder.start_host(guest.name)
         guest.host.changed()
 
 
 def _endpoints(lab: Lab) -> list[_Endpoint]:
     found = []
-    for node, nic in lab.topology.endpoints():
-        port = lab.ports[f"{node}:{nic.name}"]
-        found.append(_Endpoint(node, nic.port.switch, port, nic.mac, _addresses(lab, node, nic.name)))
+    for node, nic, cable in lab.topology.cables():
+        port = lab.ports[f"{node}:{cable.name}"]
+        found.append(_Endpoint(node, cable.port.switch, port, nic.mac, _addresses(lab, node, nic.name)))
     for network in lab.topology.networks.values():
         if network.dhcp is not None:
             server = [network.dhcp.server.packed]
@@ -326,12 +319,18 @@ def _endpoints(lab: Lab) -> list[_Endpoint]:
 
 
 def _addresses(lab: Lab, node: str, interface: str) -> Callable[[], Iterable[bytes]]:
-    """Make the question for the packed addresses that an interface has now: a crash or a lease changes them."""
+    """Make the question for the packed addresses that an interface and its sub-interfaces have now: a crash or a lease
+    changes them."""
     if node in lab.routers:
         return lambda: [address.ip.packed for address in lab.routers[node].interfaces[interface].addresses]
     guest = lab.guests[node]
     if isinstance(guest, EmulatedGuest):
-        return lambda: [address.ip.packed for address in guest.host.interfaces[interface].addresses]
+        return lambda: [
+            address.ip.packed
+            for each in guest.host.interfaces.values()
+            if interface in (each.name, each.parent and each.parent.name)
+            for address in each.addresses
+        ]
     return lambda: [
         address.ip.packed for state in guest.interfaces() if state.name == interface for address in state.addresses
     ]
@@ -353,10 +352,6 @@ def _gate(tests: list[tuple[Fault, _Test]]) -> Callable[[Handler], Handler]:
 
 def _everything(frame: bytes) -> bool:
     return True
-
-
-def _nowhere(frame: bytes, offload: bytes) -> None:
-    """Stand for a node that does not listen."""
 
 
 def _listed(names: Names) -> str:

@@ -43,6 +43,7 @@ from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
 from vnet.switch.switch import Switch
 from vnet.topology import load_topology
+from vnet.topology.describe import without_cable
 from vnet.topology.host import with_host
 from vnet.topology.resolved import ResolvedTopology
 from vnet.units import SECOND, Instant
@@ -153,6 +154,7 @@ class Lab:
         self.ports: Mapping[str, Port] = parts.ports
         self.networks = Networks(self, builder, emulate)
         self.captures = Captures(timeline, parts.ports, lambda: [link.a.name for link in parts.links.values()], epoch)
+        self.captures.hints = dict(without_cable(topology))
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
         self.snapshots: list[Snapshot] = []

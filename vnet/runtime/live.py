@@ -161,6 +161,13 @@ def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
     for guest in topology.guests.values():
         if guest.kind == "qemu":
             raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")
+        for each in guest.interfaces if guest.kind in LINUX_KINDS and not emulate else ():
+            if each.parent is not None or each.bond is not None:
+                what, key = ("VLAN sub-interface", "vlans") if each.parent is not None else ("bond", "bond")
+                raise HostError(
+                    f"guest {guest.name}: {each.name} is a {what}, and vnet makes those for emulated guests only "
+                    f"(take `{key}` out, or run the lab with --emulate or --simulate)"
+                )
         if guest.run and guest.kind in LINUX_KINDS and not emulate:
             raise HostError(
                 f"guest {guest.name}: run is for emulated guests, and guests of kind {guest.kind} run real programs "

@@ -15,6 +15,7 @@ from vnet.errors import UsageError
 from vnet.guests.base import Address
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
+from vnet.topology.describe import network_of
 from vnet.topology.resolved import LINUX_KINDS
 from vnet.units import SECOND, Instant
 
@@ -29,7 +30,7 @@ View: TypeAlias = "Callable[[Lab], list[Row]]"
 
 def owners(lab: Lab) -> dict[bytes, str]:
     """Map every MAC address of the topology to ``node:interface``."""
-    known = {interface.mac: f"{node}:{interface.name}" for node, interface in lab.topology.endpoints()}
+    known = {interface.mac: f"{node}:{interface.name}" for node, interface, _ in lab.topology.cables()}
     known.update({net.dhcp.mac: f"{net.name}:dhcp" for net in lab.topology.networks.values() if net.dhcp is not None})
     return known
 
@@ -44,14 +45,26 @@ def leased(lab: Lab) -> dict[bytes, list[Binding]]:
     return found
 
 
+def leases_on(lab: Lab, lease_of: Mapping[bytes, list[Binding]], guest: str, nic: ResolvedInterface) -> list[Binding]:
+    """Choose an interface's leases of all (``leased``): where sub-interfaces share its MAC address, those of its network."""
+    found = lease_of.get(nic.mac, [])
+    subs = [each for each in lab.topology.guests[guest].interfaces if each.parent is not None]
+    if not any(nic.name in (each.name, each.parent) for each in subs):
+        return found
+    network = lab.topology.networks.get(network_of(lab.topology, nic) or "")
+    subnet = network.subnet if network is not None else None
+    return [each for each in found if subnet is not None and IPv4Address(each.address) in subnet]
+
+
 def address_of(lab: Lab, name: str) -> Address | None:
     """Tell a guest's first address; that of a guest whose own DHCP client asks is known from the server."""
     address = lab.guests[name].address
     if address is None:
         lease_of = leased(lab)
         for interface in lab.topology.guests[name].interfaces:
-            if interface.dhcp is None and interface.mac in lease_of:
-                return IPv4Address(lease_of[interface.mac][0].address)
+            leases = leases_on(lab, lease_of, name, interface) if interface.dhcp is None else []
+            if leases:
+                return IPv4Address(leases[0].address)
     return address
 
 
@@ -254,7 +267,7 @@ def guests(lab: Lab) -> list[Row]:
         interfaces: list[Row] = []
         for nic, state in zip(resolved.interfaces, guest.interfaces(), strict=True):
             own = [str(address) for address in state.addresses]
-            by_lease = [dotted(binding.address) for binding in lease_of.get(nic.mac, ())]
+            by_lease = [dotted(binding.address) for binding in leases_on(lab, lease_of, name, nic)]
             interfaces.append({
                 "name": state.name,
                 "mac": format_mac(state.mac),
@@ -262,6 +275,7 @@ def guests(lab: Lab) -> list[Row]:
                 "addresses": own or by_lease,
                 "gateway": str(state.gateway) if state.gateway is not None else None,
                 "state": "up" if state.up else "down",
+                "active": state.active or None,
                 "dhcp": state.dhcp or ("leased" if by_lease and not own else _own_client(lab, guest, nic)),
             })  # fmt: skip
         programs: list[Row] = [

@@ -9,12 +9,14 @@ Addresses on this level are packed octets. Callbacks run within the event that c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
-from vnet.ports import NO_OFFLOAD, Randomness, Report, ReportLimit, Scheduler, no_report
+from vnet.ports import NO_OFFLOAD, Port, Randomness, Report, ReportLimit, Scheduler, no_report
+from vnet.stack.bond import MAX_MEMBERS, BondConfig
+from vnet.stack.bonded_nics import BondedNics
 from vnet.stack.icmp import Icmp, OnResult
 from vnet.stack.igmp import GroupTable
 from vnet.stack.interface import Interface
@@ -24,7 +26,8 @@ from vnet.stack.routes import RouteTable
 from vnet.stack.tcp import OnProbe, TcpTable
 from vnet.stack.transport import IcmpError, Transport
 from vnet.stack.udp import OnDatagram, UdpSocket, UdpTable
-from vnet.units import SECOND, Duration
+from vnet.stack.vlan import VlanTable
+from vnet.units import SECOND, Duration, Rate
 from vnet.wire import icmpv4, ipv4
 from vnet.wire.ethernet import DEFAULT_MTU
 from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
@@ -102,10 +105,66 @@ class Host:
 
     def add_interface(self, name: str, mac: bytes, mtu: int = DEFAULT_MTU) -> Interface:
         """Add an interface; its ``port`` is then to be plugged in. Raise UsageError if the name is taken."""
-        if name in self.interfaces:
+        if name in self.interfaces or name in self.nics:
             raise UsageError(f"{self.name} has an interface {name} already")
         interface = self.interfaces[name] = Interface(self, name, mac, mtu)
         return interface
+
+    def add_vlan(self, parent: Interface, vid: int, name: str = "") -> Interface:
+        """Add a sub-interface for the frames of *parent* that are tagged with *vid*, 1 to 4094; *name* or ``eth0.16``.
+
+        It has the parent's MAC address and MTU, and its carrier. Raise UsageError if name or VID are taken, or the parent
+        is a sub-interface itself: there is no stacking of tags.
+        """
+        if parent.parent is not None:
+            raise UsageError(f"{parent.port.name} is a VLAN sub-interface: it cannot have one itself")
+        if parent.vlans is None:
+            parent.vlans = VlanTable(parent)
+        parent.vlans.check(vid)
+        made = self.add_interface(name or f"{parent.name}.{vid}", parent.mac, parent.mtu)
+        made.parent = parent
+        parent.vlans.add(vid, made)
+        return made
+
+    def add_bond(
+        self, name: str, mac: bytes, members: Mapping[str, Rate | None], config: BondConfig, mtu: int = DEFAULT_MTU
+    ) -> Interface:
+        """Add an interface that is a bond of several NICs, by name with their rates in bit/s; their ports are in ``nics``.
+
+        Raise UsageError if a name is taken, or there are too few members or too many.
+        """
+        if not 2 <= len(members) <= MAX_MEMBERS:
+            raise UsageError(f"a bond has 2 to {MAX_MEMBERS} members, not {len(members)}")
+        taken = [each for each in members if each in self.nics or each in self.interfaces or each == name]
+        if taken:
+            raise UsageError(f"{self.name} has an interface {taken[0]} already")
+        made = self.add_interface(name, mac, mtu)
+        made.nics = BondedNics(made, config, members)
+        return made
+
+    @property
+    def nics(self) -> dict[str, Port]:
+        """The ports that have cables, by name: a bond has those of its members, a sub-interface none."""
+        found: dict[str, Port] = {}
+        for each in self.interfaces.values():
+            if each.parent is None:
+                found |= {each.name: each.port} if each.nics is None else each.nics.ports
+        return found
+
+    def abandon_nics(self) -> None:
+        """Leave the cables to a host that comes after this one: nothing is heard or said any more."""
+        for interface in self.interfaces.values():
+            if interface.nics is not None:
+                interface.nics.abandon()
+            interface.abandon()
+
+    def adopt_nics(self, ports: Mapping[str, Port]) -> None:
+        """Go on with ports that are plugged in already, by NIC: a host that starts again finds its cables as they are."""
+        for interface in self.interfaces.values():
+            if interface.nics is not None:
+                interface.nics.adopt(ports)
+            elif interface.parent is None:
+                interface.adopt(ports[interface.name])
 
     def use_ipv6(self) -> Ipv6Node:
         """Return the host's IPv6 side, made when first asked for; it does nothing until an interface has IPv6."""
@@ -204,7 +263,8 @@ class Host:
             hop = destination if direct or route.gateway is None else route.gateway
             return route.interface, route.interface.neighbor(hop)
         if interface is None and self.is_group(destination):
-            interface = next(iter(self.interfaces.values()), None)
+            every = self.interfaces.values()  # a trunk's NIC may have no address, and its sub-interfaces have
+            interface = next((each for each in every if each.address is not None), next(iter(every), None))
         return (interface, interface.neighbor(destination)) if interface is not None else None
 
     def send_ipv4(

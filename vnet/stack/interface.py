@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, final
 from vnet.addresses import BROADCAST, ZERO_MAC, format_mac, multicast_mac
 from vnet.errors import UsageError, WireError
 from vnet.ports import NO_OFFLOAD, Port
+from vnet.stack.bonded_nics import BondedNics
 from vnet.stack.conflict import ConflictDetector
 from vnet.stack.ipv6.interface import Ipv6Interface
 from vnet.stack.neighbor import Neighbor, NeighborCache
+from vnet.stack.vlan import VlanTable, receive_tagged
 from vnet.wire import arp, ipv4, udp
-from vnet.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6
+from vnet.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN
 from vnet.wire.ipv4 import ALL_HOSTS, ANY, LIMITED_BROADCAST, PROTOCOL_UDP, text
 from vnet.wire.ipv6 import MIN_MTU
 
@@ -31,13 +33,14 @@ class Interface:
 
     ``address`` is the first IPv4 address as packed octets, or None. ``on_conflict(address, mac)`` is called when somebody
     else uses one of our addresses, ``on_link(up)`` when the cable goes up or down. ``ignored`` counts the frames that are
-    none of our business: ARP among others, flooded unicast frames.
+    none of our business: ARP among others, flooded unicast frames. ``parent`` is the interface that a VLAN sub-interface
+    lies on, else None; ``vlans`` are the sub-interfaces on this one, ``nics`` those of a bond, if there are any.
     """
 
     __slots__ = (
         "_conflicts", "_groups", "_was_up", "address", "addresses", "broadcasts", "host", "ignored", "ipv6", "mac", "mtu",
         "name",
-        "neighbors", "on_conflict", "on_link", "port", "watched",
+        "neighbors", "nics", "on_conflict", "on_link", "parent", "port", "vlans", "watched",
     )  # fmt: skip
 
     def __init__(self, host: Host, name: str, mac: bytes, mtu: int) -> None:
@@ -54,6 +57,9 @@ class Interface:
         self.on_conflict: Callable[[bytes, bytes], None] | None = None
         self.on_link: Callable[[bool], None] | None = None
         self.ignored = 0
+        self.parent: Interface | None = None
+        self.vlans: VlanTable | None = None
+        self.nics: BondedNics | None = None
         self._was_up = False
         self._groups: tuple[bytes, ...] = (ALL_HOSTS,)
         self._conflicts: ConflictDetector | None = None
@@ -64,6 +70,36 @@ class Interface:
     def up(self) -> bool:
         """Tell whether a cable is plugged in and up."""
         return self.port.carrier
+
+    def adopt(self, port: Port) -> None:
+        """Go on with a port that is plugged in already: a host that starts again finds its cables as they are."""
+        port.on_carrier = self._carrier
+        port.set_handler(self.receive)
+        self.port = port
+        if self.vlans is not None:
+            self.vlans.carrier(port.carrier)
+
+    def abandon(self) -> None:
+        """Leave the port to whoever adopts it; from now on nothing is heard, and nothing that is sent gets out."""
+        self.port.set_handler(_nowhere)
+        self.port.on_carrier = None
+        self.port = Port(self.port.name, _nowhere)
+
+    def announce_addresses(self) -> None:
+        """Have neighbors and switches learn where our addresses are now: once, by ARP announcements (RFC 5227, 2.3) and
+        unsolicited neighbor advertisements (RFC 4861, 7.2.6)."""
+        for address in self.addresses:
+            self.send(arp.request_frame(self.mac, address.ip.packed, address.ip.packed))
+        if self.ipv6 is not None:
+            self.ipv6.announce()
+
+    def announce_groups(self) -> None:
+        """Tell of all groups that are listened to, here and on sub-interfaces, because the switch port is another one."""
+        self.host.groups.announce(self)
+        if self.ipv6 is not None:
+            self.ipv6.listener.announce()
+        for member in self.vlans.members.values() if self.vlans is not None else ():
+            member.announce_groups()
 
     def receive(self, frame: bytes, offload: bytes) -> None:
         """Take a frame from the cable."""
@@ -83,6 +119,8 @@ class Interface:
                 self.ipv6.node.receive(self, frame, offload)
             else:
                 self.host.drop("ipv6")
+        elif kind == ETHERTYPE_VLAN:
+            receive_tagged(self, frame, offload)
         else:
             self.host.drop("ethertype" if len(kind) == 2 else "short-frame")
 
@@ -282,3 +320,9 @@ class Interface:
         self.host.changed()
         if self.on_link is not None:
             self.on_link(up)
+        if self.vlans is not None:
+            self.vlans.carrier(up)
+
+
+def _nowhere(frame: bytes, offload: bytes) -> None:
+    """Stand for a node that does not listen."""

@@ -87,7 +87,7 @@ class _Ledger:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         switches = lab.topology.switches
-        plugged = {f"{node}:{nic.name}": nic.port for node, nic in lab.topology.endpoints()}
+        plugged = {f"{node}:{cable.name}": cable.port for node, _, cable in lab.topology.cables()}
         plugged |= {f"{net.name}:dhcp": net.dhcp.port for net in lab.topology.networks.values() if net.dhcp is not None}
         self.switch_ports = {name: switches[ref.switch].ports[ref.number - 1] for name, ref in plugged.items()}
         self._complaints: list[str] = []

@@ -104,8 +104,8 @@ def topologies(
 ) -> ResolvedTopology:
     """Make right topologies: switches, networks, guests, perhaps a router with NAT and a firewall.
 
-    Switches form a tree, as there is no spanning tree protocol yet. Guests have addresses of their own or ask for them;
-    cables have a latency, a loss, a rate and other impairments, or none.
+    Switches form a tree, as there is no spanning tree protocol yet. Guests have addresses of their own or ask for them, on
+    plain NICs, bonds or VLAN sub-interfaces; cables have a latency, a loss, a rate and other impairments, or none.
     """
     networks = [f"net{number}" for number in range(draw(st.integers(1, max_networks)))]
     switches = [f"switch{number}" for number in range(draw(st.integers(1, max_switches)))]
@@ -123,11 +123,12 @@ def topologies(
     guests: dict[str, object] = {}
     for number in range(draw(st.integers(1, max_guests))):
         place = draw(st.integers(0, len(networks) - 1))
-        nic: dict[str, object] = {"network": networks[place], **draw(_cables())}
+        ends: dict[str, object] = {}
         if not served[networks[place]] or draw(st.booleans()):
-            nic["address"] = f"10.0.{place}.{10 + number}/24"
+            ends["address"] = f"10.0.{place}.{10 + number}/24"
             if routed:
-                nic["gateway"] = f"10.0.{place}.1"
+                ends["gateway"] = f"10.0.{place}.1"
+        nic = draw(_nics(networks, place, switches, ends))
         guests[f"guest{number}"] = {"switch": draw(st.sampled_from(switches)), "nics": [nic]}
     data: dict[str, object] = {
         "name": "drawn",
@@ -145,6 +146,27 @@ def topologies(
             router["firewall"] = {"policy": draw(st.sampled_from(["drop", "reject", "accept"])), "allow": allow}
         data["routers"] = {"gate": router}
     return resolve(data)
+
+
+@st.composite
+def _nics(
+    draw: st.DrawFn, networks: list[str], place: int, switches: list[str], ends: dict[str, object]
+) -> dict[str, object]:
+    """Make a NIC on a network, with the addresses that *ends* says: its own, those of a bond, or of a sub-interface."""
+    kind = draw(st.sampled_from(["plain", "plain", "bond", "vlans", "both"]))
+    plug: dict[str, object] = {"network": networks[place], **ends}
+    if kind in ("vlans", "both"):
+        plug = {"trunk": networks, "vlans": {networks[place]: ends}}
+    if kind in ("plain", "vlans"):
+        return {**plug, **draw(_cables())}
+    members = [{"switch": draw(st.sampled_from(switches)), **draw(_cables())} for _ in range(2)]
+    delays = st.sampled_from(["0ms", "200ms", "1s"])
+    bond: dict[str, object] = {"members": members, "downdelay": draw(delays), "updelay": draw(delays)}
+    if draw(st.booleans()):
+        bond |= {"primary_reselect": draw(st.sampled_from(["always", "better", "failure"]))}
+        bond["members"] = [{"name": f"leg{leg}", **member} for leg, member in enumerate(members)]
+        bond["primary"] = draw(st.sampled_from(["leg0", "leg1"]))
+    return {**plug, "bond": bond}
 
 
 @st.composite
@@ -236,7 +258,7 @@ def _traffic(draw: st.DrawFn, topology: ResolvedTopology) -> Step:
     guests = list(topology.guests)
     if draw(st.booleans()):
         return Step("ping", (draw(st.sampled_from(guests)), draw(st.sampled_from([*guests, *topology.routers]))))
-    ports = [f"{node}:{nic.name}" for node, nic in topology.endpoints() if node in topology.guests]
+    ports = [f"{node}:{cable.name}" for node, _, cable in topology.cables() if node in topology.guests]
     return Step("send", (draw(st.sampled_from(ports)), draw(frames(topology))))
 
 
@@ -255,7 +277,7 @@ def _links(topology: ResolvedTopology) -> list[str]:
     """Name the cables as the lab does."""
     names = [link.name for link in topology.links]
     names += [f"{net.name}:dhcp" for net in topology.networks.values() if net.dhcp is not None]
-    return names + [f"{node}:{nic.name}" for node, nic in topology.endpoints()]
+    return names + [f"{node}:{cable.name}" for node, _, cable in topology.cables()]
 
 
 def _some(names: Sequence[str], least: int) -> SearchStrategy[tuple[str, ...]]:

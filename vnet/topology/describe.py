@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from vnet.topology.resolved import (
     ALL_VLANS,
     Impairment,
@@ -41,18 +43,20 @@ def address_text(resolved: ResolvedTopology, interface: ResolvedInterface) -> st
 
 def network_of(resolved: ResolvedTopology, interface: ResolvedInterface) -> str | None:
     """Return the network of an interface's untagged frames: its own, or that of a trunk's native VLAN."""
-    if interface.network is not None:
+    if interface.network is not None or interface.vid is not None:
         return interface.network
     pvid = resolved.switch_port(interface.port).pvid
     return next((network.name for network in resolved.networks.values() if network.vid == pvid), None)
 
 
 def guest_networks(resolved: ResolvedTopology, interface: ResolvedInterface) -> list[str]:
-    """List the networks whose frames reach an interface; several on a trunk."""
-    if interface.network is not None:
-        return [interface.network]
-    members = resolved.switch_port(interface.port).members
-    return [network.name for network in resolved.networks.values() if network.vid in members]
+    """List the networks whose frames reach an interface; several on a trunk, but for those with a sub-interface."""
+    if interface.network is not None or interface.vid is not None:
+        return [interface.network] if interface.network is not None else []
+    port = resolved.switch_port(interface.port)
+    guest = resolved.guests.get(port.node)
+    subs = {each.vid for each in guest.interfaces if each.parent == interface.name} if guest is not None else set()
+    return [net.name for net in resolved.networks.values() if net.vid in port.members and net.vid not in subs]
 
 
 def vlans_text(resolved: ResolvedTopology, port: ResolvedSwitchPort) -> str:
@@ -95,3 +99,17 @@ def policy_text(router: ResolvedRouter) -> str:
         rules = len(router.firewall.allow)
         parts.append(f"firewall: {router.firewall.policy}, {rules} rule{'s' if rules != 1 else ''}")
     return ", ".join(parts)
+
+
+def without_cable(resolved: ResolvedTopology) -> Iterator[tuple[str, str]]:
+    """Say of bonds and sub-interfaces, by ``node:interface``, which ports show their frames."""
+    for guest in resolved.guests.values():
+        cables = {each.name: [f"{guest.name}:{cable.name}" for cable in each.cables] for each in guest.interfaces}
+        for each in guest.interfaces:
+            if each.parent is not None:
+                text = (
+                    f"it is a VLAN sub-interface: capture {' '.join(cables[each.parent])} with the filter 'vlan {each.vid}'"
+                )
+                yield f"{guest.name}:{each.name}", text
+            elif each.bond is not None:
+                yield f"{guest.name}:{each.name}", f"it is a bond: capture {' '.join(cables[each.name])}"

@@ -230,7 +230,8 @@ class _Drawing:
             line = y + 16 + (index * 2 + 1) * _LINE
             self.canvas.dot(x + 12, line - 4, self._colour(interface))
             self.canvas.text(x + 21, line, self._address(interface), "", _BOX - 24)
-            more = " ".join(filter(None, (f"{interface.name} at {interface.port}", cable_text(interface.cable))))
+            places = ", ".join(map(str, interface.ports))
+            more = " ".join(filter(None, (f"{interface.name} at {places}", cable_text(interface.cable))))
             self.canvas.text(x + 21, line + _LINE - 1, more, "small", _BOX - 20)
         self.boxes[guest.name] = (x + _BOX, y + height / 2)
 
@@ -238,7 +239,7 @@ class _Drawing:
         return self.colours[interface.network][0] if interface.network is not None else "#52606d"
 
     def _address(self, interface: ResolvedInterface) -> str:
-        if interface.network is not None:
+        if interface.network is not None or interface.vid is not None:
             return address_text(self.resolved, interface)
         return vlans_text(self.resolved, self.resolved.switch_port(interface.port))
 

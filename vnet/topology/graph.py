@@ -40,8 +40,8 @@ def cable_graph(resolved: ResolvedTopology) -> Graph[str]:
     for kind, names in (("guest", resolved.guests), ("router", resolved.routers)):
         for name in names:
             graph.add_node(name, kind=kind)
-    for node, interface in resolved.endpoints():
-        graph.add_edge(node, interface.port.switch, a=f"{node}:{interface.name}", b=str(interface.port))
+    for node, _, cable in resolved.cables():
+        graph.add_edge(node, cable.port.switch, a=f"{node}:{cable.name}", b=str(cable.port))
     for network in resolved.networks.values():
         if network.dhcp is not None:
             graph.add_node(f"{network.name}:dhcp", kind="dhcp")
@@ -103,7 +103,7 @@ def _draw_text(resolved: ResolvedTopology) -> str:
     for network in resolved.networks.values():
         lines += ["", f"{network.name}  {network_text(network)}"]
         lines += _members(resolved, network)
-    trunks = [(n, i) for n, i in resolved.endpoints() if i.network is None]
+    trunks = [(n, i) for n, i in resolved.endpoints() if i.network is None and i.vid is None]
     if trunks:
         lines += ["", "trunks"]
         for node, interface in trunks:
@@ -131,7 +131,7 @@ def _members(resolved: ResolvedTopology, network: ResolvedNetwork) -> list[str]:
             mark = f"{node} -> {', '.join(others)}" if others else node
         elif resolved.guests[node].kind != "emulated":
             mark = f"{node} ({resolved.guests[node].kind})"
-        rows.append((mark, address_text(resolved, interface), str(interface.port)))
+        rows.append((mark, address_text(resolved, interface), ", ".join(map(str, interface.ports))))
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
 

@@ -210,8 +210,62 @@ class Link(Impaired, frozen=True, kw_only=True):
     vlan: Annotated[Vlan | None, about("Makes it an access link: this VLAN only, untagged.")] = None
 
 
+class SubInterface(Strict, frozen=True, kw_only=True):
+    """A VLAN sub-interface of a NIC on a trunk; MAC address and MTU are the NIC's."""
+
+    address: Annotated[InterfaceText | list[InterfaceText] | None, about("Static address, or several.")] = None
+    gateway: Annotated[AddressText | None, about("As for a NIC.")] = None
+    dhcp: Annotated[bool | None, about("As for a NIC.")] = None
+    ipv6: Annotated[Literal["auto", "link-local"] | None, about("As for a NIC.")] = None
+    name: Annotated[str | None, about("Not given: the NIC's and the VLAN's number, such as eth0.16.")] = None
+
+
+class BondMember(Impaired, frozen=True, kw_only=True):
+    """A member of a bond: a NIC with its cable, and nothing else of its own."""
+
+    switch: Annotated[str | None, about("The switch it is plugged in; not given: the bond's.")] = None
+    name: Annotated[str | None, about("Not given: eth0, eth1, ...")] = None
+
+
+class Bond(Strict, frozen=True, kw_only=True):
+    """Several NICs as one interface, of which one is in use; the options are those of the Linux bonding driver."""
+
+    mode: Annotated[str, about("active-backup; others need link aggregation of switches, which is not built yet.")] = (
+        "active-backup"
+    )
+    members: Annotated[
+        list[str | BondMember], about("The NICs, at least two: a switch's name, or a mapping with more ({} will do).")
+    ]
+    miimon: Annotated[
+        DurationText | None, about("How often carriers are looked at; not given: 100ms, or not at all with arp_interval.")
+    ] = None
+    updelay: Annotated[DurationText | None, about("How long a carrier has to be back before its link counts as up.")] = None
+    downdelay: Annotated[DurationText | None, about("How long a carrier has to be gone before its link is down.")] = None
+    primary: Annotated[str | None, about("The member that is used whenever it can be; not given: none is.")] = None
+    primary_reselect: Annotated[
+        Literal["always", "better", "failure"] | None,
+        about(
+            "When the primary that comes back is used again: always; if its cable's rate is better; at the other's failure."
+            " Not given: always."
+        ),
+    ] = None
+    num_grat_arp: Annotated[
+        int | None, about("How often addresses are announced after a failover, 0 to 255, miimon apart; not given: 1.")
+    ] = None
+    arp_interval: Annotated[
+        DurationText | None, about("Watch the links by ARP requests this often, instead of by carriers.")
+    ] = None
+    arp_ip_target: Annotated[
+        AddressText | list[AddressText] | None, about("Whom to ask, up to 16 addresses; with arp_interval.")
+    ] = None
+    arp_validate: Annotated[
+        Literal["none", "active", "backup", "all"] | None,
+        about("Members of which only the right ARP packets show that the link is up. Not given: none, any frame does."),
+    ] = None
+
+
 class Nic(Impaired, frozen=True, kw_only=True):
-    """A guest's NIC and its cable to a switch."""
+    """A guest's NIC and its cable to a switch, or a bond of several."""
 
     network: Annotated[NetworkName | None, about("The network it is on; not for a trunk.")] = None
     address: Annotated[InterfaceText | list[InterfaceText] | None, about("Static address, or several.")] = None
@@ -239,7 +293,20 @@ class Nic(Impaired, frozen=True, kw_only=True):
     ] = None
     trunk: Annotated[VlanList | None, about("The NIC gets these VLANs, tagged, instead of one network.")] = None
     native: Annotated[Vlan | None, about("The trunk's VLAN that travels untagged.")] = None
-    name: Annotated[str | None, about("Not given: eth0, eth1, ...")] = None
+    vlans: Annotated[
+        dict[str, InterfaceText | list[InterfaceText] | SubInterface | None],
+        about(
+            "VLAN sub-interfaces of an emulated guest on a trunk, by VLAN (its number or its network's name): the address"
+            " there, a list of addresses, or a mapping with more. They are called eth0.16 and send and receive tagged."
+        ),
+    ] = {}
+    bond: Annotated[
+        Bond | None,
+        about(
+            "The NIC is a bond of several, called bond0: one interface of an emulated guest with a cable for each member."
+        ),
+    ] = None
+    name: Annotated[str | None, about("Not given: eth0, eth1, ..., or bond0, bond1, ...")] = None
     mtu: Annotated[int | None, about("Largest IP packet; not given: 1500.")] = None
     model: Annotated[str | None, about("Device model of a QEMU guest's NIC.")] = None
     switch: Annotated[str | None, about("The switch it is plugged in; not given: the guest's.")] = None

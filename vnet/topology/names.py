@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from vnet.topology.model import Nic, Topology
+from vnet.topology.model import BondMember, Nic, SubInterface, Topology
 from vnet.topology.problems import Path, Problems
 from vnet.topology.shape import numbered
 
@@ -38,6 +38,13 @@ def check_names(model: Topology, problems: Problems) -> None:
         for index, nic in numbered(guest.nics) if guest is not None else ():
             if isinstance(nic, Nic) and nic.name is not None:
                 _check_nic(nic.name, ("guests", guest_name, "nics", index, "name"), problems)
+            bond = nic.bond if isinstance(nic, Nic) else None
+            for member, each in numbered(bond.members) if bond is not None else ():
+                if isinstance(each, BondMember) and each.name is not None:
+                    _check_nic(each.name, ("guests", guest_name, "nics", index, "bond", "members", member, "name"), problems)
+            for key, sub in nic.vlans.items() if isinstance(nic, Nic) else ():
+                if isinstance(sub, SubInterface) and sub.name is not None:
+                    _check_nic(sub.name, ("guests", guest_name, "nics", index, "vlans", key, "name"), problems)
 
 
 def _check_nodes(model: Topology, problems: Problems) -> None:

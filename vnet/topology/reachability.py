@@ -133,7 +133,8 @@ class _Walker:
     ) -> _Attachment | None:
         """Return what a DHCP client gets; a namespace is taken to run a client of its own."""
         scope = self.resolved.networks[network].dhcp
-        if scope is None or interface.network is None or not (interface.dhcp or guest.kind in LINUX_KINDS):
+        own_client = guest.kind in LINUX_KINDS and interface.network is not None  # on a trunk nobody knows what it asks for
+        if scope is None or not (interface.dhcp or own_client):
             return None
         address = scope.reservations.get(interface.mac)
         if address is None:

@@ -10,25 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, Literal
 
-from vnet.addresses import Mac
 from vnet.errors import TopologyError
 from vnet.topology.addressing import MacAllotter
-from vnet.topology.draft import Draft, Static
-from vnet.topology.model import Guest, Nic, Route, Router, RouterInterface, Topology
+from vnet.topology.draft import Draft
+from vnet.topology.model import Guest, Route, Router, RouterInterface, Topology
 from vnet.topology.model import Network as NetworkModel
 from vnet.topology.names import check_names
+from vnet.topology.nics import MTU, SMALLEST_MTU, default_gateway, mac_of, resolve_nics, static_addresses, with_gateway
 from vnet.topology.policies import resolve_firewall, resolve_nat
-from vnet.topology.problems import Path, Problems, format_path
+from vnet.topology.problems import Path, Problems
 from vnet.topology.profiles import PROFILES
 from vnet.topology.programs import resolve_programs
 from vnet.topology.reading import Reader
 from vnet.topology.resolve_adapter import resolve_adapter
 from vnet.topology.resolved import (
-    LINUX_KINDS,
-    Address,
-    Interface,
     Network,
     ResolvedGuest,
     ResolvedInterface,
@@ -41,11 +37,7 @@ from vnet.topology.scopes import resolve_dhcp
 from vnet.topology.shape import numbered, shape_topology
 from vnet.topology.stated import choose_vids, stated_macs
 from vnet.topology.validate import validate
-from vnet.topology.wiring import LARGEST_MTU, PortVlans, Wiring, access, trunk
-
-MTU: Final = 1500
-SMALLEST_MTU: Final = 68
-"""RFC 791: what every link has to carry."""
+from vnet.topology.wiring import LARGEST_MTU, Wiring, access
 
 
 def resolve(model: Topology | Mapping[str, object], *, source: str | None = None) -> ResolvedTopology:
@@ -125,22 +117,6 @@ def _network(draft: Draft, name: str, model: NetworkModel) -> ResolvedNetwork:
     )
 
 
-def _addresses(
-    draft: Draft, texts: str | list[str], network: str | None, node: str, interface: str, path: Path, router: bool
-) -> tuple[Interface, ...]:
-    """Read static addresses and remember who has them."""
-    subnet = draft.subnets.get(network) if network is not None else None
-    lost = network is not None and draft.problems.lost(("networks", network, "subnet"))
-    addresses: list[Interface] = []
-    for index, text in [(None, texts)] if isinstance(texts, str) else numbered(texts):
-        place = path if index is None else (*path, index)
-        address = draft.reader.interface(text, subnet, place, lost=lost)
-        if address is not None:
-            addresses.append(address)
-            draft.add(Static(address, network or "", node, interface, router, place))
-    return tuple(addresses)
-
-
 def _router_interfaces(draft: Draft, name: str, model: Router) -> tuple[ResolvedInterface, ...]:
     interfaces: list[ResolvedInterface] = []
     for typed, given in model.interfaces.items():
@@ -148,7 +124,7 @@ def _router_interfaces(draft: Draft, name: str, model: Router) -> tuple[Resolved
         network = draft.network(typed, path, key=True)
         full = given if isinstance(given, RouterInterface) else RouterInterface(address=given)
         address_path = (*path, "address") if isinstance(given, RouterInterface) else path
-        addresses = _addresses(draft, full.address, network, name, network or typed, address_path, router=True)
+        addresses = static_addresses(draft, full.address, network, name, network or typed, address_path, router=True)
         cable = draft.reader.impairment(full, path)
         mtu = draft.reader.whole(full.mtu, (*path, "mtu"), SMALLEST_MTU, LARGEST_MTU, MTU)
         switch = draft.wiring.find((full.switch, (*path, "switch")), (model.switch, ("routers", name, "switch")))
@@ -159,7 +135,7 @@ def _router_interfaces(draft: Draft, name: str, model: Router) -> tuple[Resolved
         interface = ResolvedInterface(
             name=network,
             network=network,
-            mac=_mac(draft, full.mac, name, network),
+            mac=mac_of(draft, full.mac, name, network),
             addresses=addresses,
             gateway=None,
             dhcp=None,
@@ -171,11 +147,6 @@ def _router_interfaces(draft: Draft, name: str, model: Router) -> tuple[Resolved
         draft.interfaces[name, network] = interface
         draft.paths[name, network] = path
     return tuple(interfaces)
-
-
-def _mac(draft: Draft, stated: str | None, node: str, interface: str) -> Mac:
-    mac = Reader(Problems()).mac(stated, ())  # what is wrong with it was said by stated_macs
-    return draft.macs.derive(node, interface) if mac is None else mac
 
 
 def _router(draft: Draft, name: str, model: Router, interfaces: tuple[ResolvedInterface, ...]) -> ResolvedRouter:
@@ -206,26 +177,13 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
     if model.kind == "qemu":
         text = "guests of kind qemu are not built yet; use emulated or namespace"
         draft.problems.error("kind-not-built", (*path, "kind"), text)
-    interfaces: list[ResolvedInterface] = []
-    for index, nic in numbered(model.nics):
-        full = Nic(network=nic) if isinstance(nic, str) else nic
-        nic_path = (*path, "nics", index)
-        interface = _nic(draft, name, model, full, index, nic_path, nic_path if isinstance(nic, str) else None)
-        if interface is None:
-            continue
-        if (name, interface.name) in draft.interfaces:
-            text = f"guest {name!r} has a NIC called {interface.name!r} already; choose another name"
-            draft.problems.error("duplicate-name", (*nic_path, "name"), text)
-            continue
-        interfaces.append(interface)
-        draft.interfaces[name, interface.name] = interface
-        draft.paths[name, interface.name] = nic_path
-    gateway = _default_gateway(draft, name, model, interfaces)
+    interfaces = resolve_nics(draft, name, model)
+    gateway = default_gateway(draft, name, model, interfaces)
     dns = tuple(a for i, text in enumerate(model.dns) if (a := draft.reader.address(text, (*path, "dns", i))) is not None)
     return ResolvedGuest(
         name=name,
         kind=model.kind,
-        interfaces=_with_gateway(interfaces, gateway),
+        interfaces=with_gateway(interfaces, gateway),
         gateway=gateway,
         routes=_routes(draft, model.routes, path),
         dns=dns,
@@ -246,117 +204,3 @@ def _pid(draft: Draft, model: Guest, path: Path) -> int | None:
             draft.problems.error("bad-attach", path, "a guest of kind attach needs pid: the number of a running process")
         return None
     return draft.reader.whole(model.pid, (*path, "pid"), 1, (1 << 22), 1)
-
-
-def _default_gateway(draft: Draft, name: str, model: Guest, interfaces: list[ResolvedInterface]) -> Address | None:
-    """Choose the one default gateway: the guest's own, else one that a NIC states, else the first that was derived."""
-    path: Path = ("guests", name)
-    stated = [
-        (index, nic.gateway)
-        for index, nic in numbered(model.nics)
-        if isinstance(nic, Nic) and nic.gateway is not None and nic.gateway != "none"
-    ]
-    if model.gateway is not None:
-        if stated:
-            text = f"guest {name!r} has a gateway of its own already; keep one of the two"
-            draft.problems.error("two-gateways", (*path, "nics", stated[0][0], "gateway"), text, key=True)
-        return None if model.gateway == "none" else draft.reader.address(model.gateway, (*path, "gateway"))
-    for index, _ in stated[1:]:
-        text = f"a NIC of guest {name!r} has the default gateway already; write the others as routes:"
-        draft.problems.error("two-gateways", (*path, "nics", index, "gateway"), text, key=True)
-    if stated:
-        place = (*path, "nics", stated[0][0])
-        return next((i.gateway for i in interfaces if draft.paths[name, i.name] == place), None)
-    return next((interface.gateway for interface in interfaces if interface.gateway is not None), None)
-
-
-def _with_gateway(interfaces: list[ResolvedInterface], gateway: Address | None) -> tuple[ResolvedInterface, ...]:
-    """Give the default gateway to the first interface that reaches it, and to no other."""
-    nearest = next((i for i in interfaces if gateway and any(gateway in a.network for a in i.addresses)), None)
-    return tuple(replace(i, gateway=gateway if i is nearest else None) for i in interfaces)
-
-
-def _nic(
-    draft: Draft, guest: str, model: Guest, nic: Nic, index: int, path: Path, word: Path | None
-) -> ResolvedInterface | None:
-    """Resolve one NIC; *word* is its place if it was given by its network's name alone."""
-    name = nic.name or f"eth{index}"
-    vlans, network = _nic_vlans(draft, nic, path, word or (*path, "network"))
-    cable = draft.reader.impairment(nic, path)
-    mtu = draft.reader.whole(nic.mtu, (*path, "mtu"), SMALLEST_MTU, LARGEST_MTU, MTU)
-    switch = draft.wiring.find((nic.switch, (*path, "switch")), (model.switch, ("guests", guest, "switch")))
-    addresses = _addresses(draft, nic.address or [], network, guest, name, (*path, "address"), router=False)
-    gateway: Address | None = None
-    if nic.gateway is not None and nic.gateway != "none":
-        gateway = draft.reader.address(nic.gateway, (*path, "gateway"))
-    elif nic.gateway is None and addresses and network is not None:
-        routers = draft.routers_on(network, min(address.version for address in addresses))
-        gateway = next(iter(routers.values())) if len(routers) == 1 else None
-        if any(gateway == own.ip for own in addresses):
-            gateway = None  # the address is wrong, and that is said elsewhere
-    if vlans is None:
-        return None
-    return ResolvedInterface(
-        name=name,
-        network=network if nic.trunk is None else None,
-        mac=_mac(draft, nic.mac, guest, name),
-        addresses=addresses,
-        gateway=gateway,
-        dhcp=_dhcp(draft, model, nic, network, path),
-        mtu=mtu,
-        cable=cable,
-        port=draft.wiring.plug(switch, "guest", guest, name, vlans),
-        model=nic.model,
-        ipv6=nic.ipv6,
-    )
-
-
-def _nic_vlans(draft: Draft, nic: Nic, path: Path, place: Path) -> tuple[PortVlans | None, str | None]:
-    """Return the VLANs of a NIC's port, and the network on which its untagged frames are."""
-    if nic.trunk is None:
-        if nic.native is not None:
-            text = "native goes with trunk; a NIC on a network has no native VLAN"
-            draft.problems.error("bad-nic", (*path, "native"), text, key=True)
-        if nic.network is None and draft.problems.lost((*path, "network")):
-            return None, None
-        if nic.network is None:
-            draft.problems.error("bad-nic", path, "a NIC needs a network, or trunk: with its VLANs")
-            return None, None
-        network = draft.network(nic.network, place)
-        return (None, None) if network is None else (access(draft.vids[network]), network)
-    if nic.network is not None:
-        text = "a NIC is on one network or on a trunk; for the untagged VLAN of a trunk, write native:"
-        draft.problems.error("bad-nic", (*path, "network"), text, key=True)
-    native = draft.wiring.vid(nic.native, (*path, "native"))
-    members = draft.wiring.vlan_set(nic.trunk, (*path, "trunk"))
-    network = next((name for name, vid in draft.vids.items() if vid == native), None)
-    return trunk(members, native), network
-
-
-def _texts(address: str | list[str] | None) -> list[str]:
-    return [address] if isinstance(address, str) else [text for _, text in numbered(address or [])]
-
-
-def _dhcp(draft: Draft, guest: Guest, nic: Nic, network: str | None, path: Path) -> Literal["client", "vnet"] | None:
-    static = next((text for text in _texts(nic.address) if ":" not in text), None)
-    if nic.dhcp and static is not None:
-        text = "the NIC has a static address already; remove address or dhcp"
-        if network is not None:
-            place = format_path(("networks", network, "dhcp", "reservations"))
-            text += f"; for a reservation write {place}: {{{path[1]}: {static.partition('/')[0].strip()}}}"
-        draft.problems.error("bad-nic", (*path, "dhcp"), text, key=True)
-        return None
-    if nic.dhcp and network is None:
-        if nic.trunk is not None:
-            text = "DHCP runs on a trunk's native VLAN; give native: the VLAN of a network"
-            draft.problems.error("bad-nic", (*path, "dhcp"), text, key=True)
-        return None
-    if nic.dhcp and network is not None and not draft.has_dhcp(network):
-        text = f"network {network!r} has no DHCP server (unless a guest is one); add dhcp: {{}} to it"
-        draft.problems.warning("no-dhcp-server", (*path, "dhcp"), text, key=True)
-    if guest.kind in LINUX_KINDS:
-        return "vnet" if nic.dhcp == "vnet" else None
-    if nic.dhcp is None:
-        wanted = not nic.address and nic.trunk is None and network is not None and draft.has_dhcp(network)
-        return "client" if wanted else None
-    return "client" if nic.dhcp else None

@@ -13,7 +13,7 @@ addresses are 6 octets; IP addresses are ``ipaddress`` objects (this is configur
     |-- guests      name -> ResolvedGuest -- ResolvedInterface
     `-- routers     name -> ResolvedRouter -- ResolvedInterface [, ResolvedNat, ResolvedFirewall]
 
-Each switch port says what is plugged in (``peer``, ``node``, ``interface``); each interface, link and DHCP server says in
+Each switch port says what is plugged in (``peer``, ``node``, ``interface``); each cable, link and DHCP server says in
 which port (``PortRef``). The two always agree.
 """
 
@@ -91,14 +91,48 @@ class ResolvedRoute:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class ResolvedCable:
+    """The cable from a NIC, or from an interface of a router, to its switch port; ``name`` is the NIC's."""
+
+    name: str
+    cable: Impairment
+    port: PortRef
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedBond:
+    """A bond: its members, and the options of the Linux bonding driver. Either ``miimon`` or ``arp_interval`` is 0.
+
+    ``primary`` is the index of a member.
+    """
+
+    mode: Literal["active-backup"]
+    members: tuple[ResolvedCable, ...]
+    miimon: Duration
+    updelay: Duration
+    downdelay: Duration
+    primary: int | None
+    primary_reselect: Literal["always", "better", "failure"]
+    num_grat_arp: int
+    arp_interval: Duration
+    arp_ip_target: tuple[IPv4Address, ...]
+    arp_validate: Literal["none", "active", "backup", "all"]
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedInterface:
-    """A NIC of a guest or an interface of a router, and the cable from it to its switch port.
+    """An interface of a guest or router, and the cable from it to its switch port.
 
     ``name`` is eth0, eth1, ... on a guest and the network's name on a router. ``network`` is None for a NIC that carries
     tagged frames (``trunk``); its VLANs stand in the switch port. ``dhcp`` is "client" for an emulated guest that asks for
     its address, "vnet" for a namespace whose address vnet asks for, None for static or no addresses. ``ipv6`` is "auto" for
     an emulated guest that configures itself, "link-local" for one that has only that address and the static ones.
+
+    A VLAN sub-interface names the NIC that it lies on (``parent``) and its VLAN (``vid``); ``port`` and ``bond``
+    are the parent's. A bond has the cables of its members; ``port`` is the first one's.
     """
 
     name: str
@@ -112,6 +146,21 @@ class ResolvedInterface:
     port: PortRef
     model: str | None = None
     ipv6: Literal["auto", "link-local"] | None = None
+    parent: str | None = None
+    vid: int | None = None
+    bond: ResolvedBond | None = None
+
+    @property
+    def cables(self) -> tuple[ResolvedCable, ...]:
+        """List the cables of the interface: one, those of a bond's members, or none if it is a sub-interface."""
+        if self.parent is not None:
+            return ()
+        return (ResolvedCable(self.name, self.cable, self.port),) if self.bond is None else self.bond.members
+
+    @property
+    def ports(self) -> tuple[PortRef, ...]:
+        """List the switch ports by which frames come to the interface: several for a bond, and what lies on it."""
+        return (self.port,) if self.bond is None else tuple(member.port for member in self.bond.members)
 
     @property
     def has_ipv6(self) -> bool:
@@ -336,3 +385,7 @@ class ResolvedTopology:
             yield from ((guest.name, interface) for interface in guest.interfaces)
         for router in self.routers.values():
             yield from ((router.name, interface) for interface in router.interfaces)
+
+    def cables(self) -> Iterator[tuple[str, ResolvedInterface, ResolvedCable]]:
+        """Yield every cable of a guest or router, with its node's name and the interface it belongs to."""
+        return ((node, interface, cable) for node, interface in self.endpoints() for cable in interface.cables)

@@ -154,6 +154,8 @@ def _dict(data: Mapping[object, object], kind: inspect.DictType, path: Path, pro
     nothing_will_do = any(isinstance(alternative, inspect.NoneType) for alternative in _kinds(kind.value_type))
     shaped: dict[str, object] = {}
     for key, value in data.items():
+        if isinstance(key, int) and not isinstance(key, bool):
+            key = str(key)
         if not isinstance(key, str):
             problems.error("wrong-type", path, f"the key {key!r} has to be text")
             continue
@@ -227,8 +229,8 @@ _NAMES: Final[Mapping[str, str]] = {
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
     "Adapter": "an adapter", "Loopback": "a loopback adapter",
     "Vxlan": "a vxlan adapter", "Geneve": "a geneve adapter", "Udp": "a udp adapter", "Vde": "a vde adapter",
-    "Pcap": "a pcap adapter",
-    "RouterInterface": "a router's interface",
+    "Pcap": "a pcap adapter", "RouterInterface": "a router's interface", "SubInterface": "a VLAN sub-interface",
+    "BondMember": "a bond's member (which has a cable; addresses stand with the bond)",
     "Topology": "a topology",
 }  # fmt: skip
 

@@ -47,6 +47,7 @@ def _mentioned_vlans(model: Topology) -> list[int | str]:
     values: list[int | str | None] = [link.vlan for link in model.links]
     for native, carried in [(link.native, link.trunk) for link in model.links] + [(nic.native, nic.trunk) for nic in nics]:
         values += [native, *(carried if isinstance(carried, list) else ())]
+    values += [key for nic in nics for key in nic.vlans]
     return [value for value in values if value is not None]
 
 

@@ -12,12 +12,13 @@ from typing import Final, TypeAlias
 
 from vnet.addresses import Mac, format_mac
 from vnet.topology.addressing import host_bounds
+from vnet.topology.describe import network_of
 from vnet.topology.draft import Draft, Static
-from vnet.topology.model import Nic
+from vnet.topology.model import Guest
+from vnet.topology.nics import gateway_place
 from vnet.topology.problems import Path
 from vnet.topology.programs import clients_have_servers
 from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedInterface, ResolvedTopology
-from vnet.topology.shape import numbered
 from vnet.topology.validate_switching import SWITCHING_RULES
 
 IPV6_MTU: Final = 1280
@@ -111,10 +112,51 @@ def addresses_unique(draft: Draft, resolved: ResolvedTopology) -> None:
         owners.setdefault(key, owner)
 
 
+def sub_interfaces_apart(draft: Draft, resolved: ResolvedTopology) -> None:
+    """The addresses of a VLAN sub-interface leave the subnets of the guest's other interfaces alone."""
+    for guest in resolved.guests.values():
+        seen: list[tuple[ResolvedInterface, Interface]] = []
+        for interface in guest.interfaces:
+            for address in interface.addresses:
+                for other, its in seen:
+                    tagged = interface.parent is not None or other.parent is not None
+                    if other is interface or not tagged or its.version != address.version:
+                        continue
+                    if its.network.overlaps(address.network):
+                        text = (
+                            f"{address} overlaps {its} of {other.name}, and a host reaches a subnet by one interface; "
+                            "give each VLAN its own subnet"
+                        )
+                        path = next(s.path for s in draft.statics if s.address is address)
+                        draft.problems.error("overlapping-addresses", path, text)
+                seen.append((interface, address))
+
+
+def bond_targets_near(draft: Draft, resolved: ResolvedTopology) -> None:
+    """Whom a bond asks by ARP is on a subnet of the bond, or of a sub-interface on it: ARP goes no further."""
+    for guest in resolved.guests.values():
+        for interface in guest.interfaces:
+            if interface.bond is None or interface.parent is not None or not interface.bond.arp_ip_target:
+                continue
+            near: list[Network] = []
+            for each in guest.interfaces:
+                if interface.name in (each.name, each.parent):
+                    subnet = draft.subnets.get(network_of(resolved, each) or "")
+                    near += [address.network for address in each.addresses] + ([] if subnet is None else [subnet])
+            path = (*draft.paths[guest.name, interface.name], "bond", "arp_ip_target")
+            subnets = ", ".join(map(str, dict.fromkeys(near)))
+            for target in interface.bond.arp_ip_target:
+                if near and not any(target in subnet for subnet in near):
+                    text = f"{target} cannot be asked: the bond is on {subnets}, and ARP goes no further"
+                    draft.problems.error("bond-target", path, text)
+
+
 def macs_unique(draft: Draft, resolved: ResolvedTopology) -> None:
     """No MAC address is stated twice (VS-42)."""
     owners: dict[Mac, str] = {}
     for (node, name), interface in draft.interfaces.items():
+        if interface.parent is not None:
+            continue  # a sub-interface has its NIC's
         if interface.mac in owners:
             text = f"{format_mac(interface.mac)} belongs to {owners[interface.mac]} already; choose another or leave it out"
             draft.problems.error("duplicate-mac", (*draft.paths[node, name], "mac"), text)
@@ -224,7 +266,7 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
             if section == "routers":
                 hops.append((resolved.routers[name].default_gateway, (section, name, "default_gateway")))
             else:
-                hops.append((resolved.guests[name].gateway, _gateway_place(draft, name)))
+                hops.append((resolved.guests[name].gateway, gateway_place(name, draft.model.guests[name] or Guest())))
             for hop, place in hops:
                 if hop is not None:
                     _check_hop(draft, resolved, name, hop, links, on_dhcp, holders, place)
@@ -232,15 +274,6 @@ def gateways_reachable(draft: Draft, resolved: ResolvedTopology) -> None:
 
 def _may_use_dhcp(interface: ResolvedInterface) -> bool:
     return not interface.addresses or (interface.dhcp is not None and all(each.version == 6 for each in interface.addresses))
-
-
-def _gateway_place(draft: Draft, name: str) -> Path:
-    """Find where a guest's default gateway stands: with the guest, with a NIC, or nowhere (then the NIC is blamed)."""
-    guest = draft.model.guests[name]
-    for index, nic in numbered(guest.nics) if guest is not None and guest.gateway is None else ():
-        if isinstance(nic, Nic) and nic.gateway is not None:
-            return ("guests", name, "nics", index, "gateway")
-    return ("guests", name, "gateway")
 
 
 def _check_hop(
@@ -305,8 +338,9 @@ def profile_limits(draft: Draft, resolved: ResolvedTopology) -> None:
     """The limits of the product whose profile applies (VS-06, VS-07)."""
     profile = draft.profile
     for name, guest in resolved.guests.items():
-        if profile.most_nics is not None and len(guest.interfaces) > profile.most_nics:
-            text = f"{len(guest.interfaces)} NICs are more than the {profile.most_nics} that profile {profile.name!r} allows"
+        nics = sum(len(interface.cables) for interface in guest.interfaces)
+        if profile.most_nics is not None and nics > profile.most_nics:
+            text = f"{nics} NICs are more than the {profile.most_nics} that profile {profile.name!r} allows"
             draft.problems.error("profile-limit", ("guests", name, "nics"), text)
     for what, count, usual in (
         ("guests", len(resolved.guests), profile.usual_guests),
@@ -329,6 +363,8 @@ RULES: Final[tuple[Rule, ...]] = (
     addresses_fit,
     addresses_unique,
     ipv6_can_run,
+    sub_interfaces_apart,
+    bond_targets_near,
     macs_unique,
     dhcp_servers_fit,
     dhcp_ranges_free,

@@ -77,6 +77,10 @@ def networks_whole(draft: Draft, resolved: ResolvedTopology) -> None:
         for port in switch.ports:
             if port.peer != "link" and port.pvid is not None:
                 where.setdefault(port.pvid, {}).setdefault(switch.name, port.name)
+    for node, interface in resolved.endpoints():
+        if interface.vid is not None:
+            for ref in interface.ports:
+                where.setdefault(interface.vid, {}).setdefault(ref.switch, f"{node}:{interface.name}")
     for vid, ports in where.items():
         groups: _Groups = {name: name for name in resolved.switches}
         joined: _Groups = dict(groups)
@@ -113,8 +117,9 @@ def _blamed_link(draft: Draft, resolved: ResolvedTopology, vid: int, groups: _Gr
 def payloads_fit(draft: Draft, resolved: ResolvedTopology) -> None:
     """No NIC sends larger packets than its switch forwards."""
     for (node, name), interface in draft.interfaces.items():
-        switch = resolved.switches[interface.port.switch]
-        if interface.mtu > switch.mtu:
+        switches = [resolved.switches[cable.port.switch] for cable in interface.cables]
+        switch = min(switches, key=lambda each: each.mtu, default=None)
+        if switch is not None and interface.mtu > switch.mtu:
             text = f"{interface.mtu} is more than the {switch.mtu} that switch {switch.name!r} forwards; raise its mtu"
             draft.problems.error("mtu", (*draft.paths[node, name], "mtu"), text)
 

@@ -109,15 +109,20 @@ class Wiring:
         )
         return PortRef(switch, len(ports))
 
-    def vid(self, value: int | str | None, path: Path) -> int | None:
-        """Read a single VLAN: a number or a network's name."""
+    def port_vlans(self, ref: PortRef) -> tuple[int | None, Vlans]:
+        """Return the PVID and the member set of a port that was plugged into."""
+        port = self._ports[ref.switch][ref.number - 1]
+        return port.pvid, port.members
+
+    def vid(self, value: int | str | None, path: Path, *, key: bool = False) -> int | None:
+        """Read a single VLAN: a number or a network's name; *key*: it stands there as a key."""
         if value is None:
             return None
         if isinstance(value, str) and value in self.vids:
             return self.vids[value]
         read = self._reader.vid_range(value)
         if read is None or read[0] != read[1]:
-            self._not_a_vlan(value, path)
+            self._not_a_vlan(value, path, key=key)
             return None
         return read[0]
 
@@ -138,12 +143,12 @@ class Wiring:
                     self.problems.warning("unused-vlan", (*path, index), text)
         return tuple(sorted(members))
 
-    def _not_a_vlan(self, value: int | str, path: Path) -> None:
+    def _not_a_vlan(self, value: int | str, path: Path, *, key: bool = False) -> None:
         if isinstance(value, int) or value.strip().isdigit():
-            self.problems.error("bad-vlan", path, f"{value} is not a VLAN number; write one from 1 to 4094")
+            self.problems.error("bad-vlan", path, f"{value} is not a VLAN number; write one from 1 to 4094", key=key)
         elif not self.problems.blamed(("networks",)):
             text = f"{value!r} is neither a VLAN number nor a network; {suggestion(value, list(self.vids))}"
-            self.problems.error("unknown-network", path, text)
+            self.problems.error("unknown-network", path, text, key=key)
 
     def _known(self) -> str:
         return "known: " + (", ".join(f"{vid} ({name})" for name, vid in list(self.vids.items())[:8]) or "none")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+import vnet
+from vnet.cli.show import print_view
+from vnet.runtime.views import Row, guests
 
 if TYPE_CHECKING:
     from .conftest import Run
@@ -35,6 +40,48 @@ def test_a_good_topology_is_printed_as_tables(run: Run, topology: Path) -> None:
     status, out, err = run("check", topology)
     assert (status, err) == (0, "")
     assert out == f"{CHECKED}\n{topology}: ok\n"
+
+
+NICS = """\
+name: nics
+networks: {lan: {vlan: 10, subnet: 10.0.0.0/24}, voice: {vlan: 20, subnet: 10.0.1.0/24}}
+switches: {core: {}, edge: {}}
+links: [{between: [core, edge]}]
+guests:
+  a:
+    nics:
+      - {trunk: [20, 30], native: lan, address: 10.0.0.1, mac: 52:54:00:00:00:0a, vlans: {voice: 10.0.1.1, 30: {}},
+         bond: {members: [core, {switch: edge, rate: 100mbit}]}}
+"""
+
+
+def test_bonds_and_sub_interfaces_have_a_line_each(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "nics.yaml"
+    path.write_text(NICS)
+    status, out, _ = run("check", path)
+    assert status == 0
+    rows = [re.split(r"  +", line) for line in out.splitlines() if line.startswith("a:")]
+    mac = "52:54:00:00:00:0a"
+    assert rows == [
+        ["a:bond0", "emulated", "trunk: lan, voice, 30, native lan", "10.0.0.1", mac, "core:2, edge:2", "100 Mbit/s"],
+        ["a:bond0.20", "emulated", "voice", "10.0.1.1", mac, "core:2, edge:2"],
+        ["a:bond0.30", "emulated", "VLAN 30", "no address", mac, "core:2, edge:2"],
+    ]  # fmt: skip
+    bond, sub, _ = json.loads(run("check", path, "--json").out)["interfaces"]
+    assert bond["members"] == [{"name": "eth0", "port": "core:2"}, {"name": "eth1", "port": "edge:2"}]
+    assert (sub["parent"], sub["vlan"], sub["network"], sub["members"]) == ("bond0", 20, "voice", None)
+
+
+def test_guests_are_shown_with_the_nic_that_a_bond_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> list[Row]:
+        async with vnet.open_lab(vnet.parse_topology(NICS)) as lab:
+            return guests(lab)
+
+    print_view("guests", vnet.simulate(main))
+    lines = [re.split(r"  +", line.rstrip()) for line in capsys.readouterr().out.splitlines()]
+    assert [(line[2], line[-1]) for line in lines[1:]] == [
+        ("bond0", "up by eth0"), ("bond0.20", "up"), ("bond0.30", "up"),
+    ]  # fmt: skip
 
 
 def test_all_mistakes_are_listed_with_their_places(run: Run, tmp_path: Path) -> None:
@@ -77,7 +124,7 @@ def test_check_as_json(run: Run, topology: Path) -> None:
     assert [network["vlan"] for network in data["networks"]] == [10, 20, 30]
     assert data["interfaces"][0] == {
         "node": "a", "name": "eth0", "network": "lan", "mac": "52:54:00:00:00:0a", "addresses": ["10.0.0.1/24"],
-        "gateway": "10.0.0.254", "dhcp": None, "port": "core:4",
+        "gateway": "10.0.0.254", "dhcp": None, "port": "core:4", "parent": None, "vlan": None, "members": None,
     }  # fmt: skip
     topology.write_text("name: [")
     data = json.loads(run("check", topology, "--json").out)

@@ -415,3 +415,15 @@ guests:
         (None, None), (None, "client"), (None, None), ("link-local", None), ("auto", None), (None, "client"),
     ]  # fmt: skip
     assert lab.guests["both"].gateway == IPv4Address("10.0.0.1") and lab.guests["six"].gateway is None
+
+
+def test_vlans_in_python_may_have_numbers_as_keys() -> None:
+    topology = resolve({
+        "name": "lab",
+        "networks": {"lan": {"vlan": 16, "subnet": "10.0.0.0/24"}},
+        "guests": {"a": {"nics": [{"trunk": [16], "vlans": {16: "10.0.0.1"}}]}},
+    })  # fmt: skip
+    parent, sub = topology.guests["a"].interfaces
+    assert (sub.name, sub.parent, sub.vid, sub.network, sub.mac) == ("eth0.16", "eth0", 16, "lan", parent.mac)
+    assert [cable.name for _, _, cable in topology.cables()] == ["eth0"]
+    assert sub.port == parent.port and sub.mtu == parent.mtu

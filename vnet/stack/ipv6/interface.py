@@ -169,6 +169,15 @@ class Ipv6Interface:
         head = ipv6.build(source, destination, PROTOCOL_ICMPV6, len(octets), hop_limit=ndp.HOP_LIMIT)
         self.send_frame(mac or multicast_mac(destination), head + octets)
 
+    def announce(self) -> None:
+        """Advertise the addresses in use to everybody, who override what they knew (RFC 4861, section 7.2.6)."""
+        for own in self.addresses:
+            if own.usable:
+                options = ndp.Options(target_mac=self.mac)
+                self.send_discovery(
+                    ndp.NeighborAdvertisement(own.address, False, False, True, options), own.address, ALL_NODES
+                )
+
     def send_frame(self, mac: Mac, packet: bytes) -> None:
         """Send a packet to a MAC address."""
         self.port.send(mac + self.mac + ETHERTYPE_IPV6 + packet, NO_OFFLOAD)
@@ -246,6 +255,10 @@ class Ipv6Interface:
     def _unassign(self, own: OwnAddress) -> None:
         if self.node.local.get(own.address) is self:
             del self.node.local[own.address]
+            for other in self.node.sides():  # a VLAN sub-interface has its parent's link-local address
+                twin = other.find(own.address) if other is not self else None
+                if twin is not None and twin.usable:
+                    self.node.local.setdefault(own.address, other)
 
     def _ask(self, own: OwnAddress) -> None:
         own.state = AddressState.TENTATIVE

@@ -120,8 +120,10 @@ class Ipv6Node:
         self._unwrap(interface, packet, frame[6:12], trusted=trusted, group=bool(frame[0] & 1))
 
     def _is_ours(self, side: Ipv6Interface, destination: bytes) -> bool:
-        found = self.local.get(destination)
-        return found is side or (found is not None and not ipv6.is_link_local(destination))
+        if ipv6.is_link_local(destination):  # sub-interfaces share their parent's: each is asked for its own
+            own = side.find(destination)
+            return own is not None and own.usable
+        return destination in self.local
 
     def loop(self, packet: bytes) -> None:
         """Take a packet that the host sent to itself."""
