@@ -298,7 +298,7 @@ class Faults:
         for interface in guest.host.interfaces.values():
             port = self._lab.ports[interface.port.name]
             port.on_carrier = interface.port.on_carrier
-            port.set_handler(interface.receive)
+            port.set_handler(interface.handler)
             interface.port = port
         self._builder.start_host(guest.name)
         guest.host.changed()
