@@ -38,6 +38,8 @@ HEAD_START: Final = 2.0
 TIMEOUT: Final = 3.0
 """Seconds that another host has to answer."""
 MAX_LINE: Final = 1024
+MAX_BLOCKS: Final = 100_000
+"""Blocks that a disk holds: one more is refused."""
 
 NUMBERS: Final = {"host1": 71, "host2": 72, "host3": 73, "host4": 74}
 PEERS: Final = {"host1": "host2", "host2": "host1", "host3": "host4", "host4": "host3"}
@@ -169,6 +171,8 @@ class StorageNode:
             return str(len(self.blocks)).encode()
         if not self.active:
             return b"standby"
+        if len(self.blocks) >= MAX_BLOCKS:
+            return b"full"
         self.blocks.append(line)
         number = len(self.blocks)
         self._changed()
@@ -209,7 +213,7 @@ class StorageNode:
         word, _, number = line.partition(b" ")
         if word == b"begin" and number.isdigit():
             self._incoming, self._expected = [], int(number)
-        else:
+        elif len(self._incoming) < MAX_BLOCKS:
             self._incoming.append(line)
         if len(self._incoming) >= self._expected:
             self.blocks = self._incoming

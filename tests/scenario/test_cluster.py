@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+import vnet
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.lab import Lab
 from vnet.runtime.sinks import MemorySink
@@ -218,3 +219,19 @@ async def test_who_cannot_reach_the_power_switch_does_not_take_over(lab: Lab) ->
         await trio.sleep(60)
         assert owners(lab) == [] and cut == []
         lab.faults.heal()
+
+
+def test_one_seed_is_one_split_brain() -> None:
+    async def main() -> tuple[bytes, str]:
+        async with vnet.open_lab(CLUSTER) as lab:
+            sink = MemorySink()
+            capture = lab.captures.start(sink)
+            await trio.sleep(5)
+            await ask(lab, "block")
+            lab.faults.isolate("heartbeat-switch")
+            await trio.sleep(15)
+            assert owners(lab) == ["host3", "host4"]
+            capture.finish()
+            return sink.octets(), lab.events.to_lines()
+
+    assert vnet.simulate(main, seed=5) == vnet.simulate(main, seed=5)
