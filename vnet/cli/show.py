@@ -81,10 +81,18 @@ def _both_ways(ways: Sequence[Mapping[str, int]]) -> str:
     )
 
 
+_LONG: Final = ("program", "first_sent", "last_arrival", "sent_octets", "received_octets")
+_NIL: Final = (*_LONG, "duplicates", "reordered")
+"""What lines of results do without: what other numbers tell as well, and what did not happen."""
+
+
 def _with_results(row: Row) -> list[Row]:
-    """Make a line for each result of a program, or one that says why there is none."""
+    """Make a line for each result of a program, or one that says why there is none; JSON has what is left out here."""
     results = cast("list[Row]", row["results"])
-    texts = [" ".join(f"{key}={_short(value)}" for key, value in each.items() if key != "program") for each in results]
+    texts = [
+        " ".join(f"{key}={_short(value)}" for key, value in each.items() if key not in (_LONG if value else _NIL))
+        for each in results
+    ]
     return [{**row, "result": text} for text in texts or [str(row["error"] or "")]]
 
 

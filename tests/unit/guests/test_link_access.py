@@ -208,6 +208,17 @@ async def test_who_does_not_read_loses_frames_and_nobody_else_does(lab):
 
 
 @pytest.mark.vnet(LAN)
+async def test_frames_that_cannot_be_completed_are_counted_and_hurt_nobody(lab):
+    """Such as a super-frame that is no TCP: a live peer may send any virtio-net header."""
+    b = lab.guests["b"]
+    async with await b.open_frame_socket() as receiver:
+        for length in range(80):
+            b.host.interfaces["eth0"].port.receive(bytes(range(length)), b"\x01\x01" + b"\xff" * 8)
+        assert b.host.drops["frame-malformed"] == 80
+        assert (await lab.ping("a", "b")).ok and arp.decode(await receiver.receive()).operation == arp.REQUEST
+
+
+@pytest.mark.vnet(LAN)
 async def test_frames_that_no_cable_would_carry_are_refused(lab):
     async with await lab.guests["a"].open_frame_socket() as sender:
         await sender.send(bytes(1518))
