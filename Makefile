@@ -28,6 +28,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy topologies/cluster.py
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev

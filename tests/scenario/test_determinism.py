@@ -19,10 +19,10 @@ async def main():
             for guest in ("dc", "user1", "pc1", "pc2"):
                 nursery.start_soon(lab.ping, guest, "customer", 20)
                 nursery.start_soon(lab.guests[guest].traceroute, "customer")
-        listener = lab.guests["web"].host.tcp.listen(80)
+        listener = lab.guests["web"].host.tcp.listen(8080)
         listener.on_ready = lambda: listener.accept().close()
         for number, guest in enumerate(("customer", "dc", "user1", "pc1")):
-            connection = lab.guests[guest].host.tcp.connect(lab.resolve("web").packed, 80)
+            connection = lab.guests[guest].host.tcp.connect(lab.resolve("web").packed, 8080)
             connection.send(bytes(10_000 + number))
             connection.shutdown()
         peers = lab.guests["pc2"].host.tcp.listen(445)

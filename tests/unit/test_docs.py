@@ -71,7 +71,9 @@ def topology_name(block: Block) -> str:
 
 
 def lay_out(directory: Path) -> None:
-    """Put every topology of the docs where examples look for it."""
+    """Put every topology of the docs where examples look for it, and those that are shipped beside them."""
+    for shipped in (*(ROOT / "topologies").glob("*.yaml"), *(ROOT / "topologies").glob("*.py")):
+        (directory / shipped.name).write_bytes(shipped.read_bytes())
     for block in TOPOLOGIES:
         (directory / f"{topology_name(block)}.yaml").write_text(block.text)
 

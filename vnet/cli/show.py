@@ -17,7 +17,7 @@ Row: TypeAlias = Mapping[str, object]
 Column: TypeAlias = "tuple[str, str | Callable[[Row], object]]"
 
 WHAT: Final = (
-    "networks", "ports", "links", "fdb", "leases", "nat", "flows", "guests", "routers", "stp", "events",
+    "networks", "ports", "links", "fdb", "leases", "nat", "flows", "guests", "programs", "routers", "stp", "events",
 )  # fmt: skip
 OVERVIEW: Final = ("networks", "guests", "leases")
 EVENTS_SHOWN: Final = 40
@@ -88,6 +88,27 @@ def _adapter(row: Row) -> str:
     return str(row["adapter"]) if row["state"] == "up" else f"{row['adapter']} ({row['state']})"
 
 
+_LONG: Final = ("program", "first_sent", "last_arrival", "sent_octets", "received_octets")
+_NIL: Final = (*_LONG, "duplicates", "reordered")
+"""What lines of results do without: what other numbers tell as well, and what did not happen."""
+
+
+def _with_results(row: Row) -> list[Row]:
+    """Make a line for each result of a program, or one that says why there is none; JSON has what is left out here."""
+    results = cast("list[Row]", row["results"])
+    texts = [
+        " ".join(f"{key}={_short(value)}" for key, value in each.items() if key not in (_LONG if value else _NIL))
+        for each in results
+    ]
+    return [{**row, "result": text} for text in texts or [str(row["error"] or "")]]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return cell_text(value)
+
+
 _TABLES: Final[Mapping[str, Sequence[Column]]] = {
     "networks": (
         ("network", "name"), ("vlan", "vlan"), ("subnet", "subnet"),
@@ -125,6 +146,7 @@ _TABLES: Final[Mapping[str, Sequence[Column]]] = {
         ("mac", "mac"), ("gateway", "gateway"),
         ("state", lambda row: f"{row['state']} by {row['active']}" if row.get("active") else row["state"]), ("dhcp", "dhcp"),
     ),
+    "programs": (("guest", "guest"), ("program", "name"), ("state", "state"), ("result", "result")),
     "routers": (
         ("router", "name"), ("interfaces", "interfaces"), ("forwarded", "forwarded"), ("drops", _counted("drops")),
         ("rules", _counted("rules")),
@@ -145,10 +167,12 @@ def rows_of(data: object) -> list[Row]:
 
 
 def print_view(what: str, rows: Sequence[Row], title: str = "") -> None:
-    """Print a view as a table; for guests, one line for each interface."""
+    """Print a view as a table; for guests, one line for each interface, for programs one for each result."""
     if what == "guests":
         nics = cast("list[tuple[Row, list[Row]]]", [(row, row["interfaces"]) for row in rows])
         rows = [{**nic, "guest": row["name"], "kind": row["kind"]} for row, interfaces in nics for nic in interfaces]
+    elif what == "programs":
+        rows = [line for row in rows for line in _with_results(row)]
     columns = _TABLES[what]
     cells = [[key(row) if callable(key) else row.get(key) for _, key in columns] for row in rows]
     print_table([title_ for title_, _ in columns], cells, title)
@@ -162,7 +186,8 @@ def print_view(what: str, rows: Sequence[Row], title: str = "") -> None:
 def show_command(lab: str, what: str | None, as_json: bool, last: int | None) -> None:
     """Show the state of LAB; without WHAT, its networks, guests and leases.
 
-    WHAT is one of networks, ports, links, fdb, leases, nat, flows, guests, routers, stp, events.
+    WHAT is one of networks, ports, links, fdb, leases, nat, flows, guests, programs, routers, stp,
+    events.
 
     \b
     vnet show office leases

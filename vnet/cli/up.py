@@ -168,7 +168,7 @@ def _tell_failure(event: Event) -> None:
 def _summary(lab: Lab) -> Summary:
     from vnet.runtime.views import show
 
-    views = {what: show(lab, what) for what in ("networks", "guests")}
+    views = {what: show(lab, what) for what in ("networks", "guests", "programs")}
     return {"name": lab.name, "pid": os.getpid(), "live": lab.live, "seed": lab.seed, "time_s": round(lab.now, 3), **views}
 
 
@@ -176,9 +176,11 @@ def _print_ready(summary: Mapping[str, object], as_json: bool) -> None:
     if as_json:
         print_json({**summary, "ready": True})
         return
-    for what in ("networks", "guests"):
-        print_view(what, rows_of(summary[what]), what)
-        click.echo()
+    for what in ("networks", "guests", "programs"):
+        rows = rows_of(summary[what])
+        if rows or what != "programs":  # few labs have any
+            print_view(what, rows, what)
+            click.echo()
     click.echo(READY)
 
 

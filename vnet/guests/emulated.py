@@ -17,6 +17,7 @@ from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.link_access import LinkAccess
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import LOOPBACK, SocketTable
@@ -45,7 +46,7 @@ class HasAddress(Protocol):
 
 
 @final
-class EmulatedGuest:
+class EmulatedGuest(LinkAccess):
     """A guest that runs on vnet's own IP stack.
 
     *resolver* turns the name of a guest into its address, where a target is given by name.

@@ -278,15 +278,23 @@ def guests(lab: Lab) -> list[Row]:
                 "active": state.active or None,
                 "dhcp": state.dhcp or ("leased" if by_lease and not own else _own_client(lab, guest, nic)),
             })  # fmt: skip
-        programs: list[Row] = [
-            {"name": each.name, "state": each.state, "error": each.error or None, "results": each.results}
-            for each in guest.programs
-        ]
         rows.append({
             "name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces,
-            "programs": programs,
+            "programs": _programs_of(guest),
         })  # fmt: skip
     return rows
+
+
+def programs(lab: Lab) -> list[Row]:
+    """List the programs of the topology, and what they measured until now."""
+    return [{"guest": name, **row} for name, guest in lab.guests.items() for row in _programs_of(guest)]
+
+
+def _programs_of(guest: Guest) -> list[Row]:
+    return [
+        {"name": each.name, "state": each.state, "error": each.error or None, "results": each.results}
+        for each in guest.programs
+    ]
 
 
 def routers(lab: Lab) -> list[Row]:
@@ -328,7 +336,7 @@ def _seconds(duration: Instant, digits: int = 3) -> float:
 
 VIEWS: Final[Mapping[str, View]] = {
     "networks": networks, "ports": ports, "links": links, "fdb": fdb, "leases": leases, "nat": nat, "flows": flows,
-    "guests": guests, "routers": routers, "stp": stp, "events": events,
+    "guests": guests, "programs": programs, "routers": routers, "stp": stp, "events": events,
 }  # fmt: skip
 
 

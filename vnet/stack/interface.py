@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from vnet.addresses import BROADCAST, ZERO_MAC, format_mac, multicast_mac
 from vnet.errors import UsageError, WireError
-from vnet.ports import NO_OFFLOAD, Port
+from vnet.ports import NO_OFFLOAD, Handler, Port
 from vnet.stack.bonded_nics import BondedNics
 from vnet.stack.conflict import ConflictDetector
 from vnet.stack.ipv6.interface import Ipv6Interface
@@ -38,9 +38,8 @@ class Interface:
     """
 
     __slots__ = (
-        "_conflicts", "_groups", "_was_up", "address", "addresses", "broadcasts", "host", "ignored", "ipv6", "mac", "mtu",
-        "name",
-        "neighbors", "nics", "on_conflict", "on_link", "parent", "port", "vlans", "watched",
+        "_conflicts", "_groups", "_listeners", "_was_up", "address", "addresses", "broadcasts", "host", "ignored", "ipv6",
+        "mac", "mtu", "name", "neighbors", "nics", "on_conflict", "on_link", "parent", "port", "vlans", "watched",
     )  # fmt: skip
 
     def __init__(self, host: Host, name: str, mac: bytes, mtu: int) -> None:
@@ -61,6 +60,7 @@ class Interface:
         self.vlans: VlanTable | None = None
         self.nics: BondedNics | None = None
         self._was_up = False
+        self._listeners: tuple[Handler, ...] = ()
         self._groups: tuple[bytes, ...] = (ALL_HOSTS,)
         self._conflicts: ConflictDetector | None = None
         self.port = Port(f"{host.name}:{name}", self.receive)
@@ -74,7 +74,7 @@ class Interface:
     def adopt(self, port: Port) -> None:
         """Go on with a port that is plugged in already: a host that starts again finds its cables as they are."""
         port.on_carrier = self._carrier
-        port.set_handler(self.receive)
+        port.set_handler(self.handler)
         self.port = port
         if self.vlans is not None:
             self.vlans.carrier(port.carrier)
@@ -123,6 +123,26 @@ class Interface:
             receive_tagged(self, frame, offload)
         else:
             self.host.drop("ethertype" if len(kind) == 2 else "short-frame")
+
+    @property
+    def handler(self) -> Handler:
+        """What the port does with frames that arrive: ``receive``, which nobody who listens makes slower for others."""
+        return self._receive_heard if self._listeners else self.receive
+
+    def listen(self, on_frame: Handler) -> None:
+        """Hand each frame that arrives to *on_frame* as well, whomever it is for, before the stack takes it."""
+        self._listeners += (on_frame,)
+        self.port.set_handler(self.handler)
+
+    def unlisten(self, on_frame: Handler) -> None:
+        """Stop that; who does not listen is let be."""
+        self._listeners = tuple(other for other in self._listeners if other != on_frame)
+        self.port.set_handler(self.handler)
+
+    def _receive_heard(self, frame: bytes, offload: bytes) -> None:
+        for on_frame in self._listeners:
+            on_frame(frame, offload)
+        self.receive(frame, offload)
 
     def send(self, frame: bytes) -> None:
         """Send a plain frame as it is."""

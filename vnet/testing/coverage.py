@@ -7,7 +7,10 @@ is counted, by kind:
 * *links*: frames that passed; *links cut*: how often the link went down;
 * *firewall rules*: connections that the rule let in; the policy is the last of a router's rules;
 * *NAT*: connections by what was done for them, and packets refused as unsolicited;
-* *DHCP messages*: by type, those that servers received and sent.
+* *DHCP messages*: by type, those that servers received and sent;
+* *DHCP options*: those that a server has, by who asked for them and who was given them, and what was asked for in vain.
+
+There is no spanning tree yet, so none of its transitions either.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 Counts: TypeAlias = dict[str, dict[str, int]]
 """How often, by kind and item; plain data, because workers of pytest-xdist send it."""
 
-KINDS: Final = ("networks", "links", "links cut", "firewall rules", "NAT", "DHCP messages")
+KINDS: Final = ("networks", "links", "links cut", "firewall rules", "NAT", "DHCP messages", "DHCP options")
 NAMED: Final = 10
 """Items never exercised that a report names, of each kind."""
 
@@ -44,6 +47,11 @@ def exercised(lab: Lab) -> Counts:
             f"{network} {kind}": node.counters[kind]
             for network, node in lab.dhcp.items()
             for kind in (*RECEIVED.values(), *SENT)
+        },
+        "DHCP options": {
+            f"{network} {item}": count
+            for network, node in lab.dhcp.items()
+            for item, count in node.server.option_counters().items()
         },
     }
 

@@ -231,3 +231,26 @@ def test_programs_that_fail_are_told(run: Run, tmp_path: Path) -> None:
     assert (status, out.splitlines()[-1]) == (0, "ready")
     assert "b: program http failed: UsageError: there is no folder" in err
     assert "a: program iperf3_client failed: " in err
+    failed = [line.split(maxsplit=3) for line in out.splitlines() if " failed " in line]
+    assert [line[:3] for line in failed] == [["a", "iperf3_client", "failed"], ["b", "http", "failed"]]
+    assert failed[1][3].startswith("UsageError: there is no folder")
+
+
+def test_what_programs_measured_is_printed(run: Run, tmp_path: Path) -> None:
+    """A line for each result, with what JSON has in full."""
+    path = tmp_path / "measuring.yaml"
+    traffic = "{traffic: {to: b, rate: 10/s, count: 20}}"
+    path.write_text(
+        DHCP.replace("{a: {nics: [lan]}", f"{{a: {{nics: [lan], run: [{traffic}, {traffic}]}}").replace(
+            "9/24}]", "9/24}], run: [echo, sink]"
+        )
+    )
+    status, out, err = run("up", path, "--simulate", "1min")
+    assert status == 0 and "failed" not in err
+    lines = out[out.index("GUEST  PROGRAM") :].splitlines()
+    assert [line.split()[:3] for line in lines[1:5]] == [
+        ["a", "traffic", "done"], ["a", "traffic", "done"], ["b", "echo", "running"], ["b", "sink", "running"],
+    ]  # fmt: skip
+    assert " to=b pattern=cbr sent=20 received=20 " in lines[1]
+    rows = json.loads(run("up", path, "--simulate", "1min", "--json").out)["programs"]
+    assert rows[0]["guest"] == "a" and rows[0]["results"][0]["received"] == 20

@@ -110,3 +110,32 @@ def test_tests_add_up_and_the_summary_names_what_is_missing() -> None:
     assert summary({"networks": {"x": 1}}) == ["networks           1/1"]
     many = {"links": {str(number): 0 for number in range(12)}}
     assert summary(many)[0].endswith("never: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more")
+
+
+OPTIONS = """
+name: options
+networks:
+  lan: {subnet: 10.0.0.0/24, dhcp: {gateway: 10.0.0.1, domain: lan.example}}
+  bare: {subnet: 10.1.0.0/24, dhcp: {}}
+guests: {a: {nics: [lan]}, b: {nics: [lan]}}
+"""
+
+
+def test_dhcp_options_are_told_by_who_wanted_and_got_them() -> None:
+    """Each client asks twice, for an offer and for a lease; the other server has no clients and nothing to give."""
+
+    async def main() -> Counts:
+        async with vnet.open_lab(vnet.parse_topology(OPTIONS)) as lab:
+            before = exercised(lab)["DHCP options"]
+            assert set(before.values()) == {0} and set(before) == {
+                f"lan {option} {what}" for option in ("router", "domain name") for what in ("asked for", "given")
+            }
+            await lab.wait_up()
+            return exercised(lab)
+
+    found = vnet.simulate(main)
+    assert found["DHCP options"] == {
+        "lan router asked for": 4, "lan router given": 4, "lan domain name asked for": 4, "lan domain name given": 4,
+        "lan DNS servers asked for in vain": 4, "lan WINS servers asked for in vain": 4,
+    }  # fmt: skip
+    assert "DHCP options       6/6" in summary(found)

@@ -66,3 +66,20 @@ def test_production_network_uses_the_product_s_addresses() -> None:
     assert lab.networks["Production Network VLAN 16"].vid == 16
     assert lab.guests["EXCH01"].interfaces[0].mac.hex("-").upper() == "00-03-FF-38-A6-6F"
     assert lab.guests["DC01"].interfaces[0].mac.hex("-").startswith("00-03-ff")
+
+
+def test_xen_cluster() -> None:
+    """T22: four hosts on three networks, each of which has a switch of its own."""
+    lab = load_topology(FOLDER / "xen-cluster.yaml")
+    numbers = {
+        name: [str(address) for nic in lab.guests[name].interfaces for address in nic.addresses]
+        for name in ("host1", "host2", "host3", "host4")
+    }
+    assert numbers["host1"] == ["192.168.0.71/24", "10.0.1.71/24"]
+    assert numbers["host2"] == ["192.168.0.72/24", "10.0.1.72/24"]
+    assert numbers["host3"] == ["192.168.0.73/24", "10.0.1.73/24", "10.0.2.73/24"]
+    assert numbers["host4"] == ["192.168.0.74/24", "10.0.1.74/24", "10.0.2.74/24"]
+    assert {name for name, guest in lab.guests.items() if guest.run} == set(numbers)
+    assert [nic.port.switch for nic in lab.guests["host4"].interfaces] == [
+        "public-switch", "interconnect-switch", "heartbeat-switch",
+    ]  # fmt: skip

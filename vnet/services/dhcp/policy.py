@@ -84,9 +84,12 @@ class OptionTails:
 
     Server identifier, times and mask are always there; router, name servers, domain and WINS servers only if the client
     asked for them, in the client's order, or if it sent no list (RFC 2131, 4.3.1).
+
+    How often each was asked for is counted by list, and summed up by option when somebody wants to know or there are too
+    many lists: a message costs one addition.
     """
 
-    __slots__ = ("_asked_for", "_inform", "_lease", "_tails")
+    __slots__ = ("_asked", "_asked_for", "_given", "_inform", "_lease", "_tails", "_uncounted", "_uses")
 
     def __init__(self, config: DhcpConfig) -> None:
         server = opt.encode_option(opt.SERVER_ID, config.server.packed)
@@ -104,7 +107,25 @@ class OptionTails:
             opt.WINS_SERVERS: opt.encode_addresses(config.wins),
         }
         self._asked_for = {code: opt.encode_option(code, value) for code, value in values.items() if value}
+        self._uncounted = frozenset((opt.PAD, opt.END, opt.SERVER_ID, opt.SUBNET_MASK, *(code for code, _ in times)))
         self._tails: dict[bytes | None, bytes] = {}
+        self._uses: dict[bytes | None, int] = {}
+        self._asked = dict.fromkeys(self._asked_for, 0)
+        self._given = dict.fromkeys(self._asked_for, 0)
+
+    def counters(self) -> dict[str, int]:
+        """Tell how often each option that is not always there was asked for and given, by name.
+
+        What is configured is there from the beginning; what clients want and the server has not is "asked for in vain".
+        """
+        self._sum_up()
+        counts = {}
+        for code, count in self._asked.items():
+            name = opt.NAMES.get(code, f"option {code}")
+            counts[f"{name} asked for" + ("" if code in self._given else " in vain")] = count
+            if code in self._given:
+                counts[f"{name} given"] = self._given[code]
+        return counts
 
     def lease(self, wanted: bytes | None) -> bytes:
         """Return the options of an OFFER or ACK behind the message type; *wanted* is option 55."""
@@ -113,11 +134,28 @@ class OptionTails:
             if len(self._tails) >= MAX_TAILS:
                 self._tails.clear()
             tail = self._tails[wanted] = self._lease + self._parameters(wanted)
+        self._count(wanted)
         return tail
 
     def inform(self, wanted: bytes | None) -> bytes:
         """Return the options of an ACK to INFORM: no times (RFC 2131, 4.3.5)."""
+        self._count(wanted)
         return self._inform + self._parameters(wanted)
+
+    def _count(self, wanted: bytes | None) -> None:
+        if len(self._uses) >= MAX_TAILS and wanted not in self._uses:
+            self._sum_up()
+        self._uses[wanted] = self._uses.get(wanted, 0) + 1
+
+    def _sum_up(self) -> None:
+        for wanted, count in self._uses.items():
+            for code in dict.fromkeys(wanted or b""):
+                if code not in self._uncounted:
+                    self._asked[code] = self._asked.get(code, 0) + count
+            for code in self._given:
+                if wanted is None or code in wanted:
+                    self._given[code] += count
+        self._uses.clear()
 
     def _parameters(self, wanted: bytes | None) -> bytes:
         codes = self._asked_for if wanted is None else dict.fromkeys(wanted)

@@ -104,6 +104,10 @@ class DhcpServer:
         """Count the addresses for clients without a reservation."""
         return self._pool.size
 
+    def option_counters(self) -> dict[str, int]:
+        """Tell how often the options that depend on the client were asked for and given (RFC 2132, 9.8)."""
+        return self._tails.counters()
+
     def receive(self, now: Instant, message: Message) -> list[Effect]:
         """Take a message from a client or relay agent; return what to save and to send."""
         counters = self.counters

@@ -9,6 +9,7 @@ from dhcp_bed import SAMPLE_A, SAMPLE_B, SAMPLE_C, config, request
 from vnet.errors import UsageError
 from vnet.ports import REPORT_BURST
 from vnet.services.dhcp.binding import Binding, BindingState
+from vnet.services.dhcp.policy import MAX_TAILS
 from vnet.services.dhcp.replies import Reply
 from vnet.services.dhcp.server import MAX_HOSTNAME, DhcpServer, Probe, Save
 from vnet.units import HOUR, MINUTE, SECOND
@@ -575,3 +576,25 @@ def test_nothing_grows_with_what_clients_do(talk):
     table = talk.server.table
     assert len(table) == 0 and len(table.offers) == 0 and len(table.free_again) == 0
     assert len(table.expiries._heap) < 100 and len(talk.server._pool._returned_heap) <= 3
+
+
+# What was asked for
+
+
+def test_options_are_counted_by_who_asked_and_who_was_given_them(talk):
+    assert set(talk.server.option_counters().values()) == {0}
+    talk.bind(1, options={opt.PARAMETER_REQUEST_LIST: bytes((3, 3, 6, 43, 1, 51, 0, 255))})
+    talk.discover(2)  # without a list it is given all there is
+    talk.send(dhcpv4.INFORM, 3, ciaddr=ip(50), options={opt.PARAMETER_REQUEST_LIST: bytes((15,))})
+    assert talk.server.option_counters() == {
+        "router asked for": 2, "router given": 3, "DNS servers asked for": 2, "DNS servers given": 3,
+        "domain name asked for": 1, "domain name given": 2, "option 43 asked for in vain": 2,
+    }  # fmt: skip
+
+
+def test_no_number_of_lists_is_too_many_to_count(talk):
+    for number in range(MAX_TAILS * 3):
+        talk.discover(1, options={opt.PARAMETER_REQUEST_LIST: bytes((3, 100 + number % 100, 100 + number // 100))})
+    counted = talk.server.option_counters()
+    assert counted["router asked for"] == counted["router given"] == MAX_TAILS * 3
+    assert len(talk.server._tails._uses) <= MAX_TAILS and len(counted) <= 2 * 256
