@@ -181,10 +181,12 @@ class EmulatedGuest:
                 return False
             event = trio.Event()
             self._waiters.append(event)
-            scheduler.at(end, event.set)
+            timer = scheduler.alarm(event.set)
+            timer.set(end)
             try:
                 await event.wait()
             finally:
+                timer.set(None)
                 self._waiters = [other for other in self._waiters if other is not event]
         return True
 

@@ -176,6 +176,7 @@ def _reap(pid: int) -> int:
 async def _be_branch(lab: Lab, connection: socket.socket, work: Callable[[], Awaitable[object]]) -> NoReturn:
     try:
         _settle_in(lab)
+        _answer_if_given_up(connection)
         _send(connection, await _outcome(work))
     finally:
         _vanish()
@@ -190,6 +191,7 @@ async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
             pid = _fork()
             if pid == 0:
                 ours.close()
+                _answer_if_given_up(theirs)
                 _send(theirs, await _outcome(partial(_unpacked, lab, work)))
                 _vanish()
             theirs.close()
@@ -220,6 +222,20 @@ def _settle_in(lab: Lab) -> None:
     for other in tuple(_open):
         other.leave()
     lab.captures.leave_files()
+
+
+def _answer_if_given_up(connection: socket.socket) -> None:
+    """Have the copy answer and vanish too when its run is given up: ``simulate`` would return here as well."""
+    simulation = current_simulation()
+
+    def answer(failure: Exception) -> None:
+        try:
+            _send(connection, _packed_error(failure))
+        finally:
+            _vanish()
+
+    if simulation is not None:
+        simulation.on_given_up = answer
 
 
 def _unpacked(lab: Lab, work: bytes) -> Awaitable[object]:

@@ -68,12 +68,12 @@ async def running_programs(lab: Lab) -> AsyncIterator[None]:
                 runner = _Runner(lab, guest, program, streams.stream(name, f"program {index} {program.name}"))
                 guest.programs.append(runner.state)
                 if isinstance(program, RunServer):
-                    nursery.start_soon(runner.run)
+                    nursery.start_soon(runner.run, name=runner.title)
                     await runner.listening.wait()
                 else:
                     clients.append(runner)
         for runner in clients:
-            nursery.start_soon(runner.run)
+            nursery.start_soon(runner.run, name=runner.title)
         try:
             yield
         except Exception as error:
@@ -96,6 +96,11 @@ class _Runner:
         self._sink = Sink()  # outlives restarts of its guest: what arrived before is not lost
         self.listening = trio.Event()
         self.state = GuestProgram(program.name, is_server=isinstance(program, RunServer))
+
+    @property
+    def title(self) -> str:
+        """Name the program and its guest, as errors do that say who waits."""
+        return f"program {self.state.name} of {self._guest.name}"
 
     def started(self, value: object = None) -> None:
         """Take note that a server listens: this is its ``task_status``."""
@@ -128,6 +133,8 @@ class _Runner:
 
     def _fail(self, error: BaseException) -> None:
         state = self.state
+        if not trio.lowlevel.in_trio_run():
+            return  # the whole run was given up, and nobody may wait any more: that says nothing about this program
         state.state, state.error = "failed", _describe(error)
         self._lab.events.add(self._guest.name, "program-failed", program=state.name, error=state.error)
 

@@ -8,13 +8,13 @@ deadline of the program would pass, sooner or later as the machine pleases. A th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, final
 
 import trio
 
 from vnet.errors import SimulationStalled
+from vnet.runtime.tasks import codes_of, tasks_below
 
 THREAD_PATIENCE: Final = 60.0
 """Real seconds that a simulation waits for threads without anything happening; after that, it would hang for ever."""
@@ -37,7 +37,9 @@ class ThreadWatch:
 
         Only threads under trio's default limit count.
         """
-        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens or not any(map(_is_waiting, _tasks())):
+        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens or not any(
+            map(_is_waiting, tasks_below(trio.lowlevel.current_root_task()))
+        ):
             self._since = None
             return False
         now = time.monotonic()
@@ -48,17 +50,6 @@ class ThreadWatch:
         return True
 
 
-def _tasks() -> Iterator[trio.lowlevel.Task]:
-    root = trio.lowlevel.current_root_task()
-    left = [] if root is None else [root]
-    while left:
-        task = left.pop()
-        yield task
-        for nursery in task.child_nurseries:
-            left.extend(nursery.child_tasks)
-
-
 def _is_waiting(task: trio.lowlevel.Task) -> bool:
     """Tell whether the innermost thing that a task awaits is a thread."""
-    codes = [frame.f_code for frame, _ in task.iter_await_frames()]
-    return (_RUN_SYNC, _WAIT) in pairwise(codes)
+    return (_RUN_SYNC, _WAIT) in pairwise(codes_of(task))

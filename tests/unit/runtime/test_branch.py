@@ -216,6 +216,25 @@ def test_what_goes_wrong_in_a_branch_is_raised_here(topology: Path) -> None:
     vnet.simulate(main, limit=10**15)
 
 
+async def hold_out(lab: Lab) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+def test_a_branch_that_holds_out_against_its_end_is_given_up_there_and_not_here(topology: Path) -> None:
+    async def main() -> str:
+        async with vnet.open_lab(topology) as lab:
+            kept = await lab.snapshot()
+            for run in (lab.branch, kept.run):
+                with pytest.raises(SimulationStalled, match=r"this does not end: .*main at .*test_branch"):
+                    await run(hold_out)
+                assert await run(wait, 1) == 1
+            return "went on"
+
+    with patience():
+        assert vnet.simulate(main) == "went on"
+
+
 def test_what_cannot_be_handed_over_is_said(topology: Path) -> None:
     async def local(lab: Lab) -> object:
         return lambda: None

@@ -273,8 +273,37 @@ def test_the_marker_takes_nothing_unknown(project):
     result = run(project)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait"]
+        ["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait, limit"]
     )
+
+
+def test_a_test_that_waits_for_ever_fails_at_its_limit_and_says_where(project):
+    project.makepyfile(
+        test_it="""
+        import pytest, trio
+
+        @pytest.mark.vnet("tiny.yaml", limit="2h")
+        async def test_short(lab):
+            while True:
+                await trio.sleep(60)
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_long(lab):
+            while True:
+                await trio.sleep(3600)
+
+        @pytest.mark.vnet("tiny.yaml", limit="soon")
+        async def test_wrong(lab):
+            pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines_random([
+        "*SimulationStalled: the lab clock passed 2h and somebody still waits: test_short at *test_it.py:6",
+        "*SimulationStalled: the lab clock passed 8760h and somebody still waits: test_long at *test_it.py:11",
+        "*UsageError: 'soon' is not a duration*",
+    ])  # fmt: skip
 
 
 def test_a_lab_that_never_ran_leaves_nothing(project):
