@@ -43,14 +43,20 @@ async def test_a_lossy_cable_shows_in_all_numbers(lab: Lab) -> None:
     constant, poisson, onoff, request, iperf3 = lab.guests["pc"].results
     assert constant["sent"] == 10_000 and constant["loss"] == pytest.approx(0.05, abs=0.008)
     assert (
-        constant["delay_p50"] == pytest.approx(0.005 + 578 * 8 / 100e6) and constant["delay_max"] < 0.05
+        constant["delay_p50_s"] == pytest.approx(0.005 + 578 * 8 / 100e6) and constant["delay_max_s"] < 0.05
     )  # with preamble, FCS and gap
     assert constant["throughput_bps"] == pytest.approx(500 * 512 * 8 * 0.95, rel=0.02)
     assert poisson["sent"] == pytest.approx(10_000, abs=400) and poisson["loss"] == pytest.approx(0.05, abs=0.008)
-    assert onoff["lost"] == 0 and onoff["received"] > 1000 and onoff["delay_p50"] < 0.01 < 0.1 < onoff["delay_max"]
-    assert request["loss"] == pytest.approx(1 - 0.95**2, abs=0.05) and request["delay_p50"] > 0.01
+    assert onoff["lost"] == 0 and onoff["received"] > 1000 and onoff["delay_p50_s"] < 0.01 < 0.1 < onoff["delay_max_s"]
+    assert request["loss"] == pytest.approx(1 - 0.95**2, abs=0.05) and request["delay_p50_s"] > 0.01
     assert iperf3["datagrams"] == pytest.approx(5000, abs=1) and iperf3["loss"] == pytest.approx(0.05, abs=0.011)
     flows = [row for row in lab.guests["web"].results if row["program"] == "sink"]
+    assert flows[0].keys() == {
+        "program", "received", "received_octets", "duplicates", "reordered", "first_sent_s", "last_arrival_s",
+        "delay_p50_s", "delay_p90_s", "delay_p99_s", "delay_max_s",
+    }  # fmt: skip
+    assert 0 < flows[0]["first_sent_s"] < flows[0]["last_arrival_s"] <= lab.now
+    assert constant["duration_s"] == pytest.approx(20, rel=0.01) and 0 < iperf3["jitter_s"] < 1 < iperf3["duration_s"]
     assert sorted(row["received"] for row in flows)[-2:] == sorted([constant["received"], poisson["received"]])
     assert not [event for event in lab.events if event.kind == "program-failed"]
 

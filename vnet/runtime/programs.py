@@ -18,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, assert_never, cast, final
 
-import msgspec
 import trio
 
 from vnet.errors import UsageError
@@ -168,7 +167,7 @@ class _Runner:
                     program.port, on_result=lambda result: self.state.add(result.summary()), task_status=task_status
                 )
             case RunSink():
-                self.state.measure = lambda: [_flow_row(each) for each in self._sink.reports()]
+                self.state.measure = lambda: [each.summary() for each in self._sink.reports()]
                 await self._sink.serve(program.port, task_status=task_status)
             case _:
                 assert_never(program)
@@ -233,12 +232,6 @@ def _iperf3_options(program: RunIperf3Client) -> iperf3_client.Iperf3Options:
         bitrate=program.bitrate,
         block=program.block,
     )
-
-
-def _flow_row(report: msgspec.Struct) -> Row:
-    plain = cast("dict[str, object]", msgspec.to_builtins(report))
-    delays = cast("dict[str, float]", plain.pop("delays"))
-    return cast("Row", {**plain, **{f"delay_{name}": delay for name, delay in delays.items()}})
 
 
 def _row(returned: Mapping[object, object]) -> Row:
