@@ -32,6 +32,7 @@ import trio
 
 from vnet.errors import LabError, UsageError
 from vnet.runtime.clock import current_simulation
+from vnet.runtime.usage import called_as, check_arguments, check_waitable
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
@@ -41,6 +42,8 @@ P = ParamSpec("P")
 
 MOST_SNAPSHOTS: Final = 64
 """Open at a time in one lab: each is a process."""
+_BRANCH: Final = "await lab.branch(function, ...), where the function is async and takes the lab first"
+_RUN: Final = "await kept.run(function, ...), where the function is async and takes the lab first"
 _LENGTH: Final = 8
 _open: Final[list[Snapshot]] = []
 """Those of all labs of this process: a copy inherits what it holds of each, and lets go of it."""
@@ -53,6 +56,8 @@ async def branch(lab: Lab, function: Callable[Concatenate[Lab, P], Awaitable[T]]
     before its function did.
     """
     _check(lab)
+    check_waitable(function, _BRANCH)
+    check_arguments(function, _BRANCH, lab, *args, **kwargs)
     await trio.lowlevel.checkpoint()
     ours, theirs = socket.socketpair()
     pid = _fork()
@@ -99,6 +104,7 @@ class Snapshot:
         self._pid = pid
         self._connection: socket.socket | None = connection
 
+    @called_as(_RUN)
     async def run(self, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Carry out ``await function(lab, ...)`` in a copy of the lab as it was then, and return, or raise, what it did.
 
@@ -108,6 +114,8 @@ class Snapshot:
         await trio.lowlevel.checkpoint()
         if self._connection is None:
             raise UsageError("the snapshot is closed")
+        check_waitable(function, _RUN)
+        check_arguments(function, _RUN, self._lab, *args, **kwargs)
         try:
             work = pickle.dumps((function, args, kwargs))
         except Exception as error:
@@ -247,7 +255,10 @@ def _unpacked(lab: Lab, work: bytes) -> Awaitable[object]:
 async def _outcome(work: Callable[[], Awaitable[object]]) -> bytes:
     """Do the work; describe how it ended as (went well, value or error, traceback)."""
     try:
-        value = await work()
+        waiting = work()
+        if not isinstance(waiting, Awaitable):
+            raise UsageError(f"the function of a branch is async; this one returned {waiting!r}")
+        value = await waiting
     except trio.Cancelled:
         simulation = current_simulation()
         error = simulation.failure if simulation is not None else None

@@ -19,7 +19,7 @@ the EtherType for local experiments (IEEE Std 802-2014, 9.2.3) to a group addres
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, final
+from typing import TYPE_CHECKING, Final, NoReturn, Self, final
 
 import trio
 
@@ -27,7 +27,8 @@ from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD, Port
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.sinks import MemorySink
-from vnet.runtime.waiting import When, length_of
+from vnet.runtime.usage import called_as, length_of
+from vnet.runtime.waiting import When
 from vnet.units import MILLISECOND, SECOND, Duration, Instant, format_duration
 from vnet.wire import pcapng
 from vnet.wire.describe import describe
@@ -82,6 +83,15 @@ class _Watch:
     """What both kinds share: two captures of the same ports, one of the frames meant, one of the rest."""
 
     def __init__(self, lab: Lab, expression: str, ports: tuple[str, ...]) -> None:
+        from vnet.runtime.lab import Lab  # here, because a lab knows of much that is not needed to say what is expected
+
+        if not isinstance(lab, Lab):
+            raise UsageError(
+                f"expectations are of a lab, which {lab!r} is not; write it as expect(lab, 'tcp port 80', 'web')"
+            )
+        for what in (expression, *ports):
+            if not isinstance(what, str):
+                raise UsageError(f"a filter and the names of ports are text, which {what!r} is not")
         self._lab = lab
         self._expression = expression
         self._wanted = compile_filter(expression)
@@ -97,10 +107,17 @@ class _Watch:
         self._matches = MemorySink(CONTEXT)
         self._others = MemorySink(CONTEXT)
 
+    @called_as("expect(lab, 'tcp').within('2s')")
     def within(self, length: When) -> Self:
         """Set how long after the start of the block it is watched: seconds, or text such as "20 ms"."""
         self._length = length_of(length)
         return self
+
+    def __enter__(self) -> NoReturn:
+        raise UsageError("write async with: an expectation waits")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Be there, so that Python looks for ``__enter__``."""
 
     @property
     def _deadline(self) -> Instant | None:
@@ -265,6 +282,7 @@ def _far_ends(lab: Lab) -> dict[Port, tuple[Link, Port]]:
     return found
 
 
+@called_as("async with expect(lab, 'tcp port 80', 'web').within('2s')")
 def expect(lab: Lab, expression: str, *ports: str) -> Expectation:
     """Expect a frame that fits the filter to pass one of the *ports* (none: one end of every cable).
 
@@ -273,6 +291,7 @@ def expect(lab: Lab, expression: str, *ports: str) -> Expectation:
     return Expectation(lab, expression, ports)
 
 
+@called_as("async with never(lab, 'net 10.0.0.0/8', 'web').within('10s')")
 def never(lab: Lab, expression: str, *ports: str, canaries: bool = True) -> Never:
     """Expect that no frame that fits the filter passes any of the *ports* (none: one end of every cable).
 

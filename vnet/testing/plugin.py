@@ -126,8 +126,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     from vnet.runtime.clock import simulate
     from vnet.runtime.lab import open_lab
     from vnet.runtime.sinks import MemorySink
+    from vnet.runtime.usage import length_of
     from vnet.runtime.views import everything
-    from vnet.runtime.waiting import length_of
     from vnet.testing.coverage import exercised
 
     names = pyfuncitem._fixtureinfo.argnames
