@@ -69,7 +69,9 @@ class Links(Mapping[str, Link]):
     def get(self, key: str | tuple[str, str], default: Link | D, /) -> Link | D: ...
     def get(self, key: str | tuple[str, str], default: object = None, /) -> object:
         """Return a link, or *default* if there is none of that name, or between these two."""
-        return self[key] if key in self else default
+        if key in self:
+            return self[key]
+        return default
 
     def __contains__(self, key: object) -> bool:
         return key in self._links or (isinstance(key, tuple) and frozenset(key) in self._by_ends)
