@@ -9,6 +9,10 @@ until it is written to.
 A snapshot is a branch that waits: each ``run`` makes a copy of the copy. What it is to carry out was not there when it was
 made, so it is handed over by name: a function of a module, with arguments that can be pickled.
 
+A task beside the caller may branch as well while a branch goes on: then there is a branch in the branch, and the caller's
+function goes on in that, too, as all tasks do. So tasks that branch at one instant do it in each other's branches: each of
+n does so 2 ** (n - 1) times. A copy ends with the process that it is a copy of.
+
 What a process shares with its copies is not part of the lab: threads stay behind, and a file that the branch's function
 writes is written. Captures into files do not follow the branch; those in memory do.
 """
@@ -16,6 +20,7 @@ writes is written. Captures into files do not follow the branch; those in memory
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import select
@@ -44,9 +49,16 @@ MOST_SNAPSHOTS: Final = 64
 """Open at a time in one lab: each is a process."""
 _BRANCH: Final = "await lab.branch(function, ...), where the function is async and takes the lab first"
 _RUN: Final = "await kept.run(function, ...), where the function is async and takes the lab first"
+MOST_DEEP: Final = 16
+"""Branches within branches: tasks that branch at one instant do so in each other's branches as well."""
+_PR_SET_PDEATHSIG: Final = 1
 _LENGTH: Final = 8
 _open: Final[list[Snapshot]] = []
 """Those of all labs of this process: a copy inherits what it holds of each, and lets go of it."""
+
+
+_ancestors: Final[list[int]] = []
+"""The processes that this one is a copy of, the first one first."""
 
 
 async def branch(lab: Lab, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -167,10 +179,21 @@ def _check(lab: Lab) -> None:
 
 
 def _fork() -> int:
+    """Copy the process; the copy ends when this one does, however that ends. Raise UsageError if it is too deep a copy."""
+    if len(_ancestors) >= MOST_DEEP:
+        raise UsageError(f"this is a branch in a branch, {MOST_DEEP} deep already")
     for stream in (sys.stdout, sys.stderr):  # or what waits in their buffers would be printed twice
         if stream is not None:
             stream.flush()
-    return os.fork()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _ancestors.append(parent)
+        with contextlib.suppress(AttributeError):  # prctl(2) is Linux's
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended before we could say so
+            os._exit(0)
+    return pid
 
 
 def _reap(pid: int) -> int:
@@ -182,12 +205,24 @@ def _reap(pid: int) -> int:
 
 
 async def _be_branch(lab: Lab, connection: socket.socket, work: Callable[[], Awaitable[object]]) -> NoReturn:
+    """Do the work, answer, and vanish.
+
+    Meanwhile a task beside this one may make a branch of its own: in that copy of the copy the work goes on as well, for
+    whoever looks at what it does, but there is nobody to answer.
+    """
+    process = os.getpid()
     try:
         _settle_in(lab)
         _answer_if_given_up(connection)
-        _send(connection, await _outcome(work))
+        answer = await _outcome(work)
+        if os.getpid() == process:
+            _send(connection, answer)
     finally:
-        _vanish()
+        if os.getpid() == process:
+            _vanish()
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+    raise AssertionError("nobody wakes it")
 
 
 async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
@@ -199,9 +234,7 @@ async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
             pid = _fork()
             if pid == 0:
                 ours.close()
-                _answer_if_given_up(theirs)
-                _send(theirs, await _outcome(partial(_unpacked, lab, work)))
-                _vanish()
+                await _be_branch(lab, theirs, partial(_unpacked, lab, work))
             theirs.close()
             try:
                 with ours:
