@@ -156,7 +156,7 @@ class _Runner:
         task_status = cast("trio.TaskStatus[object]", self)
         match program:
             case RunEcho():
-                await echo.serve(program.port, task_status=task_status)
+                await echo.serve(program.port, services=_datagram_services(self._lab), task_status=task_status)
             case RunHttp():
                 await http.serve(_existing(program.folder), program.port, task_status=task_status)
             case RunDns():
@@ -200,6 +200,12 @@ class _Runner:
                     self.state.add(_row(returned))
             case _:
                 assert_never(program)
+
+
+def _datagram_services(lab: Lab) -> frozenset[int]:
+    """List the UDP ports on which the topology has guests serve."""
+    programs = (program for guest in lab.topology.guests.values() for program in guest.run)
+    return frozenset(each.port for each in programs if isinstance(each, RunServer) and "udp" in each.transports)
 
 
 async def _wait_up(guest: Guest) -> None:
