@@ -197,7 +197,7 @@ def test_a_server_begins_anew_when_its_sockets_were_closed(monkeypatch: pytest.M
     ends = [1.0, 2.0, *[0.0] * (MOST_RESTARTS + 1)]
     begun: list[float] = []
 
-    async def serve(port: int, *, task_status: trio.TaskStatus[int]) -> None:
+    async def serve(port: int, *, services: object, task_status: trio.TaskStatus[int]) -> None:
         begun.append(trio.current_time())
         task_status.started(port)
         await trio.sleep(ends.pop(0))

@@ -33,6 +33,7 @@ def project(pytester):
 
 
 def run(project, *arguments):
+    """Run pytest in this process: no module of the project may have the name of one of our own."""
     return project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
 
 
@@ -214,9 +215,9 @@ def test_the_same_test_runs_in_real_time(project, monkeypatch):
 
 def test_mistakes_are_told_plainly(project):
     project.makepyfile(
-        test_none="async def test_it(lab):\n    pass\n",
-        test_missing="import pytest\n@pytest.mark.vnet('nowhere.yaml')\nasync def test_it(lab):\n    pass\n",
-        test_broken="import pytest\n@pytest.mark.vnet('name: x\\nnetwork: {}\\n')\nasync def test_it(lab):\n    pass\n",
+        test_no_marker="async def test_it(lab):\n    pass\n",
+        test_no_file="import pytest\n@pytest.mark.vnet('nowhere.yaml')\nasync def test_it(lab):\n    pass\n",
+        test_wrong_text="import pytest\n@pytest.mark.vnet('name: x\\nnetwork: {}\\n')\nasync def test_it(lab):\n    pass\n",
     )
     result = run(project)
     result.assert_outcomes(failed=2, errors=1)
