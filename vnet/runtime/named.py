@@ -22,7 +22,8 @@ class Named(Mapping[str, T]):
         self._parts = parts
 
     def __getitem__(self, name: str) -> T:
-        return self._parts[check_name(self._kind, name, self._parts)]
+        part = self._parts.get(name) if isinstance(name, str) else None
+        return self._parts[check_name(self._kind, name, self._parts)] if part is None else part
 
     @overload
     def get(self, key: str, default: None = None, /) -> T | None: ...
@@ -55,7 +56,7 @@ class Links(Mapping[str, Link]):
 
     def __getitem__(self, key: str | tuple[str, str]) -> Link:
         if isinstance(key, str):
-            return self._links[check_name("link", key, self._links)]
+            return self._links[key if key in self._links else check_name("link", key, self._links)]
         if not isinstance(key, tuple) or not all(isinstance(end, str) for end in key):
             raise UsageError(f"a link is named by text, or by its two ends, such as 'core', 'edge', not by {key!r}")
         link = self._by_ends.get(frozenset(key)) if len(key) == 2 else None

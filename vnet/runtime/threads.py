@@ -8,13 +8,14 @@ deadline of the program would pass, sooner or later as the machine pleases. A th
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, final
 
 import trio
 
 from vnet.errors import SimulationStalled
-from vnet.runtime.tasks import codes_of, tasks_below
+from vnet.runtime.tasks import codes_of, name_tasks, tasks_below
 
 THREAD_PATIENCE: Final = 60.0
 """Real seconds that a simulation waits for threads without anything happening; after that, it would hang for ever."""
@@ -37,17 +38,20 @@ class ThreadWatch:
 
         Only threads under trio's default limit count.
         """
-        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens or not any(
-            map(_is_waiting, tasks_below(trio.lowlevel.current_root_task()))
-        ):
+        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens or not any(map(_is_waiting, _tasks())):
             self._since = None
             return False
         now = time.monotonic()
         if self._since is None:
             self._since = now
         if now - self._since > THREAD_PATIENCE:
-            raise SimulationStalled(f"a task has waited {THREAD_PATIENCE:g} s of real time for a thread")
+            waiting = name_tasks(filter(_is_waiting, _tasks()))
+            raise SimulationStalled(f"a task has waited {THREAD_PATIENCE:g} s of real time for a thread: {waiting}")
         return True
+
+
+def _tasks() -> Iterator[trio.lowlevel.Task]:
+    return tasks_below(trio.lowlevel.current_root_task())
 
 
 def _is_waiting(task: trio.lowlevel.Task) -> bool:
