@@ -368,6 +368,8 @@ class EmulatedGuest:
                 if found is None:
                     raise UsageError(f"{target!r} is neither an IP address nor a guest that has one") from None
                 return found.packed
+        if not hasattr(target, "address"):
+            raise UsageError(f"a target is an address, a name or a guest, not {target!r}")
         address = target.address
         if address is None:
             raise NoAnswer("the target has no address yet")

@@ -12,7 +12,7 @@ import trio
 import vnet
 from vnet.errors import UsageError
 from vnet.runtime.lab import Lab
-from vnet.testing import expect, never
+from vnet.testing import Invariants, expect, never
 
 LAB = """
 name: tiny
@@ -79,6 +79,11 @@ CALLS: list[tuple[Callable[[Any], object], str]] = [
     (lambda lab: expect(lab, "tcp").within(), "within: missing"),
     (lambda lab: expect(lab, "tcp").__enter__(), "write async with"),
     (lambda lab: never(lab, "tcp", canary=False), "unexpected keyword argument 'canary'"),
+    (lambda lab: lab.guests["a"].ping(5), "a target is an address, a name or a guest, not 5"),
+    (lambda lab: lab.guests["a"].tcp_probe("b", "80"), "'80' is not a port"),
+    (lambda lab: lab.guests["a"].open_tcp_stream("b", "80"), "'80' is not a port"),
+    (lambda lab: Invariants("lab"), "of a lab, which 'lab' is not"),
+    (lambda lab: Invariants(), r"write it as Invariants\(lab\)"),
     (lambda lab: lab.links[5], "not by 5"),
     (lambda lab: lab.links["x", 5], r"not by \('x', 5\)"),
     (lambda lab: lab.links["a", "b"], "no link joins a and b"),
