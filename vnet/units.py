@@ -137,6 +137,6 @@ def duration_of(value: float | str) -> Duration:
     """Turn what a user writes into a duration: a number of seconds, or text with units; ValueError for anything else."""
     if isinstance(value, str):
         return parse_duration(value)
-    if not 0 <= value < 10**9:
+    if not isinstance(value, int | float) or not 0 <= value < 10**9:
         raise ValueError(f"{value!r} is not a duration: write seconds, such as 1.5, or text with a unit, such as '20ms'")
     return nanoseconds(value)

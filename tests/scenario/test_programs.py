@@ -18,7 +18,8 @@ from vnet.runtime.sinks import MemorySink
 from vnet.runtime.views import show
 from vnet.topology import parse_topology
 from vnet.topology.resolved import ResolvedTopology
-from vnet.wire import udp
+from vnet.wire import pcapng, udp
+from vnet.wire.pcapng import Direction
 
 LOSSY = """
 name: lossy
@@ -43,14 +44,20 @@ async def test_a_lossy_cable_shows_in_all_numbers(lab: Lab) -> None:
     constant, poisson, onoff, request, iperf3 = lab.guests["pc"].results
     assert constant["sent"] == 10_000 and constant["loss"] == pytest.approx(0.05, abs=0.008)
     assert (
-        constant["delay_p50"] == pytest.approx(0.005 + 578 * 8 / 100e6) and constant["delay_max"] < 0.05
+        constant["delay_p50_s"] == pytest.approx(0.005 + 578 * 8 / 100e6) and constant["delay_max_s"] < 0.05
     )  # with preamble, FCS and gap
     assert constant["throughput_bps"] == pytest.approx(500 * 512 * 8 * 0.95, rel=0.02)
     assert poisson["sent"] == pytest.approx(10_000, abs=400) and poisson["loss"] == pytest.approx(0.05, abs=0.008)
-    assert onoff["lost"] == 0 and onoff["received"] > 1000 and onoff["delay_p50"] < 0.01 < 0.1 < onoff["delay_max"]
-    assert request["loss"] == pytest.approx(1 - 0.95**2, abs=0.05) and request["delay_p50"] > 0.01
+    assert onoff["lost"] == 0 and onoff["received"] > 1000 and onoff["delay_p50_s"] < 0.01 < 0.1 < onoff["delay_max_s"]
+    assert request["loss"] == pytest.approx(1 - 0.95**2, abs=0.05) and request["delay_p50_s"] > 0.01
     assert iperf3["datagrams"] == pytest.approx(5000, abs=1) and iperf3["loss"] == pytest.approx(0.05, abs=0.011)
     flows = [row for row in lab.guests["web"].results if row["program"] == "sink"]
+    assert flows[0].keys() == {
+        "program", "received", "received_octets", "duplicates", "reordered", "first_sent_s", "last_arrival_s",
+        "delay_p50_s", "delay_p90_s", "delay_p99_s", "delay_max_s",
+    }  # fmt: skip
+    assert 0 < flows[0]["first_sent_s"] < flows[0]["last_arrival_s"] <= lab.now
+    assert constant["duration_s"] == pytest.approx(20, rel=0.01) and 0 < iperf3["jitter_s"] < 1 < iperf3["duration_s"]
     assert sorted(row["received"] for row in flows)[-2:] == sorted([constant["received"], poisson["received"]])
     assert not [event for event in lab.events if event.kind == "program-failed"]
 
@@ -190,7 +197,7 @@ def test_a_server_begins_anew_when_its_sockets_were_closed(monkeypatch: pytest.M
     ends = [1.0, 2.0, *[0.0] * (MOST_RESTARTS + 1)]
     begun: list[float] = []
 
-    async def serve(port: int, *, task_status: trio.TaskStatus[int]) -> None:
+    async def serve(port: int, *, services: object, task_status: trio.TaskStatus[int]) -> None:
         begun.append(trio.current_time())
         task_status.started(port)
         await trio.sleep(ends.pop(0))
@@ -339,22 +346,29 @@ def test_a_lab_may_end_right_after_a_crash(server: str) -> None:
     vnet.simulate(main)
 
 
-def test_two_echo_services_do_not_answer_each_other() -> None:
-    """One datagram between them would go to and fro for ever, over ideal cables without any time passing."""
+@pytest.mark.parametrize(
+    ("source", "echoes"), [(7, False), (4007, False), (19, False), (1023, False), (5353, False), (1024, True), (50000, True)]
+)
+def test_services_do_not_answer_each_other(source: int, echoes: bool) -> None:
+    """One forged datagram between them would go to and fro for ever, over ideal cables without any time passing."""
+    server, client = "echo", "{echo: {port: 4007}}, {dns: {port: 5353, names: {}}}"
 
-    async def main() -> int:
-        async with vnet.open_lab(pair("echo", "echo")) as lab:
+    async def main() -> list[Direction]:
+        async with vnet.open_lab(pair(server, client)) as lab:
             sink = MemorySink()
-            lab.captures.start(sink)
+            lab.captures.start(sink, ["pc"])
             data = b"round and round"
             sender = lab.guests["pc"]
             assert isinstance(sender, EmulatedGuest)
             srv, pc = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
-            sender.host.send_ipv4(srv, 17, udp.build(pc, srv, 7, 7, data), source=pc)
+            sender.host.send_ipv4(srv, 17, udp.build(pc, srv, source, 7, data), source=pc)
             await trio.sleep(1)
-            return sink.octets().count(data)
+            return [
+                packet.direction for packet in pcapng.read(sink.octets()) if packet.frame[23] == 17 and data in packet.frame
+            ]
 
-    assert 1 <= vnet.simulate(main) <= 2, "once on each cable"
+    sent = [Direction.OUTBOUND]
+    assert vnet.simulate(main) == ([*sent, Direction.INBOUND] if echoes else sent)
 
 
 def test_a_server_outlives_two_restarts_of_its_guest_at_one_instant() -> None:

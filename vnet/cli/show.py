@@ -88,7 +88,7 @@ def _adapter(row: Row) -> str:
     return str(row["adapter"]) if row["state"] == "up" else f"{row['adapter']} ({row['state']})"
 
 
-_LONG: Final = ("program", "first_sent", "last_arrival", "sent_octets", "received_octets")
+_LONG: Final = ("program", "first_sent_s", "last_arrival_s", "sent_octets", "received_octets")
 _NIL: Final = (*_LONG, "duplicates", "reordered")
 """What lines of results do without: what other numbers tell as well, and what did not happen."""
 

@@ -8,9 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
@@ -19,12 +19,14 @@ import trio
 
 from vnet.cli.output import print_json, print_progress
 from vnet.cli.show import print_view, rows_of
-from vnet.errors import UsageError
+from vnet.errors import TopologyError, UsageError
 from vnet.units import DAY, SECOND, Duration, format_duration, parse_duration
 
 if TYPE_CHECKING:
+    from vnet.errors import Problem
     from vnet.fabric.trace import Event
     from vnet.runtime.lab import Lab
+    from vnet.topology.resolved import ResolvedTopology
 
 READY: Final = "ready"
 MOST_TIMEOUT: Final = 86_400.0
@@ -160,16 +162,31 @@ def _recording(lab: Lab, options: Options) -> Iterator[None]:
             lab.events.listeners.remove(note)
 
 
+def _load(file: Path) -> tuple[ResolvedTopology, tuple[Problem, ...]]:
+    """Load the topology, and say on standard error what is odd about it, as ``vnet check`` does; raise TopologyError."""
+    from vnet.topology import check_topology
+
+    topology, problems = check_topology(file)
+    if topology is None:
+        raise TopologyError(problems)
+    for problem in problems:
+        print_progress(str(problem))
+    return topology, problems
+
+
 def _tell_failure(event: Event) -> None:
     if event.kind == "program-failed":
         print_progress(f"{event.node}: program {event.fields['program']} failed: {event.fields['error']}")
 
 
-def _summary(lab: Lab) -> Summary:
+def _summary(lab: Lab, problems: Iterable[Problem]) -> Summary:
     from vnet.runtime.views import show
 
-    views = {what: show(lab, what) for what in ("networks", "guests", "programs")}
-    return {"name": lab.name, "pid": os.getpid(), "live": lab.live, "seed": lab.seed, "time_s": round(lab.now, 3), **views}
+    return {
+        "name": lab.name, "pid": os.getpid(), "live": lab.live, "seed": lab.seed, "time_s": round(lab.now, 3),
+        "problems": [asdict(problem) for problem in problems],
+        **{what: show(lab, what) for what in ("networks", "guests", "programs")},
+    }  # fmt: skip
 
 
 def _print_ready(summary: Mapping[str, object], as_json: bool) -> None:
@@ -190,13 +207,13 @@ def _print_ready(summary: Mapping[str, object], as_json: bool) -> None:
 async def _run_live(options: Options, ready_fd: int | None) -> int:
     """Run a lab until a signal or ``vnet down`` ends it."""
     is_ready = False
-    async with _ended_by_signal(), _served_lab(options) as lab:
+    async with _ended_by_signal(), _served_lab(options) as (lab, problems):
         await _wait_up(lab, options.timeout)
         is_ready = True
         if ready_fd is None:
-            _print_ready(_summary(lab), options.as_json)
+            _print_ready(_summary(lab, problems), options.as_json)
         elif not lab.stopping.is_set():
-            _go_into_background(lab, ready_fd)
+            _go_into_background(lab, problems, ready_fd)
         await lab.stopping.wait()
     return 0 if is_ready else 130
 
@@ -217,16 +234,17 @@ async def _ended_by_signal() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _served_lab(options: Options) -> AsyncIterator[Lab]:
-    """Open a live lab that answers on its control socket."""
+async def _served_lab(options: Options) -> AsyncIterator[tuple[Lab, tuple[Problem, ...]]]:
+    """Open a live lab that answers on its control socket; give it with the warnings about its file."""
     from vnet.runtime.commands import Commands
     from vnet.runtime.control import ControlServer
     from vnet.runtime.lab import open_lab
     from vnet.runtime.places import place_of
 
     print_progress(f"reading {options.file}")
+    topology, problems = _load(options.file)
     async with open_lab(
-        options.file, seed=options.seed, state=options.state, emulate=options.emulate, progress=print_progress
+        topology, seed=options.seed, state=options.state, emulate=options.emulate, progress=print_progress
     ) as lab:
         with _recording(lab, options):
             server = ControlServer(Commands(lab), place_of(lab.name).control, lab.events.reporter("control"))
@@ -234,7 +252,7 @@ async def _served_lab(options: Options) -> AsyncIterator[Lab]:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run, listener)
                 nursery.start_soon(_flush_files, lab)
-                yield lab
+                yield lab, problems
                 nursery.cancel_scope.cancel()
 
 
@@ -272,7 +290,7 @@ async def _wait_up(lab: Lab, timeout: float) -> None:
 # -- detached
 
 
-def _go_into_background(lab: Lab, ready_fd: int) -> None:
+def _go_into_background(lab: Lab, problems: Iterable[Problem], ready_fd: int) -> None:
     """Tell the starter what it is to print, and write to the lab's log from now on."""
     from vnet.runtime.places import place_of
 
@@ -280,7 +298,7 @@ def _go_into_background(lab: Lab, ready_fd: int) -> None:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     with contextlib.suppress(OSError), os.fdopen(ready_fd, "w") as starter:  # the starter may be gone
-        json.dump(_summary(lab), starter)
+        json.dump(_summary(lab, problems), starter)
 
 
 def _detach(options: Options) -> int:
@@ -319,16 +337,17 @@ def _simulate(options: Options, duration: Duration | None) -> int:
     from vnet.runtime.lab import open_lab
 
     async def run() -> Summary:
-        async with open_lab(options.file, state=options.state) as lab:
+        async with open_lab(topology, state=options.state) as lab:
             with _recording(lab, options):
                 if duration is None:
                     await lab.wait_up(options.timeout)
                 else:
                     await trio.sleep_until(duration / SECOND)
-                return _summary(lab)
+                return _summary(lab, problems)
 
     length = format_duration(duration) if duration is not None else "until all are up"
     print_progress(f"simulating {options.file}, seed {options.seed}, {length}")
+    topology, problems = _load(options.file)
     summary = simulate(run, seed=options.seed)
     _print_ready(summary, options.as_json)
     return 0

@@ -122,6 +122,26 @@ class Timeline:
         found.sort(key=lambda event: event[:2])
         return [(when, action) for when, _, action in found]
 
+    def mark(self) -> int:
+        """Mark this moment for ``was_planned``."""
+        return self._number()
+
+    def was_planned(self, mark: int, later: Instant, end: Instant) -> bool:
+        """Tell whether something is to come until *end* that was scheduled before *mark*, or that comes after *later*.
+
+        If not, all that is left are events that others of their kind scheduled: hellos, renewals, ageing. Alarms count by
+        their deadline. It looks through all that is scheduled.
+        """
+        for when, number, action, _ in self._heap:
+            alarm = getattr(action, "__self__", None)
+            if isinstance(alarm, Alarm):
+                if alarm.deadline is None:
+                    continue
+                when = alarm.deadline
+            if when <= end and (number < mark or when > later):
+                return True
+        return False
+
     def next_instant(self) -> Instant | None:
         """Name the instant of the next event, or None if nothing is scheduled."""
         return self._heap[0][0] if self._heap else None

@@ -26,8 +26,8 @@ Target: TypeAlias = str | Address
 
 def checked_port(port: int) -> int:
     """Pass a port number; raise UsageError for what is none."""
-    if not 0 <= port <= 0xFFFF:
-        raise UsageError(f"{port} is not a port: it must be 0 to 65535")
+    if not isinstance(port, int) or not 0 <= port <= 0xFFFF:
+        raise UsageError(f"{port!r} is not a port: it must be 0 to 65535")
     return port
 
 

@@ -184,10 +184,12 @@ class EmulatedGuest(LinkAccess):
                 return False
             event = trio.Event()
             self._waiters.append(event)
-            scheduler.at(end, event.set)
+            timer = scheduler.alarm(event.set)
+            timer.set(end)
             try:
                 await event.wait()
             finally:
+                timer.set(None)
                 self._waiters = [other for other in self._waiters if other is not event]
         return True
 
@@ -369,6 +371,8 @@ class EmulatedGuest(LinkAccess):
                 if found is None:
                     raise UsageError(f"{target!r} is neither an IP address nor a guest that has one") from None
                 return found.packed
+        if not hasattr(target, "address"):
+            raise UsageError(f"a target is an address, a name or a guest, not {target!r}")
         address = target.address
         if address is None:
             raise NoAnswer("the target has no address yet")

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-from vnet.links.checks import check_ratio, check_whole
+from vnet.links.checks import duration_of, ratio_of
 from vnet.ports import Randomness
 from vnet.units import Duration, Instant
 
@@ -42,11 +42,9 @@ class Impairments:
     corruption: float = 0.0
 
     def __post_init__(self) -> None:
-        example = 'parse_duration("20ms") of vnet.units makes one'
-        check_whole("delay variation", self.delay_variation, "nanoseconds", example)
-        check_ratio("reordering", self.reordering)
-        check_ratio("duplication", self.duplication)
-        check_ratio("corruption", self.corruption)
+        object.__setattr__(self, "delay_variation", duration_of("delay variation", self.delay_variation))
+        for name in ("reordering", "duplication", "corruption"):
+            object.__setattr__(self, name, ratio_of(name, getattr(self, name)))  # text will do
 
     def __bool__(self) -> bool:
         return bool(self.delay_variation or self.reordering or self.duplication or self.corruption)

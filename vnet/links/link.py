@@ -17,21 +17,11 @@ from dataclasses import replace
 from typing import final
 
 from vnet.errors import UsageError
-from vnet.links.checks import check_ratio, check_whole
+from vnet.links.checks import duration_of, rate_of, ratio_of, size_of
 from vnet.links.direction import DEFAULT_QUEUE, Direction
 from vnet.links.impairments import NO_IMPAIRMENTS, Impairments
 from vnet.ports import Port, Randomness, Report, Scheduler, no_report
 from vnet.units import Duration, Rate, Size
-
-
-def _check(rate: Rate | None, latency: Duration, loss: float, queue: Size) -> None:
-    if rate is not None:
-        check_whole("rate", rate, "bits per second", 'parse_rate("10mbit") of vnet.units makes one')
-        if rate == 0:
-            raise UsageError("a link's rate is more than 0 bit/s")
-    check_whole("latency", latency, "nanoseconds", 'parse_duration("20ms") of vnet.units makes one')
-    check_ratio("loss", loss)
-    check_whole("queue", queue, "octets", 'parse_size("64KiB") of vnet.units makes one')
 
 
 @final
@@ -40,9 +30,10 @@ class Link:
 
     *stream* gives the random stream of each purpose and direction: ``loss-forward``, ``duplication-backward``, ...
 
-    Setting an attribute takes effect at once. While the link has no rate, latency, loss or other impairment, a direction
-    named *inline* hands its frames over within the call and is not counted here: so does the cable from a switch to a node,
-    and both ways of a TAP's. Two emulated nodes must not both be inline: they would answer each other without end.
+    Setting an attribute takes effect at once; text such as "20ms", "5%" or "10mbit" will do as well as numbers. While the
+    link has no rate, latency, loss or other impairment, a direction named *inline* hands its frames over within the
+    call and is not counted here: so does the cable from a switch to a node, and both ways of a TAP's. Two emulated nodes
+    must not both be inline: they would answer each other without end.
     """
 
     __slots__ = (
@@ -58,10 +49,10 @@ class Link:
         stream: Callable[[str], Randomness],
         *,
         name: str = "",
-        rate: Rate | None = None,
-        latency: Duration = 0,
-        loss: float = 0.0,
-        queue: Size | None = None,
+        rate: Rate | str | None = None,
+        latency: Duration | str = 0,
+        loss: float | str = 0.0,
+        queue: Size | str | None = None,
         impairments: Impairments = NO_IMPAIRMENTS,
         inline_to_a: bool = False,
         inline_to_b: bool = False,
@@ -71,9 +62,8 @@ class Link:
         self.a, self.b = a, b
         self._report = report
         self._up = True
-        queue = DEFAULT_QUEUE if queue is None else queue
-        _check(rate, latency, loss, queue)
-        self._rate, self._latency, self._loss, self._queue = rate, latency, loss, queue
+        self._rate, self._latency = rate_of(rate), duration_of("latency", latency)
+        self._loss, self._queue = ratio_of("loss", loss), DEFAULT_QUEUE if queue is None else size_of("queue", queue)
         self._impairments = impairments
         self._inline_to_a, self._inline_to_b = inline_to_a, inline_to_b
         self.forward = Direction(scheduler, lambda purpose: stream(f"{purpose}-forward"), b.receive)
@@ -108,9 +98,8 @@ class Link:
         return self._rate
 
     @rate.setter
-    def rate(self, value: Rate | None) -> None:
-        _check(value, self._latency, self._loss, self._queue)
-        self._rate = value
+    def rate(self, value: Rate | str | None) -> None:
+        self._rate = rate_of(value)
         self._configure()
 
     @property
@@ -119,9 +108,8 @@ class Link:
         return self._latency
 
     @latency.setter
-    def latency(self, value: Duration) -> None:
-        _check(self._rate, value, self._loss, self._queue)
-        self._latency = value
+    def latency(self, value: Duration | str) -> None:
+        self._latency = duration_of("latency", value)
         self._configure()
 
     @property
@@ -130,9 +118,8 @@ class Link:
         return self._loss
 
     @loss.setter
-    def loss(self, value: float) -> None:
-        _check(self._rate, self._latency, value, self._queue)
-        self._loss = value
+    def loss(self, value: float | str) -> None:
+        self._loss = ratio_of("loss", value)
         self._configure()
 
     @property
@@ -141,9 +128,8 @@ class Link:
         return self._queue
 
     @queue.setter
-    def queue(self, value: Size) -> None:
-        _check(self._rate, self._latency, self._loss, value)
-        self._queue = value
+    def queue(self, value: Size | str) -> None:
+        self._queue = size_of("queue", value)
         self._configure()
 
     @property
@@ -162,8 +148,8 @@ class Link:
         return self._impairments.delay_variation
 
     @delay_variation.setter
-    def delay_variation(self, value: Duration) -> None:
-        self.impairments = replace(self._impairments, delay_variation=value)
+    def delay_variation(self, value: Duration | str) -> None:
+        self.impairments = replace(self._impairments, delay_variation=duration_of("delay variation", value))
 
     @property
     def reordering(self) -> float:
@@ -171,8 +157,8 @@ class Link:
         return self._impairments.reordering
 
     @reordering.setter
-    def reordering(self, value: float) -> None:
-        self.impairments = replace(self._impairments, reordering=value)
+    def reordering(self, value: float | str) -> None:
+        self.impairments = replace(self._impairments, reordering=ratio_of("reordering", value))
 
     @property
     def duplication(self) -> float:
@@ -180,8 +166,8 @@ class Link:
         return self._impairments.duplication
 
     @duplication.setter
-    def duplication(self, value: float) -> None:
-        self.impairments = replace(self._impairments, duplication=value)
+    def duplication(self, value: float | str) -> None:
+        self.impairments = replace(self._impairments, duplication=ratio_of("duplication", value))
 
     @property
     def corruption(self) -> float:
@@ -189,8 +175,8 @@ class Link:
         return self._impairments.corruption
 
     @corruption.setter
-    def corruption(self, value: float) -> None:
-        self.impairments = replace(self._impairments, corruption=value)
+    def corruption(self, value: float | str) -> None:
+        self.impairments = replace(self._impairments, corruption=ratio_of("corruption", value))
 
     @property
     def up(self) -> bool:
@@ -199,6 +185,8 @@ class Link:
 
     @up.setter
     def up(self, value: bool) -> None:
+        if value not in (True, False):  # "down" would be true
+            raise UsageError(f"a link is up, True, or down, False, not {value!r}")
         if value == self._up:
             return
         self._up = value

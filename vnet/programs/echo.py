@@ -1,7 +1,13 @@
-"""The echo service (RFC 862), over TCP and UDP."""
+"""The echo service (RFC 862), over TCP and UDP.
+
+A datagram whose sender's address was forged to be that of another service makes the two answer each other for ever
+(CVE-1999-0103). As inetd does, this one therefore leaves datagrams alone that come from a port where services are: its own,
+the system ports (RFC 6335, 6), among them echo, daytime, chargen and time, and those of other services that it is told of.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import trio
@@ -11,15 +17,20 @@ from vnet.programs.closed_sockets import raise_if_closed
 DEFAULT_PORT: Final = 7
 MAX_CONNECTIONS: Final = 1024
 """TCP connections at a time; further ones are closed at once."""
+LAST_SYSTEM_PORT: Final = 1023
 _BLOCK: Final = 64 * 1024
 
 
 async def serve(
-    port: int = DEFAULT_PORT, *, host: str = "0.0.0.0", task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    port: int = DEFAULT_PORT,
+    *,
+    host: str = "0.0.0.0",
+    services: Collection[int] = (),
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Send back whatever comes, until cancelled; with ``nursery.start`` it returns the port once it listens.
 
-    Raise OSError if the port is taken.
+    Datagrams from system ports, its own number and those of *services* are not answered. Raise OSError if the port is taken.
     """
     connections = 0
 
@@ -44,16 +55,14 @@ async def serve(
             await socket.bind((host, port))
             nursery.start_soon(trio.serve_listeners, handle, listeners)
             task_status.started(port)
-            await _echo_datagrams(socket)
+            await _echo_datagrams(socket, frozenset((port, *services)))
 
 
-async def _echo_datagrams(socket: trio.socket.SocketType) -> None:
-    """Echo datagrams, but not those from a port of our own number: another echo service would send them back for ever."""
-    own_port = socket.getsockname()[1]
+async def _echo_datagrams(socket: trio.socket.SocketType, services: frozenset[int]) -> None:
     while True:
         try:
             data, peer = await socket.recvfrom(_BLOCK)
-            if peer[1] != own_port:
+            if peer[1] > LAST_SYSTEM_PORT and peer[1] not in services:
                 await socket.sendto(data, peer)
         except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
             raise_if_closed(error)

@@ -32,8 +32,9 @@ class Iperf3Result:
         return self.lost / self.datagrams if self.datagrams else 0.0
 
     def summary(self) -> dict[str, int | float]:
-        """Return it as plain data."""
-        return {**asdict(self), "loss": self.loss}
+        """Return it as plain data, whose keys carry the units."""
+        plain = {key: value for key, value in asdict(self).items() if key not in ("seconds", "jitter")}
+        return {**plain, "duration_s": self.seconds, "jitter_s": self.jitter, "loss": self.loss}
 
 
 def summarize(ours: Results, theirs: Results, *, we_send: bool, udp: bool) -> Iperf3Result:

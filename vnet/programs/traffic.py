@@ -123,10 +123,9 @@ class TrafficResult:
         return self.lost / self.sent if self.sent else 0.0
 
     def summary(self) -> dict[str, int | float]:
-        """Return it as plain data."""
-        plain = {key: value for key, value in asdict(self).items() if key != "delays"}
-        delays = {f"delay_{name}": getattr(self.delays, name) for name in ("p50", "p90", "p99", "max")}
-        return {**plain, "lost": self.lost, "loss": self.loss, **delays}
+        """Return it as plain data, whose keys carry the units."""
+        plain = {key: value for key, value in asdict(self).items() if key not in ("seconds", "delays")}
+        return {**plain, "duration_s": self.seconds, "lost": self.lost, "loss": self.loss, **self.delays.summary()}
 
 
 def gaps(options: TrafficOptions, randomness: Randomness) -> Iterator[float]:

@@ -135,6 +135,10 @@ class Delays(msgspec.Struct, frozen=True, kw_only=True):
     p99: float = 0.0
     max: float = 0.0
 
+    def summary(self) -> dict[str, int | float]:
+        """Return them as plain data, whose keys carry the unit."""
+        return {"delay_p50_s": self.p50, "delay_p90_s": self.p90, "delay_p99_s": self.p99, "delay_max_s": self.max}
+
 
 @final
 class Histogram:
@@ -187,6 +191,14 @@ class FlowReport(msgspec.Struct, frozen=True, kw_only=True):
     first_sent: int = 0
     last_arrival: int = 0
     delays: Delays = Delays()
+
+    def summary(self) -> dict[str, int | float]:
+        """Return it as plain data, whose keys carry the units."""
+        return {
+            "received": self.received, "received_octets": self.octets, "duplicates": self.duplicates,
+            "reordered": self.reordered, "first_sent_s": self.first_sent / 1e9, "last_arrival_s": self.last_arrival / 1e9,
+            **self.delays.summary(),
+        }  # fmt: skip
 
 
 @final

@@ -9,6 +9,10 @@ until it is written to.
 A snapshot is a branch that waits: each ``run`` makes a copy of the copy. What it is to carry out was not there when it was
 made, so it is handed over by name: a function of a module, with arguments that can be pickled.
 
+A task beside the caller may branch as well while a branch goes on: then there is a branch in the branch, and the caller's
+function goes on in that, too, as all tasks do. So tasks that branch at one instant do it in each other's branches: each of
+n does so 2 ** (n - 1) times. A copy ends with the process that it is a copy of.
+
 What a process shares with its copies is not part of the lab: threads stay behind, and a file that the branch's function
 writes is written. Captures into files do not follow the branch; those in memory do.
 """
@@ -16,6 +20,7 @@ writes is written. Captures into files do not follow the branch; those in memory
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import select
@@ -32,6 +37,7 @@ import trio
 
 from vnet.errors import LabError, UsageError
 from vnet.runtime.clock import current_simulation
+from vnet.runtime.usage import called_as, check_arguments, check_waitable
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
@@ -41,9 +47,18 @@ P = ParamSpec("P")
 
 MOST_SNAPSHOTS: Final = 64
 """Open at a time in one lab: each is a process."""
+_BRANCH: Final = "await lab.branch(function, ...), where the function is async and takes the lab first"
+_RUN: Final = "await kept.run(function, ...), where the function is async and takes the lab first"
+MOST_DEEP: Final = 16
+"""Branches within branches: tasks that branch at one instant do so in each other's branches as well."""
+_PR_SET_PDEATHSIG: Final = 1
 _LENGTH: Final = 8
 _open: Final[list[Snapshot]] = []
 """Those of all labs of this process: a copy inherits what it holds of each, and lets go of it."""
+
+
+_ancestors: Final[list[int]] = []
+"""The processes that this one is a copy of, the first one first."""
 
 
 async def branch(lab: Lab, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -53,6 +68,8 @@ async def branch(lab: Lab, function: Callable[Concatenate[Lab, P], Awaitable[T]]
     before its function did.
     """
     _check(lab)
+    check_waitable(function, _BRANCH)
+    check_arguments(function, _BRANCH, lab, *args, **kwargs)
     await trio.lowlevel.checkpoint()
     ours, theirs = socket.socketpair()
     pid = _fork()
@@ -99,6 +116,7 @@ class Snapshot:
         self._pid = pid
         self._connection: socket.socket | None = connection
 
+    @called_as(_RUN)
     async def run(self, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Carry out ``await function(lab, ...)`` in a copy of the lab as it was then, and return, or raise, what it did.
 
@@ -108,6 +126,8 @@ class Snapshot:
         await trio.lowlevel.checkpoint()
         if self._connection is None:
             raise UsageError("the snapshot is closed")
+        check_waitable(function, _RUN)
+        check_arguments(function, _RUN, self._lab, *args, **kwargs)
         try:
             work = pickle.dumps((function, args, kwargs))
         except Exception as error:
@@ -159,10 +179,21 @@ def _check(lab: Lab) -> None:
 
 
 def _fork() -> int:
+    """Copy the process; the copy ends when this one does, however that ends. Raise UsageError if it is too deep a copy."""
+    if len(_ancestors) >= MOST_DEEP:
+        raise UsageError(f"this is a branch in a branch, {MOST_DEEP} deep already")
     for stream in (sys.stdout, sys.stderr):  # or what waits in their buffers would be printed twice
         if stream is not None:
             stream.flush()
-    return os.fork()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _ancestors.append(parent)
+        with contextlib.suppress(AttributeError):  # prctl(2) is Linux's
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended before we could say so
+            os._exit(0)
+    return pid
 
 
 def _reap(pid: int) -> int:
@@ -174,11 +205,24 @@ def _reap(pid: int) -> int:
 
 
 async def _be_branch(lab: Lab, connection: socket.socket, work: Callable[[], Awaitable[object]]) -> NoReturn:
+    """Do the work, answer, and vanish.
+
+    Meanwhile a task beside this one may make a branch of its own: in that copy of the copy the work goes on as well, for
+    whoever looks at what it does, but there is nobody to answer.
+    """
+    process = os.getpid()
     try:
         _settle_in(lab)
-        _send(connection, await _outcome(work))
+        _answer_if_given_up(connection)
+        answer = await _outcome(work)
+        if os.getpid() == process:
+            _send(connection, answer)
     finally:
-        _vanish()
+        if os.getpid() == process:
+            _vanish()
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+    raise AssertionError("nobody wakes it")
 
 
 async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
@@ -190,8 +234,7 @@ async def _wait_for_work(lab: Lab, connection: socket.socket) -> NoReturn:
             pid = _fork()
             if pid == 0:
                 ours.close()
-                _send(theirs, await _outcome(partial(_unpacked, lab, work)))
-                _vanish()
+                await _be_branch(lab, theirs, partial(_unpacked, lab, work))
             theirs.close()
             try:
                 with ours:
@@ -222,6 +265,20 @@ def _settle_in(lab: Lab) -> None:
     lab.captures.leave_files()
 
 
+def _answer_if_given_up(connection: socket.socket) -> None:
+    """Have the copy answer and vanish too when its run is given up: ``simulate`` would return here as well."""
+    simulation = current_simulation()
+
+    def answer(failure: Exception) -> None:
+        try:
+            _send(connection, _packed_error(failure))
+        finally:
+            _vanish()
+
+    if simulation is not None:
+        simulation.on_given_up = answer
+
+
 def _unpacked(lab: Lab, work: bytes) -> Awaitable[object]:
     function, args, kwargs = pickle.loads(work)
     made: Awaitable[object] = function(lab, *args, **kwargs)
@@ -231,7 +288,10 @@ def _unpacked(lab: Lab, work: bytes) -> Awaitable[object]:
 async def _outcome(work: Callable[[], Awaitable[object]]) -> bytes:
     """Do the work; describe how it ended as (went well, value or error, traceback)."""
     try:
-        value = await work()
+        waiting = work()
+        if not isinstance(waiting, Awaitable):
+            raise UsageError(f"the function of a branch is async; this one returned {waiting!r}")
+        value = await waiting
     except trio.Cancelled:
         simulation = current_simulation()
         error = simulation.failure if simulation is not None else None

@@ -132,7 +132,7 @@ def _change_link(link: Link, pairs: Sequence[tuple[str, str]]) -> dict[str, obje
         setattr(link, attribute, new)
     return {
         "link": link.name, "state": "up" if link.up else "down", "rate_bps": link.rate, "latency_s": link.latency / SECOND,
-        "loss": link.loss, "queue": link.queue, **show_impairments(link.impairments),
+        "loss": link.loss, "queue_octets": link.queue, **show_impairments(link.impairments),
     }  # fmt: skip
 
 

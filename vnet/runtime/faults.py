@@ -13,7 +13,6 @@ power fails, set its link down as well.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,7 +26,8 @@ from vnet.ports import Handler, Port
 from vnet.runtime.build import Builder
 from vnet.runtime.change import find_link
 from vnet.runtime.fields import Fields
-from vnet.runtime.waiting import When, length_of
+from vnet.runtime.usage import called_as, check_name, length_of
+from vnet.runtime.waiting import When
 from vnet.topology.resolved import ResolvedTopology
 from vnet.units import SECOND, Duration, Instant, format_duration
 
@@ -163,6 +163,7 @@ class Faults:
         """Those that last, oldest first."""
         return tuple(self._active)
 
+    @called_as("lab.faults.partition(['a', 'b'], 'c')")
     def partition(self, one: Names, other: Names) -> Fault:
         """Let no frame pass between the nodes of two groups, in either direction; everything else goes on.
 
@@ -179,6 +180,7 @@ class Faults:
         self._regate(left + right)
         return fault
 
+    @called_as("lab.faults.isolate('a', 'b')")
     def isolate(self, *names: str) -> Fault:
         """Cut nodes off from everybody, each other included; their carriers stay up."""
         chosen = self._choose(names)
@@ -187,6 +189,7 @@ class Faults:
         self._regate(chosen)
         return fault
 
+    @called_as("lab.faults.flap('core-edge', times=5, period='3s')")
     def flap(self, link: str, times: int = 1, period: When = 1.0) -> Fault:
         """Take a link down and up again *times* times, the first time now; it is down for the first half of each *period*.
 
@@ -216,6 +219,7 @@ class Faults:
         turn(0)
         return fault
 
+    @called_as("lab.faults.crash('web')")
     def crash(self, guest: str) -> Fault:
         """Stop an emulated guest: sockets are closed, and addresses, routes, leases and neighbors forgotten.
 
@@ -232,10 +236,12 @@ class Faults:
         self._stop(emulated)
         return fault
 
+    @called_as("lab.faults.restart('web')")
     def restart(self, guest: str) -> None:
         """Start a crashed guest, or crash and start one that runs: static addresses are back, DHCP starts anew."""
         self.crash(guest).heal()
 
+    @called_as("lab.faults.heal()")
     def heal(self) -> None:
         """Undo every fault, the newest first."""
         for fault in reversed(self.active):
@@ -268,24 +274,21 @@ class Faults:
                 endpoint.port.gate()
 
     def _choose(self, names: Names) -> list[_Endpoint]:
+        if not isinstance(names, Iterable):
+            raise UsageError(f"a node is named by text, and a group by a list of names, not by {names!r}")
         names = [names] if isinstance(names, str) else list(names)
         known = dict.fromkeys(name for endpoint in self._endpoints for name in (endpoint.node, endpoint.switch))
         for name in names:
-            if name not in known:
-                raise _unknown("node", name, known)
+            check_name("node", name, known)
         if not names:
             raise UsageError("no nodes are named; there are: " + ", ".join(known))
         return [each for each in self._endpoints if each.node in names or each.switch in names]
 
     def _link(self, name: str) -> Link:
-        link = find_link(self._lab, name)
-        if link is None:
-            raise _unknown("link", name, self._lab.links)
-        return link
+        link = find_link(self._lab, name) if isinstance(name, str) else None
+        return self._lab.links[name] if link is None else link
 
     def _emulated(self, name: str) -> EmulatedGuest:
-        if name not in self._lab.guests:
-            raise _unknown("guest", name, self._lab.guests)
         guest = self._lab.guests[name]
         if not isinstance(guest, EmulatedGuest):
             raise UsageError(f"{name} is of kind {guest.kind}: only emulated guests can crash; isolate it instead")
@@ -356,10 +359,3 @@ def _everything(frame: bytes) -> bool:
 
 def _listed(names: Names) -> str:
     return names if isinstance(names, str) else ",".join(names)
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    names = list(known)
-    near = difflib.get_close_matches(name, names, 1, 0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names[:12])}"
-    return UsageError(f"there is no {kind} {name!r}; {hint}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -24,7 +24,6 @@ from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
-from vnet.links.link import Link
 from vnet.ports import Port
 from vnet.runtime.branch import Snapshot
 from vnet.runtime.branch import branch as run_branch
@@ -35,8 +34,10 @@ from vnet.runtime.clock import current_simulation
 from vnet.runtime.faults import Faults
 from vnet.runtime.live import LiveHost
 from vnet.runtime.matrix import Reachability, snapshot
+from vnet.runtime.named import Links, Named
 from vnet.runtime.networks import Networks, simulated_context
 from vnet.runtime.state import open_store
+from vnet.runtime.usage import called_as, seconds_of
 from vnet.runtime.views import address_of
 from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
 from vnet.services.dhcp.node import DhcpServerNode
@@ -60,63 +61,6 @@ PING_TIMEOUT = 2.0
 
 def silent(text: str) -> None:
     """Show no progress."""
-
-
-@final
-class Links(Mapping[str, Link]):
-    """The cables of a lab, by name ("core-edge", "web:eth0") or by the two boxes they join, in either order."""
-
-    def __init__(self, links: dict[str, Link]) -> None:
-        self._links = links
-
-    def _between(self, ends: tuple[str, ...]) -> Link | None:
-        """Find the first link of two boxes."""
-        wanted = frozenset(ends)
-        return next((link for link in self._links.values() if wanted == {_node(link.a), _node(link.b)}), None)
-
-    def __getitem__(self, key: str | tuple[str, str]) -> Link:
-        link = self._links.get(key) if isinstance(key, str) else self._between(key)
-        if link is None:
-            raise UsageError(
-                f"no link {key if isinstance(key, str) else ' to '.join(key)}: there are {', '.join(self._links)}"
-            )
-        return link
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._links or (isinstance(key, tuple) and self._between(key) is not None)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._links)
-
-    def __len__(self) -> int:
-        return len(self._links)
-
-
-def _node(port: Port) -> str:
-    return port.name.split(":", 1)[0]
-
-
-@final
-class Guests(Mapping[str, Guest]):
-    """The guests of a lab by name."""
-
-    def __init__(self, guests: dict[str, Guest]) -> None:
-        self._guests = guests
-
-    def __getitem__(self, name: str) -> Guest:
-        guest = self._guests.get(name)
-        if guest is None:
-            raise UsageError(f"no guest {name}: there are {', '.join(self._guests) or 'none'}")
-        return guest
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._guests
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._guests)
-
-    def __len__(self) -> int:
-        return len(self._guests)
 
 
 @final
@@ -146,12 +90,12 @@ class Lab:
         self.events = events
         self.seed = seed
         self.live = live
-        self.guests = Guests(parts.guests)
+        self.guests: Named[Guest] = Named("guest", parts.guests)
         self.links = Links(parts.links)
-        self.switches: Mapping[str, Switch] = parts.switches
-        self.routers: Mapping[str, Router] = parts.routers
-        self.dhcp: Mapping[str, DhcpServerNode] = parts.dhcp
-        self.ports: Mapping[str, Port] = parts.ports
+        self.switches: Named[Switch] = Named("switch", parts.switches)
+        self.routers: Named[Router] = Named("router", parts.routers)
+        self.dhcp: Named[DhcpServerNode] = Named("network with DHCP", parts.dhcp)
+        self.ports: Named[Port] = Named("port", parts.ports)
         self.networks = Networks(self, builder, emulate)
         self.captures = Captures(timeline, parts.ports, lambda: [link.a.name for link in parts.links.values()], epoch)
         self.captures.hints = dict(without_cable(topology))
@@ -171,6 +115,7 @@ class Lab:
         """The lab clock in seconds."""
         return self.timeline.now / SECOND
 
+    @called_as("lab.at('90s', lab.faults.crash, 'web')")
     def at(self, delay: When, action: Callable[..., object], *args: object) -> Planned:
         """Run ``action(*args)`` after *delay* on the lab clock, counted from now: seconds, or text such as "90 s".
 
@@ -178,19 +123,22 @@ class Lab:
         """
         return plan(self, delay, action, args)
 
+    @called_as("await lab.reachability('tcp', 80)")
     async def reachability(
-        self, protocol: str = "icmp", port: int | None = None, timeout: float = PING_TIMEOUT
+        self, protocol: str = "icmp", port: int | None = None, timeout: When = PING_TIMEOUT
     ) -> Reachability:
         """Probe every guest from every other; the answer's ``compare`` tells what is different in a later one.
 
         *protocol* is icmp, or tcp or udp with a *port*. A port that refuses was reached.
         """
-        return await snapshot(self, protocol, port, timeout)
+        return await snapshot(self, protocol, port, seconds_of(timeout))
 
+    @called_as("await lab.advance('90s')")
     async def advance(self, length: When) -> None:
         """Let exactly *length* of lab time pass: seconds, or text such as "90 s"."""
         await advance(self, length)
 
+    @called_as("await lab.sleep_until_idle(quiet=5, limit='1h')")
     async def sleep_until_idle(self, quiet: When = QUIET, limit: When = LIMIT) -> None:
         """Wait until nothing is due within *quiet* (live: nothing has passed for as long); see ``vnet.runtime.waiting``.
 
@@ -198,6 +146,7 @@ class Lab:
         """
         await sleep_until_idle(self, quiet, limit)
 
+    @called_as("await lab.branch(function, ...)")
     async def branch(self, function: Callable[Concatenate[Lab, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Carry out ``await function(lab, ...)`` in a copy of this simulated lab, and return what it does there.
 
@@ -206,6 +155,7 @@ class Lab:
         """
         return await run_branch(self, function, *args, **kwargs)
 
+    @called_as("await lab.snapshot()")
     async def snapshot(self) -> Snapshot:
         """Keep this simulated lab as it is now: ``await snapshot.run(function, ...)`` goes on from there, any time.
 
@@ -225,6 +175,8 @@ class Lab:
         """
         if isinstance(target, IPv4Address | IPv6Address):
             return target
+        if not isinstance(target, str):
+            raise UsageError(f"a target is the name of a guest or router, or an address, not {target!r}")
         if target in self.guests:
             address = address_of(self, target)
             if address is None:
@@ -244,11 +196,13 @@ class Lab:
             return router_address(self.routers[name])
         return self.resolve(name) if name in self.guests else None
 
-    async def wait_up(self, timeout: float = 60.0) -> None:
+    @called_as("await lab.wait_up(60)")
+    async def wait_up(self, timeout: When = 60.0) -> None:
         """Wait until every guest that uses DHCP has its address, and every IPv6 address is known to be free.
 
-        Raise NoAnswer after *timeout* seconds.
+        Raise NoAnswer after *timeout* (seconds, or text).
         """
+        timeout = seconds_of(timeout)
         with trio.move_on_after(timeout) as scope:
             async with trio.open_nursery() as nursery:
                 for guest in self.guests.values():
@@ -279,12 +233,16 @@ class Lab:
             told = (f"{program.name} on {name}: {program.error}" for name, program in failed)
             raise LabError(f"programs failed: {'; '.join(told)}")
 
-    async def ping(self, source: str, target: Target, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
+    @called_as("await lab.ping('pc', 'web')")
+    async def ping(self, source: str, target: Target, count: int = 1, timeout: When = PING_TIMEOUT) -> PingReply:
         """Send echo requests from one guest to another, a router or an address.
 
         IPv6 addresses that guests are still asking for are waited for.
         """
         guest = self.guests[source]
+        if not isinstance(count, int):
+            raise UsageError(f"a ping sends a whole number of requests, not {count!r}")
+        timeout = seconds_of(timeout)
         await self._settle()
         try:
             address = self.resolve(target)
@@ -297,8 +255,10 @@ class Lab:
             if isinstance(guest, EmulatedGuest) and guest.host.ipv6 is not None:
                 await guest.settle()
 
-    async def ping_all(self, timeout: float = PING_TIMEOUT) -> dict[tuple[str, str], PingReply]:
+    @called_as("await lab.ping_all()")
+    async def ping_all(self, timeout: When = PING_TIMEOUT) -> dict[tuple[str, str], PingReply]:
         """Ping every guest from every other, all at once; the matrix in the order of the topology."""
+        timeout = seconds_of(timeout)
         replies: dict[tuple[str, str], PingReply] = {
             (source, target): PingReply(False) for source in self.guests for target in self.guests if source != target
         }

@@ -12,6 +12,7 @@ import trio
 from vnet.errors import UsageError
 from vnet.guests.base import Address, Guest, Verdict
 from vnet.guests.emulated import EmulatedGuest
+from vnet.runtime.usage import called_as
 from vnet.runtime.views import Row, address_of
 from vnet.topology.reachability import Probe, expected
 from vnet.topology.resolved import LINUX_KINDS
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PROTOCOLS: Final[tuple[Probe, ...]] = ("icmp", "tcp", "udp")
 MOST_AT_ONCE: Final = 256
 """Probes under way at a time: a live lab has descriptors for no more."""
+MAX_PORT: Final = 65535
 NOT_JUDGED: Final = "IPv6 is not judged yet"
 
 Pair: TypeAlias = tuple[str, str]
@@ -46,7 +48,10 @@ class Reachability:
     def __getitem__(self, pair: Pair) -> bool:
         """Tell whether the first of a pair reached the second; raise UsageError for a pair that was not probed."""
         if pair not in self.reached:
-            raise UsageError(f"{pair[0]} to {pair[1]} was not probed; the guests are {', '.join(self.guests)}")
+            named = " to ".join(map(str, pair)) if isinstance(pair, tuple) else repr(pair)
+            raise UsageError(
+                f"{named} was not probed; the guests are {', '.join(self.guests)}: write it as before['a', 'b']"
+            )
         return self.reached[pair]
 
     @property
@@ -59,8 +64,11 @@ class Reachability:
         """The pairs that reach each other in this direction."""
         return frozenset(pair for pair, reached in self.reached.items() if reached)
 
+    @called_as("before.compare(after)")
     def compare(self, after: Reachability) -> ReachabilityDiff:
         """Tell what is different in *after*; raise UsageError if it was measured with another probe."""
+        if not isinstance(after, Reachability):
+            raise UsageError(f"{after!r} is no matrix: await lab.reachability() gives one")
         if self.probe != after.probe:
             raise UsageError(f"a matrix of {self.probe} and one of {after.probe} cannot be compared")
         return ReachabilityDiff(
@@ -142,6 +150,8 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
         raise UsageError(f"{protocol!r} is no protocol to probe with; there are: {', '.join(PROTOCOLS)}")
     if (kind == "icmp") != (port is None):
         raise UsageError("icmp has no ports" if kind == "icmp" else f"{kind} needs a port: --port N")
+    if port is not None and (not isinstance(port, int) or not 0 <= port <= MAX_PORT):
+        raise UsageError(f"{port!r} is no port: it is a whole number up to {MAX_PORT}")
     verdicts = expected(lab.topology, kind, port)
     modern = dict.fromkeys(name for name in lab.guests if _is_ipv6_only(lab, name))  # in order: each run starts alike
     unjudged = {pair for pair in verdicts if pair[0] in modern or pair[1] in modern}

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, assert_never, cast, final
 
-import msgspec
 import trio
 
 from vnet.errors import UsageError
@@ -68,12 +67,12 @@ async def running_programs(lab: Lab) -> AsyncIterator[None]:
                 runner = _Runner(lab, guest, program, streams.stream(name, f"program {index} {program.name}"))
                 guest.programs.append(runner.state)
                 if isinstance(program, RunServer):
-                    nursery.start_soon(runner.run)
+                    nursery.start_soon(runner.run, name=runner.title)
                     await runner.listening.wait()
                 else:
                     clients.append(runner)
         for runner in clients:
-            nursery.start_soon(runner.run)
+            nursery.start_soon(runner.run, name=runner.title)
         try:
             yield
         except Exception as error:
@@ -96,6 +95,11 @@ class _Runner:
         self._sink = Sink()  # outlives restarts of its guest: what arrived before is not lost
         self.listening = trio.Event()
         self.state = GuestProgram(program.name, is_server=isinstance(program, RunServer))
+
+    @property
+    def title(self) -> str:
+        """Name the program and its guest, as errors do that say who waits."""
+        return f"program {self.state.name} of {self._guest.name}"
 
     def started(self, value: object = None) -> None:
         """Take note that a server listens: this is its ``task_status``."""
@@ -128,6 +132,8 @@ class _Runner:
 
     def _fail(self, error: BaseException) -> None:
         state = self.state
+        if not trio.lowlevel.in_trio_run():
+            return  # the whole run was given up, and nobody may wait any more: that says nothing about this program
         state.state, state.error = "failed", _describe(error)
         self._lab.events.add(self._guest.name, "program-failed", program=state.name, error=state.error)
 
@@ -150,7 +156,7 @@ class _Runner:
         task_status = cast("trio.TaskStatus[object]", self)
         match program:
             case RunEcho():
-                await echo.serve(program.port, task_status=task_status)
+                await echo.serve(program.port, services=_datagram_services(self._lab), task_status=task_status)
             case RunHttp():
                 await http.serve(_existing(program.folder), program.port, task_status=task_status)
             case RunDns():
@@ -161,7 +167,7 @@ class _Runner:
                     program.port, on_result=lambda result: self.state.add(result.summary()), task_status=task_status
                 )
             case RunSink():
-                self.state.measure = lambda: [_flow_row(each) for each in self._sink.reports()]
+                self.state.measure = lambda: [each.summary() for each in self._sink.reports()]
                 await self._sink.serve(program.port, task_status=task_status)
             case _:
                 assert_never(program)
@@ -196,6 +202,12 @@ class _Runner:
                 assert_never(program)
 
 
+def _datagram_services(lab: Lab) -> frozenset[int]:
+    """List the UDP ports on which the topology has guests serve."""
+    programs = (program for guest in lab.topology.guests.values() for program in guest.run)
+    return frozenset(each.port for each in programs if isinstance(each, RunServer) and "udp" in each.transports)
+
+
 async def _wait_up(guest: Guest) -> None:
     """Wait until DHCP has done its part."""
     if any(each.dhcp for each in guest.interfaces()):
@@ -226,12 +238,6 @@ def _iperf3_options(program: RunIperf3Client) -> iperf3_client.Iperf3Options:
         bitrate=program.bitrate,
         block=program.block,
     )
-
-
-def _flow_row(report: msgspec.Struct) -> Row:
-    plain = cast("dict[str, object]", msgspec.to_builtins(report))
-    delays = cast("dict[str, float]", plain.pop("delays"))
-    return cast("Row", {**plain, **{f"delay_{name}": delay for name, delay in delays.items()}})
 
 
 def _row(returned: Mapping[object, object]) -> Row:

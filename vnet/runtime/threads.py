@@ -15,6 +15,7 @@ from typing import Final, final
 import trio
 
 from vnet.errors import SimulationStalled
+from vnet.runtime.tasks import codes_of, name_tasks, tasks_below
 
 THREAD_PATIENCE: Final = 60.0
 """Real seconds that a simulation waits for threads without anything happening; after that, it would hang for ever."""
@@ -44,21 +45,15 @@ class ThreadWatch:
         if self._since is None:
             self._since = now
         if now - self._since > THREAD_PATIENCE:
-            raise SimulationStalled(f"a task has waited {THREAD_PATIENCE:g} s of real time for a thread")
+            waiting = name_tasks(filter(_is_waiting, _tasks()))
+            raise SimulationStalled(f"a task has waited {THREAD_PATIENCE:g} s of real time for a thread: {waiting}")
         return True
 
 
 def _tasks() -> Iterator[trio.lowlevel.Task]:
-    root = trio.lowlevel.current_root_task()
-    left = [] if root is None else [root]
-    while left:
-        task = left.pop()
-        yield task
-        for nursery in task.child_nurseries:
-            left.extend(nursery.child_tasks)
+    return tasks_below(trio.lowlevel.current_root_task())
 
 
 def _is_waiting(task: trio.lowlevel.Task) -> bool:
     """Tell whether the innermost thing that a task awaits is a thread."""
-    codes = [frame.f_code for frame, _ in task.iter_await_frames()]
-    return (_RUN_SYNC, _WAIT) in pairwise(codes)
+    return (_RUN_SYNC, _WAIT) in pairwise(codes_of(task))

@@ -21,7 +21,8 @@ import trio
 
 from vnet.errors import LabError, UsageError
 from vnet.runtime.sinks import NoSink
-from vnet.units import SECOND, Duration, Instant, duration_of, format_duration
+from vnet.runtime.usage import check_arguments, length_of, name_of
+from vnet.units import SECOND, Duration, Instant, format_duration
 
 if TYPE_CHECKING:
     from vnet.fabric.timeline import Action
@@ -36,14 +37,6 @@ LIMIT: Final = 3600.0
 """Seconds of lab time after which a lab that is not idle will not be."""
 _NAMED: Final = 5
 """What is still due is named up to this many."""
-
-
-def length_of(value: When) -> Duration:
-    """Read a length of lab time; raise UsageError for what is none."""
-    try:
-        return duration_of(value)
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
 
 
 @final
@@ -66,9 +59,16 @@ class Planned:
 
 
 def plan(lab: Lab, delay: When, action: Callable[..., object], args: tuple[object, ...]) -> Planned:
-    """Run ``action(*args)`` once *delay* of lab time has passed; raise UsageError for an async function."""
-    if inspect.iscoroutinefunction(action):
-        raise UsageError(f"{action.__name__} is async: lab.at runs plain functions; start a task that sleeps first instead")
+    """Run ``action(*args)`` once *delay* of lab time has passed.
+
+    Raise UsageError at once for what is no plain function, or does not take these arguments.
+    """
+    example = "lab.at('90s', lab.faults.crash, 'web')"
+    if not callable(action):
+        raise UsageError(f"{action!r} is no function, which is called later; write it as {example}")
+    if inspect.iscoroutinefunction(inspect.unwrap(action)):
+        raise UsageError(f"{name_of(action)} is async: lab.at runs plain functions; start a task that sleeps first instead")
+    check_arguments(action, example, *args)
     planned = Planned(action, args)
     lab.timeline.at(lab.timeline.now + length_of(delay), planned.run)
     return planned

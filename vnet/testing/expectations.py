@@ -18,8 +18,9 @@ the EtherType for local experiments (IEEE Std 802-2014, 9.2.3) to a group addres
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, final
+from typing import TYPE_CHECKING, Final, NoReturn, Self, final
 
 import trio
 
@@ -27,7 +28,8 @@ from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD, Port
 from vnet.runtime.filter import compile_filter
 from vnet.runtime.sinks import MemorySink
-from vnet.runtime.waiting import When, length_of
+from vnet.runtime.usage import called_as, length_of
+from vnet.runtime.waiting import When
 from vnet.units import MILLISECOND, SECOND, Duration, Instant, format_duration
 from vnet.wire import pcapng
 from vnet.wire.describe import describe
@@ -42,6 +44,8 @@ CONTEXT: Final = 1 << 18
 """Octets of other frames that are kept, the newest, to be shown when it fails."""
 LINES: Final = 20
 """Frames shown when it fails."""
+FOLDED: Final = 8
+"""Lines back that a frame is compared with: requests and answers take turns."""
 LOSSY_TRIES: Final = 200
 """Canaries sent through a cable that loses or damages frames, at most."""
 QUEUE_TRIES: Final = 3
@@ -50,6 +54,9 @@ PATIENCE: Final[Duration] = 1 * SECOND
 PAUSE: Final[Duration] = 10 * MILLISECOND
 """How long a canary may take beyond the latency of its cable and what waits before it; on cables that lose frames."""
 
+_ARROWS: Final = {Direction.INBOUND: "in ", Direction.OUTBOUND: "out"}
+_COUNTER: Final = re.compile(r"\b(seq|ack|win|id|xid|val|ecr|secs|length(?= [1-9])) (?:0x)?[0-9a-f]+(?::[0-9]+)?\b")
+_OPTIONS: Final = re.compile(r"(?<=, )options \[[^]]*\](?=, )")
 _CANARY_HEADER: Final = bytes.fromhex("0180c200000e 02766e657400 88b5")
 _CANARY: Final = _CANARY_HEADER + b"vnet canary"
 
@@ -67,21 +74,52 @@ def bits_between(one: bytes, other: bytes) -> int:
 
 
 def show_frames(packets: list[pcapng.Packet]) -> str:
-    """Write captured frames for people, one line each: the last of them if they are many."""
-    arrows = {Direction.INBOUND: "in ", Direction.OUTBOUND: "out"}
-    lines = [
-        f"  {each.instant / SECOND:.9f} {each.interface.name} {arrows.get(each.direction, '')} {describe(each.frame)}"
-        for each in packets[-LINES:]
-    ]
-    if len(packets) > LINES:
-        lines.insert(0, f"  ... {len(packets) - LINES} before these")
-    return "\n".join(lines)
+    """Write captured frames for people, one line each: the last of them if they are many.
+
+    A frame that differs from one of the lines just before in nothing but counters (sequence numbers, identifiers, lengths)
+    is counted there: ``(x 213, until 12.000000000)``.
+    """
+    lines: list[_Line] = []
+    for each in packets:
+        text = f"{each.interface.name} {_ARROWS.get(each.direction, '')} {describe(each.frame)}"
+        shape = _OPTIONS.sub("", _COUNTER.sub(r"\1", text))
+        same = next((line for line in lines[-FOLDED:] if line.shape == shape), None)
+        if same is None:
+            lines.append(_Line(shape, each.instant, text))
+        else:
+            same.count += 1
+            same.last = each.instant
+    hidden = sum(line.count for line in lines[:-LINES])
+    return "\n".join([f"  ... {hidden} before these"] * bool(hidden) + [f"  {line}" for line in lines[-LINES:]])
+
+
+@final
+class _Line:
+    """Frames of one shape, shown by the first."""
+
+    def __init__(self, shape: str, first: Instant, text: str) -> None:
+        self.shape = shape
+        self.count = 1
+        self.last = first
+        self._text = f"{first / SECOND:.9f} {text}"
+
+    def __str__(self) -> str:
+        return self._text if self.count == 1 else f"{self._text} (x {self.count}, until {self.last / SECOND:.9f})"
 
 
 class _Watch:
     """What both kinds share: two captures of the same ports, one of the frames meant, one of the rest."""
 
     def __init__(self, lab: Lab, expression: str, ports: tuple[str, ...]) -> None:
+        from vnet.runtime.lab import Lab  # here, because a lab knows of much that is not needed to say what is expected
+
+        if not isinstance(lab, Lab):
+            raise UsageError(
+                f"expectations are of a lab, which {lab!r} is not; write it as expect(lab, 'tcp port 80', 'web')"
+            )
+        for what in (expression, *ports):
+            if not isinstance(what, str):
+                raise UsageError(f"a filter and the names of ports are text, which {what!r} is not")
         self._lab = lab
         self._expression = expression
         self._wanted = compile_filter(expression)
@@ -97,10 +135,17 @@ class _Watch:
         self._matches = MemorySink(CONTEXT)
         self._others = MemorySink(CONTEXT)
 
+    @called_as("expect(lab, 'tcp').within('2s')")
     def within(self, length: When) -> Self:
         """Set how long after the start of the block it is watched: seconds, or text such as "20 ms"."""
         self._length = length_of(length)
         return self
+
+    def __enter__(self) -> NoReturn:
+        raise UsageError("write async with: an expectation waits")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Be there, so that Python looks for ``__enter__``."""
 
     @property
     def _deadline(self) -> Instant | None:
@@ -265,6 +310,7 @@ def _far_ends(lab: Lab) -> dict[Port, tuple[Link, Port]]:
     return found
 
 
+@called_as("async with expect(lab, 'tcp port 80', 'web').within('2s')")
 def expect(lab: Lab, expression: str, *ports: str) -> Expectation:
     """Expect a frame that fits the filter to pass one of the *ports* (none: one end of every cable).
 
@@ -273,6 +319,7 @@ def expect(lab: Lab, expression: str, *ports: str) -> Expectation:
     return Expectation(lab, expression, ports)
 
 
+@called_as("async with never(lab, 'net 10.0.0.0/8', 'web').within('10s')")
 def never(lab: Lab, expression: str, *ports: str, canaries: bool = True) -> Never:
     """Expect that no frame that fits the filter passes any of the *ports* (none: one end of every cable).
 

@@ -24,7 +24,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
 from vnet.addresses import format_mac, is_group
+from vnet.errors import UsageError
 from vnet.guests.emulated import EmulatedGuest
+from vnet.runtime.usage import called_as
 from vnet.runtime.views import dotted, leased
 from vnet.services.dhcp.binding import BindingState
 from vnet.testing.expectations import bits_between, is_canary
@@ -49,7 +51,10 @@ COMPLAINTS: Final = 20
 class Invariants:
     """The watch over one lab; also a context manager that checks at the end of a block that did not fail."""
 
+    @called_as("Invariants(lab)")
     def __init__(self, lab: Lab) -> None:
+        if not hasattr(lab, "captures"):
+            raise UsageError(f"invariants are of a lab, which {lab!r} is not; write it as Invariants(lab)")
         self._lab = lab
         self._ledger = _Ledger(lab)
         self._capture = lab.captures.start(self._ledger, list(self._ledger.switch_ports))

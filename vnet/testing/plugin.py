@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 # pytest loads this module in every project of whoever has vnet installed: what a lab needs is imported when one is made.
 
 FAILURES: Final = "vnet-failures"
-OPTIONS: Final = ("seed", "state", "wait")
+OPTIONS: Final = ("seed", "state", "wait", "limit")
 """What the marker takes beside the topology."""
+LIMIT: Final = "365d"
+"""Lab time after which a test is taken to wait for ever: in real time that is seconds, and ten years are a minute."""
 _RUN: Final = pytest.StashKey["LabRun"]()
 
 
@@ -78,8 +80,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "vnet(topology, *, seed=None, state=None, wait=True): run the async test inside a lab made from a topology file, "
-        "its text or a ResolvedTopology; `wait` lets guests get their addresses first",
+        f"vnet(topology, *, seed=None, state=None, wait=True, limit={LIMIT!r}): run the async test inside a lab made from a "
+        "topology file, its text or a ResolvedTopology; `wait` lets guests get their addresses first, and a test that "
+        "still waits after `limit` of lab time fails",
     )
 
 
@@ -123,6 +126,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     from vnet.runtime.clock import simulate
     from vnet.runtime.lab import open_lab
     from vnet.runtime.sinks import MemorySink
+    from vnet.runtime.usage import length_of
     from vnet.runtime.views import everything
     from vnet.testing.coverage import exercised
 
@@ -134,6 +138,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     topology = _topology(pyfuncitem, marker)
 
     async def test() -> None:
+        trio.lowlevel.current_task().name = pyfuncitem.name  # for errors that say who waits
         async with open_lab(topology, seed=seed, state=marker.kwargs.get("state")) as opened:
             run.opened = True
             sink = MemorySink()
@@ -159,7 +164,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if run.live:
         trio.run(test)
     else:
-        simulate(test, seed=seed)
+        simulate(test, seed=seed, limit=length_of(marker.kwargs.get("limit", LIMIT)))
     return True
 
 

@@ -116,7 +116,7 @@ def test_set_a_link(run: Run, lab: LabThread) -> None:
     assert run("set", "tiny", "core-edge", "loss=100%").status == 0
     assert run("ping", "tiny", "a", "b", "-W", 0.05).status == 1
     line = run("set", "tiny", "edge,core", "loss=0", "latency=5ms", "rate=10mbit").out
-    assert line == "link core-edge, state up, rate_bps 10000000, latency_s 0.005, loss 0.0, queue 262144\n"
+    assert line == "link core-edge, state up, rate_bps 10000000, latency_s 0.005, loss 0.0, queue_octets 262144\n"
     data = json.loads(run("ping", "tiny", "a", "b", "--json").out)
     assert data["rtt_min_s"] >= 0.01
 
@@ -124,7 +124,7 @@ def test_set_a_link(run: Run, lab: LabThread) -> None:
 def test_set_impairments(run: Run, lab: LabThread) -> None:
     given = ("delay_variation=3ms", "reordering=1%", "duplication=100%", "corruption=0.5%")
     line = run("set", "tiny", "core-edge", "latency=5ms", *given).out
-    told = "queue 262144, delay_variation_s 0.003, reordering 0.01, duplication 1.0, corruption 0.005\n"
+    told = "queue_octets 262144, delay_variation_s 0.003, reordering 0.01, duplication 1.0, corruption 0.005\n"
     assert line.endswith(told)
     run("ping", "tiny", "a", "b")
     (row,) = [row for row in json.loads(run("show", "tiny", "links", "--json").out) if row["name"] == "core-edge"]

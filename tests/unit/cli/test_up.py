@@ -48,6 +48,28 @@ def test_the_words_may_come_in_any_order(run: Run, leased: Path) -> None:
     assert run("up", "--simulate", "10s", leased).out == run("up", leased, "--simulate", "10s").out
 
 
+ODD = """\
+name: odd
+networks: {lan: {subnet: 10.0.0.0/24}}
+guests: {a: {nics: [{network: lan, address: 10.0.0.1/24, gateway: 10.0.0.9}]}}
+"""
+
+
+@pytest.mark.parametrize("options", [("--simulate",), ("--detach", "--emulate")])
+def test_warnings_are_told_once(run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(ODD)
+    (warning,) = [line for line in run("check", path).out.splitlines() if "warning:" in line]
+    assert "10.0.0.9" in warning
+    try:
+        status, out, err = run("up", path, "--json", *options)
+    finally:
+        run("down", "odd")
+    assert status == 0 and err.count("warning:") == 1 and warning in err
+    (problem,) = json.loads(out)["problems"]
+    assert (problem["severity"], problem["line"]) == ("warning", 3) and "10.0.0.9" in problem["text"]
+
+
 def test_a_simulation_is_the_same_every_time(leased: Path, tmp_path: Path) -> None:
     """In two processes with different hash seeds: captures and event logs agree to the octet; another seed does not."""
     files = []

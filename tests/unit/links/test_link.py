@@ -13,6 +13,7 @@ from vnet.errors import UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.links.direction import DEFAULT_QUEUE, WIRE_OVERHEAD
+from vnet.links.impairments import Impairments
 from vnet.links.link import Link
 from vnet.ports import NO_OFFLOAD, Handler, Port
 from vnet.units import MICROSECOND, MILLISECOND
@@ -314,17 +315,43 @@ def test_impossible_settings_are_refused_and_change_nothing(name: str, value: fl
 
 
 @pytest.mark.parametrize(("name", "value", "says"), [
-    ("latency", 0.02, "nanoseconds, not 0.02"), ("latency", "20ms", "nanoseconds, not '20ms'"),
-    ("delay_variation", 5e6, "nanoseconds"), ("rate", "10mbit", "bits per second, not '10mbit'"), ("rate", 1e6, "bits per"),
-    ("queue", "64KiB", "octets, not '64KiB'"), ("loss", "5%", "ratio from 0 to 1, not '5%'"), ("loss", True, "ratio"),
-    ("reordering", "1%", "ratio"), ("duplication", None, "ratio"), ("corruption", "1%", "ratio"), ("latency", None, "nano"),
+    ("latency", 0.02, ".*nanoseconds, or text such as \"20ms\", not 0.02"), ("latency", "20", ": '20' is not"),
+    ("delay_variation", 5e6, "is a .*nanoseconds"), ("delay_variation", "5%", ": '5%' is not a duration"),
+    ("rate", 1e6, "is a .*bits per"), ("rate", "10ms", ": '10ms' is not a rate"), ("rate", "0mbit", ": '0mbit' is not"),
+    ("queue", 1.5, "is a .*octets"), ("queue", "64KiBit", ": '64KiBit' is not a size"), ("loss", True, "is a ratio"),
+    ("loss", "20ms", ": '20ms' is not a ratio"), ("loss", "101%", ": '101%' is not a ratio"), ("latency", None, ".*nano"),
+    ("reordering", "1%%", ": "), ("duplication", None, "is a ratio"), ("corruption", "much", ": 'much' is not a ratio"),
+    ("up", "down", "is up, True, or down, False"), ("up", None, "is up, True"),
 ])  # fmt: skip
 def test_a_setting_of_the_wrong_kind_is_refused_with_its_unit(name: str, value: object, says: str) -> None:
     rig = Rig(rate=MBIT)
     before = getattr(rig.link, name)
-    with pytest.raises(UsageError, match=f"a link's {name.replace('_', ' ')} is a .*{says}"):
+    with pytest.raises(UsageError, match=f"a link('s {name.replace('_', ' ')})? ?{says}"):
         setattr(rig.link, name, value)
     assert getattr(rig.link, name) == before
+
+
+@pytest.mark.parametrize(("name", "text", "value"), [
+    ("rate", "10mbit", 10 * MBIT), ("rate", "unlimited", None), ("rate", "none", None), ("rate", None, None),
+    ("latency", "20ms", 20_000_000), ("latency", "0", 0), ("loss", "5%", 0.05), ("loss", "0.25", 0.25),
+    ("queue", "64KiB", 65_536), ("delay_variation", "1.5ms", 1_500_000), ("reordering", "1%", 0.01),
+    ("duplication", "100%", 1.0), ("corruption", "0%", 0.0),
+])  # fmt: skip
+def test_settings_may_be_text_as_in_topology_files(name: str, text: str | None, value: float | None) -> None:
+    rig = Rig(rate=GBIT)
+    setattr(rig.link, name, text)
+    assert getattr(rig.link, name) == value
+    if text is not None and name in ("rate", "latency", "loss", "queue"):
+        assert getattr(Rig(**{name: text}).link, name) == value
+
+
+def test_text_does_what_the_number_does() -> None:
+    rig = Rig()
+    rig.link.latency, rig.link.rate = "20ms", "1mbit"
+    rig.send(60)
+    rig.run()
+    assert [instant for instant, _ in rig.at_b] == [20_000_000 + 84 * 8 * 1000]
+    assert Impairments(delay_variation="5ms", corruption="1%") == Impairments(delay_variation=5_000_000, corruption=0.01)
 
 
 def super_frame(kind: int, payload: int, gso_size: int) -> tuple[bytes, bytes]:

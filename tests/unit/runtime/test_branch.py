@@ -121,6 +121,38 @@ async def orphan(lab: Lab) -> None:
     os.kill(os.getppid(), signal.SIGKILL)
 
 
+async def after(lab: Lab, seconds: float) -> tuple[float, int]:
+    """Wait in two steps, so that others have their turn in between; ping as well."""
+    await trio.sleep(seconds / 2)
+    reply = await lab.ping("one", "two", count=3)
+    await trio.sleep(seconds / 2)
+    return lab.now, reply.received
+
+
+async def be_killed_with_a_branch_inside(lab: Lab, inside: bool, descriptor: int) -> None:
+    """Have a branch, or a snapshot, of this branch kill this one, and go on."""
+    if inside:
+        await lab.branch(kill_parent)
+    else:
+        await (await lab.snapshot()).run(kill_grandparent)
+
+
+async def kill_parent(lab: Lab) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    while True:
+        signal.pause()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def kill_grandparent(lab: Lab) -> None:
+    os.kill(parent_of(os.getppid()), signal.SIGKILL)
+    while True:
+        signal.pause()
+
+
 async def for_ever(lab: Lab) -> None:
     await trio.sleep_forever()
 
@@ -214,6 +246,109 @@ def test_what_goes_wrong_in_a_branch_is_raised_here(topology: Path) -> None:
             assert lab.now == 0
 
     vnet.simulate(main, limit=10**15)
+
+
+async def hold_out(lab: Lab) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+def test_a_branch_that_holds_out_against_its_end_is_given_up_there_and_not_here(topology: Path) -> None:
+    async def main() -> str:
+        async with vnet.open_lab(topology) as lab:
+            kept = await lab.snapshot()
+            for run in (lab.branch, kept.run):
+                with pytest.raises(SimulationStalled, match=r"this does not end: .*main at .*test_branch"):
+                    await run(hold_out)
+                assert await run(wait, 1) == 1
+            return "went on"
+
+    with patience():
+        assert vnet.simulate(main) == "went on"
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_tasks_that_branch_at_one_instant_do_not_disturb_each_other(topology: Path, count: int) -> None:
+    async def main() -> tuple[list[tuple[float, int]], float, int]:
+        answers: dict[int, tuple[float, int]] = {}
+
+        async def one(number: int) -> None:
+            await trio.sleep(10)
+            answers[number] = await lab.branch(after, 2.0 + number)
+
+        async with vnet.open_lab(topology) as lab:
+            lab.links["left", "right"].loss = 0
+            await lab.wait_up()
+            async with trio.open_nursery() as nursery:
+                for number in range(count):
+                    nursery.start_soon(one, number)
+            return [answers[number] for number in range(count)], lab.now, os.getpid()
+
+    with patience():
+        answers, now, process = vnet.simulate(main)
+    assert process == os.getpid()
+    began = now
+    for number, (ended, received) in enumerate(answers):
+        assert received == 3 and began + 2 + number < ended < began + 2.1 + number
+
+
+def test_a_branch_that_fails_beside_others_fails_alone(topology: Path) -> None:
+    async def main() -> dict[str, object]:
+        answers: dict[str, object] = {}
+
+        async def one(name: str, function: Callable[..., Awaitable[object]], *args: object) -> None:
+            try:
+                answers[name] = await lab.branch(function, *args)
+            except (LabError, KeyError) as error:
+                answers[name] = f"{type(error).__name__}: {error}"
+
+        async with vnet.open_lab(topology) as lab, trio.open_nursery() as nursery:
+            nursery.start_soon(one, "slow", wait, 2)
+            nursery.start_soon(one, "fails", fail_later)
+            nursery.start_soon(one, "dies", die_later)
+        return answers
+
+    with patience():
+        assert vnet.simulate(main) == {"slow": 2.0, "fails": "KeyError: 'mine'", "dies": "LabError: the branch died"}
+
+
+async def fail_later(lab: Lab) -> None:
+    await trio.sleep(1)
+    raise KeyError("mine")
+
+
+async def die_later(lab: Lab) -> None:
+    await trio.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["branch", "snapshot"])
+def test_branches_inside_a_branch_that_is_killed_end_with_it(topology: Path, inside: bool) -> None:
+    async def main() -> None:
+        reader, writer = os.pipe()
+        async with vnet.open_lab(topology) as lab:
+            with pytest.raises(LabError, match="the branch died"):
+                await lab.branch(be_killed_with_a_branch_inside, inside, writer)
+        os.close(writer)
+        assert os.read(reader, 1) == b"", "all who had the other end are gone"
+        os.close(reader)
+
+    with patience():
+        vnet.simulate(main)
+
+
+async def deeper(lab: Lab, depth: int) -> int:
+    return await lab.branch(deeper, depth + 1) if depth < 20 else depth
+
+
+def test_branches_do_not_nest_without_end(topology: Path) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology) as lab:
+            with pytest.raises(UsageError, match="16 deep"):
+                await lab.branch(deeper, 1)
+
+    with patience():
+        vnet.simulate(main)
 
 
 def test_what_cannot_be_handed_over_is_said(topology: Path) -> None:

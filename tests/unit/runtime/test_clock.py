@@ -98,7 +98,7 @@ def test_a_thread_that_never_ends_is_an_error(monkeypatch):
         finally:
             end.set()
 
-    with pytest.raises(SimulationStalled, match="for a thread"):
+    with pytest.raises(SimulationStalled, match=r"for a thread: .*main at .*test_clock\.py:"):
         simulate(main)
 
 

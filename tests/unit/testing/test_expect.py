@@ -62,6 +62,36 @@ def test_it_is_waited_for_and_no_longer_than_needed() -> None:
     run(body)
 
 
+def test_frames_that_differ_in_counters_only_are_counted_where_the_first_is_shown() -> None:
+    async def body(lab: Lab) -> None:
+        with pytest.raises(AssertionError) as caught:
+            async with expect(lab, "port 99", "b"):
+                await lab.ping("a", "b", count=213)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(lab.guests["b"].serve_tcp, discard, 7)
+                    async with await lab.guests["a"].open_tcp_stream("b", 7) as stream:
+                        for _ in range(30):
+                            await stream.send_all(bytes(2000))
+                            await trio.sleep(1)
+                    nursery.cancel_scope.cancel()
+        first, *lines = str(caught.value).splitlines()
+        assert first.endswith("what passed there instead:") and len(lines) < 20, "none is hidden"
+        requests = [line for line in lines if "ICMP echo request" in line]
+        (data,) = [line for line in lines if "TCP [P.]" in line]
+        assert len(requests) == 1 and "seq 1, " in requests[0]
+        until = re.search(r" \(x 213, until ([0-9.]+)\)$", requests[0])
+        assert until is not None and float(until[1]) > float(requests[0].split()[0])
+        assert " length 552 (x 30, until " in data
+        assert sum("TCP [S" in line for line in lines) == 2, "no two of these are alike"
+
+    run(body)
+
+
+async def discard(stream: trio.abc.Stream) -> None:
+    while await stream.receive_some():
+        pass
+
+
 def test_a_frame_too_late_is_none() -> None:
     async def body(lab: Lab) -> None:
         with fails(r"expected 'icmp' at b within 1s; it came after 5\.0"):

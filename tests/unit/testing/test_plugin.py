@@ -1,8 +1,18 @@
-"""The pytest plugin, as its users see it: projects of their own, run by a pytest of their own."""
+"""The pytest plugin, as its users see it: projects of their own, run by a pytest of their own.
+
+Most of those run in this process, where all that they need has been imported. A process of its own, a second each, is for
+what only that can show: that pytest finds the plugin, workers of pytest-xdist, the debugger.
+"""
 
 import json
 
 import pytest
+
+# what the plugin imports when a lab is made: imported within a run of pytester's, it would be forgotten after it
+import vnet.runtime.lab
+import vnet.runtime.programs
+import vnet.runtime.views
+import vnet.testing.coverage  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
@@ -23,7 +33,14 @@ def project(pytester):
 
 
 def run(project, *arguments):
-    return project.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+    """Run pytest in this process: no module of the project may have the name of one of our own."""
+    return project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+
+
+def run_apart(project, *arguments):
+    """Run pytest in a process of its own, without the plugins that take half of its time and have no part in this."""
+    unused = ("cacheprovider", "trio", "anyio", "hypothesispytest", "timeout")
+    return project.runpytest_subprocess(*(f"-pno:{name}" for name in unused), *arguments)
 
 
 def test_a_test_gets_a_lab_that_is_up_in_virtual_time(project):
@@ -40,7 +57,7 @@ def test_a_test_gets_a_lab_that_is_up_in_virtual_time(project):
             assert lab.now > 24 * 3600
         """
     )
-    run(project).assert_outcomes(passed=1)
+    project.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)  # with all plugins that there are
 
 
 def test_a_failure_leaves_a_capture_the_events_and_the_way_to_see_it_again(project):
@@ -108,7 +125,8 @@ SEED_LINES = [
 @pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["alone", "xdist"])
 def test_the_first_seed_that_fails_is_named_at_the_end(project, how):
     project.makepyfile(test_it=SEED_TEST)
-    result = run(project, "--vnet-seeds", "10", *how)
+    run_it = run_apart if how else run
+    result = run_it(project, "--vnet-seeds", "10", *how)
     result.assert_outcomes(passed=26, failed=4)
     if how:  # the order of tests is that in which their failures came
         result.stdout.fnmatch_lines_random(SEED_LINES)
@@ -117,7 +135,7 @@ def test_the_first_seed_that_fails_is_named_at_the_end(project, how):
     assert "test_good:" not in result.stdout.str()
     assert len(list((project.path / "vnet-failures").iterdir())) == 4
     run(project, "test_it.py::test_it[2]", "--vnet-seed", "3").assert_outcomes(failed=1)
-    assert "seeds that fail" not in run(project, "--vnet-seeds", "2", *how).stdout.str()
+    assert "seeds that fail" not in run_it(project, "--vnet-seeds", "2", *how).stdout.str()
 
 
 def test_the_debugger_opens_at_the_instant_of_the_failure_with_the_lab_still_there(project):
@@ -144,15 +162,15 @@ def test_the_debugger_opens_at_the_instant_of_the_failure_with_the_lab_still_the
             assert lab.now < 1000
         """
     )
-    result = run(project, "--vnet-stop")
+    result = run_apart(project, "--vnet-stop")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         ["stopped at 1000.000000 s of lab tiny: AssertionError: *", "replay and stop there:*--vnet-stop"]
     )
     assert (project.path / "stopped").read_text() == "1000.0 True"
     (project.path / "stopped").unlink()
-    run(project).assert_outcomes(failed=1)
-    run(project, "--vnet-stop", "-n", "1").assert_outcomes(failed=1)
+    run_apart(project).assert_outcomes(failed=1)
+    run_apart(project, "--vnet-stop", "-n", "1").assert_outcomes(failed=1)
     assert not (project.path / "stopped").exists()
 
 
@@ -197,9 +215,9 @@ def test_the_same_test_runs_in_real_time(project, monkeypatch):
 
 def test_mistakes_are_told_plainly(project):
     project.makepyfile(
-        test_none="async def test_it(lab):\n    pass\n",
-        test_missing="import pytest\n@pytest.mark.vnet('nowhere.yaml')\nasync def test_it(lab):\n    pass\n",
-        test_broken="import pytest\n@pytest.mark.vnet('name: x\\nnetwork: {}\\n')\nasync def test_it(lab):\n    pass\n",
+        test_no_marker="async def test_it(lab):\n    pass\n",
+        test_no_file="import pytest\n@pytest.mark.vnet('nowhere.yaml')\nasync def test_it(lab):\n    pass\n",
+        test_wrong_text="import pytest\n@pytest.mark.vnet('name: x\\nnetwork: {}\\n')\nasync def test_it(lab):\n    pass\n",
     )
     result = run(project)
     result.assert_outcomes(failed=2, errors=1)
@@ -228,7 +246,8 @@ def test_the_report_says_what_of_the_network_was_covered(project, how):
             assert False
         """
     )
-    result = run(project, "--vnet-cov", *how)
+    run_it = run_apart if how else run
+    result = run_it(project, "--vnet-cov", *how)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines([
         "*vnet: coverage of the network*",
@@ -238,7 +257,7 @@ def test_the_report_says_what_of_the_network_was_covered(project, how):
         "  links cut          1/3     never: lan:dhcp, b:eth0",
         "  DHCP messages      4/8     never: lan decline, lan release, lan inform, lan nak",
     ])  # fmt: skip
-    assert "coverage of the network" not in run(project, *how).stdout.str()
+    assert "coverage of the network" not in run_it(project, *how).stdout.str()
 
 
 def test_a_test_that_is_not_async_gets_no_lab(project):
@@ -273,8 +292,37 @@ def test_the_marker_takes_nothing_unknown(project):
     result = run(project)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait"]
+        ["*UsageError: the marker vnet takes no 'seeds'; it takes a topology, and seed, state, wait, limit"]
     )
+
+
+def test_a_test_that_waits_for_ever_fails_at_its_limit_and_says_where(project):
+    project.makepyfile(
+        test_it="""
+        import pytest, trio
+
+        @pytest.mark.vnet("tiny.yaml", limit="2h")
+        async def test_short(lab):
+            while True:
+                await trio.sleep(60)
+
+        @pytest.mark.vnet("tiny.yaml")
+        async def test_long(lab):
+            while True:
+                await trio.sleep(3600)
+
+        @pytest.mark.vnet("tiny.yaml", limit="soon")
+        async def test_wrong(lab):
+            pass
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines_random([
+        "*SimulationStalled: the lab clock passed 2h and somebody still waits: test_short at *test_it.py:6",
+        "*SimulationStalled: the lab clock passed 8760h and somebody still waits: test_long at *test_it.py:11",
+        "*UsageError: 'soon' is not a duration*",
+    ])  # fmt: skip
 
 
 def test_a_lab_that_never_ran_leaves_nothing(project):
