@@ -7,9 +7,9 @@ at the very instant of the answer. Timeouts are events on the lab clock as well,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
-from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, final
+from typing import Protocol, TypeVar, TypeVarTuple, final
 
 import trio
 
@@ -17,9 +17,10 @@ from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.names import Names, Resolver, Reverse
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_stream import MAX_BACKLOG
-from vnet.guests.socket_table import LOOPBACK, SocketTable
+from vnet.guests.socket_table import SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.guests.streams import open_stream, serve
 from vnet.ports import Port
@@ -33,7 +34,6 @@ from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Resolver: TypeAlias = Callable[[str], Address | None]
 
 
 class HasAddress(Protocol):
@@ -51,11 +51,12 @@ class EmulatedGuest:
     *resolver* turns the name of a guest into its address, where a target is given by name.
     """
 
-    __slots__ = ("_clients", "_resolver", "_sockets", "_waiters", "host", "programs")
+    __slots__ = ("_clients", "_sockets", "_waiters", "host", "names", "programs")
 
     def __init__(self, host: Host, resolver: Resolver | None = None) -> None:
         self.host = host
-        self._resolver = resolver
+        self.names = Names(host, self._leases, resolver)
+        """What its programs know other nodes by, and the DNS servers they ask."""
         self._sockets: SocketTable | None = None
         self._clients: dict[str, DhcpClient] | None = None
         self._waiters: list[trio.Event] | None = None
@@ -215,7 +216,11 @@ class EmulatedGuest:
 
     async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
         """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
-        return await open_stream(self._table(), self._resolve(target), checked_port(port))
+        *others, last = await self._resolve_all(target)
+        for address in others:
+            with suppress(OSError):
+                return await open_stream(self._table(), address, checked_port(port))
+        return await open_stream(self._table(), last, checked_port(port))
 
     async def serve_tcp(
         self,
@@ -232,9 +237,21 @@ class EmulatedGuest:
         async with self.activate():
             await serve(self._table(), handler, checked_port(port), backlog, task_status)
 
-    def use_names(self, resolver: Resolver) -> None:
-        """Look names up with *resolver* from now on; it returns None for an unknown name, and may raise NoAnswer."""
-        self._resolver = resolver
+    def use_names(self, resolver: Resolver, reverse: Reverse | None = None) -> None:
+        """Look names up with *resolver* from now on, before DNS; it returns None for an unknown name, and may raise
+        NoAnswer. *reverse* gives the name of an address, or None."""
+        self.names.use(resolver, reverse)
+
+    async def resolve(self, name: str) -> tuple[Address, ...]:
+        """Look a name up as programs of this guest do: among those of the lab, then by DNS; return all its addresses.
+
+        Raise UsageError if the guest has no server to ask, UnknownName, NoAnswer or PeerError for what the servers did.
+        """
+        await trio.lowlevel.checkpoint()
+        return tuple(ip_address(each) for each in await self.names.addresses(name))
+
+    def _leases(self) -> list[Lease]:
+        return [client.lease for client in (self._clients or {}).values() if client.lease is not None]
 
     def replace_host(self, host: Host) -> None:
         """Go on as another host, as after a crash: sockets are closed, and DHCP clients and connections gone without a word.
@@ -247,6 +264,7 @@ class EmulatedGuest:
             client.stop()
         for connection in old.tcp.connections:
             connection.abort()
+        self.names.move(host)
         if self._sockets is not None:
             self._sockets.move(host)
         for socket in old.udp.sockets:
@@ -258,7 +276,7 @@ class EmulatedGuest:
 
     def _table(self) -> SocketTable:
         if self._sockets is None:
-            self._sockets = SocketTable(self.host, self._ipv4_address_of)
+            self._sockets = SocketTable(self.host, self.names)
         return self._sockets
 
     # -- probes
@@ -270,7 +288,7 @@ class EmulatedGuest:
 
         To an IPv6 address they go once the guest's own addresses are in use.
         """
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await self.settle()
         results = []
@@ -297,11 +315,12 @@ class EmulatedGuest:
             chosen = Method[method.upper()]
         except KeyError:
             raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
-        if len(self._resolve(target)) == 16:
+        destination = await self._resolve(target)
+        if len(destination) == 16:
             raise UsageError("traceroute goes over IPv4 only yet")
         answer = Answer[list[Hop]]()
         run = Traceroute(
-            self.host, self._resolve(target), lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
+            self.host, destination, lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
             timeout=patience(timeout),
         )  # fmt: skip
         run.start()
@@ -310,7 +329,7 @@ class EmulatedGuest:
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
         answer = Answer[ProbeResult]()
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await trio.lowlevel.checkpoint()
             return ProbeReply(Verdict.UNREACHABLE, error="there is no TCP over IPv6 yet")
@@ -326,7 +345,7 @@ class EmulatedGuest:
         self, target: Target | HasAddress, port: int, payload: bytes = b"vnet", timeout: float = 1.0
     ) -> ProbeReply:
         """Send one datagram and wait for an answer."""
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await self.settle()
         probe = UdpProbe(self.host, (destination, checked_port(port)))
@@ -343,33 +362,20 @@ class EmulatedGuest:
         With *errors* ``receive`` raises Unreachable for ICMP errors.
         """
         await trio.lowlevel.checkpoint()
-        return EmulatedUdpSocket(self.host, port, address, errors=errors)
+        return EmulatedUdpSocket(self.host, port, address, errors=errors, resolve=self._resolve)
 
-    def _address_of(self, name: str) -> Address | None:
-        return self._resolver(name) if self._resolver is not None else None
-
-    def _ipv4_address_of(self, name: str) -> IPv4Address | None:
-        found = self._address_of(name)
-        return found if isinstance(found, IPv4Address) else None
-
-    def _resolve(self, target: Target | HasAddress) -> bytes:
+    async def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
+        return (await self._resolve_all(target))[0]
+
+    async def _resolve_all(self, target: Target | HasAddress) -> list[bytes]:
         if isinstance(target, IPv4Address | IPv6Address):
-            return target.packed
+            return [target.packed]
         if isinstance(target, str):
-            try:
-                return ip_address(target).packed
-            except ValueError:
-                if target == "localhost":
-                    return LOOPBACK
-                found = self._address_of(target)
-                if found is None:
-                    raise UsageError(f"{target!r} is neither an IP address nor a guest that has one") from None
-                return found.packed
-        address = target.address
-        if address is None:
+            return await self.names.addresses(target)
+        if target.address is None:
             raise NoAnswer("the target has no address yet")
-        return address.packed
+        return [target.address.packed]
 
 
 def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:
