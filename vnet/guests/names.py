@@ -38,9 +38,9 @@ _ERRORS: Final = {
     Outcome.NO_NAME: (socket.EAI_NONAME, "Name or service not known"),
     Outcome.NO_DATA: (socket.EAI_NODATA, "No address associated with hostname"),
     Outcome.AGAIN: (socket.EAI_AGAIN, "Temporary failure in name resolution"),
-    Outcome.FAILED: (socket.EAI_FAIL, "Non-recoverable failure in name resolution"),
+    Outcome.FAILED: (socket.EAI_NONAME, "Name or service not known"),
 }
-"""Numbers and words of glibc."""
+"""Numbers and words of glibc, which has no other for a server's FORMERR either."""
 
 
 @final

@@ -327,9 +327,7 @@ class Lookup:
     def _judge(self, now: Instant) -> list[Effect]:
         """Decide what the answers to one spelling come to, and whether to try another."""
         found = [_read(question.answer, question) for question in self._questions if question.answer is not None]
-        outcomes = {each.outcome for each in found}
-        if len(found) < len(self._questions):
-            outcomes.add(Outcome.AGAIN)
+        outcomes = {each.outcome for each in found} or {Outcome.AGAIN}
         if Outcome.FOUND in outcomes:
             good = [each for each in found if each.outcome is Outcome.FOUND]
             return self._end(Result(
@@ -338,9 +336,10 @@ class Lookup:
                 names=tuple(name for each in good for name in each.names),
                 canonical=good[0].canonical,
             ))  # fmt: skip
-        order = [Outcome.NO_DATA, Outcome.NO_NAME, Outcome.FAILED, Outcome.AGAIN]
-        if Outcome.AGAIN in outcomes:
-            order.remove(Outcome.NO_DATA)  # there may be a record of the kind that nobody answered about
+        if any(each.canonical for each in found):
+            self._tell("aliases of nothing")
+            return self._end(Result(outcome=Outcome.NO_NAME))  # and glibc ends the search: something was answered
+        order = (Outcome.NO_NAME, Outcome.NO_DATA, Outcome.FAILED, Outcome.AGAIN)  # that of glibc
         outcome = next(each for each in order if each in outcomes)
         if outcome is not Outcome.AGAIN:
             self._tell(_WORDS[outcome])
@@ -369,12 +368,17 @@ def _why_another(message: dns.Message) -> str | None:
 
 
 def _read(message: dns.Message, question: _Question) -> Result:
-    """Read an answer: follow the aliases from the name that was asked for (RFC 1034, 3.6.2), take what stands at the end."""
+    """Read an answer: follow the aliases from the name that was asked for (RFC 1034, 3.6.2), take what stands at the end.
+
+    If nothing does there is a ``canonical`` name though none is found.
+    """
     code = message.flags & _CODE
     if code == dns.NAME_ERROR:
         return Result(outcome=Outcome.NO_NAME)
     if code != dns.NO_ERROR:
         return Result(outcome=Outcome.FAILED)
+    if not message.answers:
+        return Result(outcome=Outcome.NO_DATA)
     canonical = _follow(question.name, message.answers)
     held = [
         record for record in message.answers
@@ -384,9 +388,9 @@ def _read(message: dns.Message, question: _Question) -> Result:
     octets = _ADDRESS_OCTETS.get(question.kind)
     if octets is None:
         names = tuple(dns.held_name(record) for record in held)
-        return Result(outcome=Outcome.FOUND if names else Outcome.NO_DATA, names=names, canonical=canonical)
+        return Result(outcome=Outcome.FOUND if names else Outcome.NO_NAME, names=names, canonical=canonical)
     addresses = tuple(record.data for record in held if len(record.data) == octets)
-    return Result(outcome=Outcome.FOUND if addresses else Outcome.NO_DATA, addresses=addresses, canonical=canonical)
+    return Result(outcome=Outcome.FOUND if addresses else Outcome.NO_NAME, addresses=addresses, canonical=canonical)
 
 
 def _follow(name: dns.Name, records: Iterable[dns.Record]) -> dns.Name:

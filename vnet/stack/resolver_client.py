@@ -10,17 +10,11 @@ from vnet.stack.resolver import PORT, Ask, AskStream, Done, Effect, Lookup, Outc
 from vnet.stack.tcp import TcpConnection
 from vnet.stack.transport import IcmpError, TransportAddress
 from vnet.stack.udp import UdpSocket
-from vnet.wire import icmpv4, icmpv6
 
 if TYPE_CHECKING:
     from vnet.stack.host import Host
 
 _LENGTH_OCTETS: Final = 2
-_HARD: Final = frozenset({2, 3, 6, 7, 8, 9, 10, 13, 14, 15})
-_HARD6: Final = frozenset({1, 4, 5, 6})
-"""Codes of "destination unreachable" that a connected UDP socket is told of, so that glibc asks the next server at once; the
-others may pass (RFC 1122, 4.1.3.3 and 4.2.3.9). The division is that of Linux."""
-
 OnResult = Callable[[Result], None]
 
 
@@ -131,10 +125,8 @@ class HostLookup:
             self._apply(self._lookup.receive(self._now, server, payload))
 
     def _error(self, destination: TransportAddress, error: IcmpError) -> None:
-        is_hard = error.kind == icmpv4.UNREACHABLE and error.code in _HARD
-        if len(destination[0]) == 16:
-            is_hard = error.kind == icmpv6.UNREACHABLE and error.code in _HARD6
-        if is_hard and destination == (self._server, PORT):
+        """Take any ICMP error, and that no neighbor answers: glibc has Linux tell them all (ip(7), IP_RECVERR)."""
+        if destination == (self._server, PORT):
             self._apply(self._lookup.failed(self._now, error.text))
 
     # -- TCP

@@ -162,10 +162,10 @@ async def test_errors_say_what_each_server_did(guests):
         await guests.a.resolve("none.example")
     names.servers = (ip_address("10.0.0.9"),)
     before = trio.current_time()
-    told = r"\(10.0.0.9: no answer for www.example, 2 times\)$"
+    told = r"\(10.0.0.9: host unreachable for www.example, 2 times\)$"
     with pytest.raises(NoAnswer, match=r"^www.example cannot be looked up now " + told):
         await guests.a.resolve("www.example")
-    assert trio.current_time() - before == pytest.approx(10)
+    assert trio.current_time() - before == pytest.approx(6)
     async with guests.a.activate():
         with pytest.raises(s.gaierror, match=r"^\[Errno -3\] www.example: Temporary failure in name resolution " + told):
             await s.getaddrinfo("www.example", 80)
@@ -178,7 +178,7 @@ async def test_errors_say_what_each_server_did(guests):
     with pytest.raises(PeerError, match="10.0.0.1: an error for www.example"):
         await guests.a.resolve("www.example")
     async with guests.a.activate():
-        assert await number_of(s.getaddrinfo, "www.example", 80) == s.EAI_FAIL
+        assert await number_of(s.getaddrinfo, "www.example", 80) == s.EAI_NONAME  # as glibc has it
 
 
 @with_server

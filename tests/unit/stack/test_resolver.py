@@ -182,8 +182,8 @@ def test_only_what_is_missing_is_asked_for_again():
 
 @pytest.mark.parametrize(
     ("codes", "outcome"),
-    [((3, 3), Outcome.NO_NAME), ((0, 0), Outcome.NO_DATA), ((0, 3), Outcome.NO_DATA), ((1, 1), Outcome.FAILED),
-     ((3, None), Outcome.NO_NAME), ((0, None), Outcome.AGAIN), ((None, None), Outcome.AGAIN), ((2, 2), Outcome.AGAIN)],
+    [((3, 3), Outcome.NO_NAME), ((0, 0), Outcome.NO_DATA), ((0, 3), Outcome.NO_NAME), ((1, 1), Outcome.FAILED),
+     ((3, None), Outcome.NO_NAME), ((0, None), Outcome.NO_DATA), ((None, None), Outcome.AGAIN), ((2, 2), Outcome.AGAIN)],
 )  # fmt: skip
 def test_what_it_comes_to(codes, outcome):
     run = Run(servers=(ONE,))
@@ -220,7 +220,14 @@ def test_aliases_in_a_circle_or_without_end_are_no_address():
     ):  # fmt: skip
         run = Run(kinds=(dns.A,))
         run.say(run.open[0], *records)
-        assert run.result.outcome is Outcome.NO_DATA
+        assert run.result.outcome is Outcome.NO_NAME
+
+
+def test_aliases_of_nothing_end_the_search():
+    run = Run("pc", search=("a.example", "b.example"), kinds=(dns.A,))
+    run.say(run.open[0], alias("pc.a.example", "gone.example"))
+    assert run.names == ["pc.a.example"] and run.result.outcome is Outcome.NO_NAME
+    assert run.result.told == ("10.0.0.1: aliases of nothing for pc.a.example",)
 
 
 def test_records_of_the_wrong_length_or_class_are_no_addresses():
@@ -228,7 +235,7 @@ def test_records_of_the_wrong_length_or_class_are_no_addresses():
     (query,) = run.open
     (record,) = addresses(query)
     run.say(query, replace(record, data=b"123"), replace(record, record_class=3), replace(record, kind=dns.AAAA))
-    assert run.result.outcome is Outcome.NO_DATA
+    assert run.result.outcome is Outcome.NO_NAME
 
 
 def test_pointers_give_names():
