@@ -138,6 +138,9 @@ async def test_the_search_goes_on_and_ends_as_with_glibc():
         live(lab_with("[10.1.0.53]", "[a.example, b.example]")) as lab,
         program(guest(lab, "ns"), sys.executable, str(ANSWERS), "10.1.0.53", ready="ready"),
     ):
+        assert (
+            await run(guest(lab, "linux"), "cat", "/etc/resolv.conf") == "search a.example b.example\nnameserver 10.1.0.53\n"
+        )
         questions = [f"{label}/0/0" for label in ("www", "none", "nodata", "servfail", "refused", "formerr", "servfail.x")]
         ours, theirs = await ask_both(lab, [*questions, "silent/2/0"])
         assert ours == theirs

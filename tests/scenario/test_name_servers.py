@@ -1,9 +1,13 @@
 """Programs that look names up: where their servers come from, and what happens when these are slow, dead or gone."""
 
+import contextlib
+
 import pytest
 import trio
 
+import vnet
 from vnet import NoAnswer, UnknownName, UsageError
+from vnet.runtime.sinks import MemorySink
 from vnet.runtime.views import guests as show_guests
 
 OFFICE = """
@@ -104,3 +108,19 @@ async def test_without_a_lease_there_are_no_servers(lab):
     assert pc.address is None
     with pytest.raises(UsageError):
         await pc.resolve("www.example")
+
+
+def test_one_seed_gives_one_and_the_same_capture():
+    async def main():
+        sink = MemorySink()
+        async with vnet.open_lab(vnet.parse_topology(OFFICE)) as lab:
+            await lab.wait_up()
+            lab.captures.start(sink)
+            lab.links["one:eth0"].loss = 0.5
+            for name in ("www.example", "none.example", "mail", "pc"):
+                with contextlib.suppress(trio.socket.gaierror):
+                    await lab.guests["pc"].run(look_up, name)
+        return sink.octets()
+
+    first, again, other = (vnet.simulate(main, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other and len(first) > 1000

@@ -15,6 +15,7 @@ from typing import Final, final
 import trio
 
 from vnet.guests.address_info import Resolved, get_addresses, get_name
+from vnet.guests.anyio_servers import catch_servers
 from vnet.guests.socket_table import SocketTable
 from vnet.guests.trio_sockets import GuestSocket
 
@@ -30,6 +31,7 @@ async def activated(table: SocketTable) -> AsyncIterator[None]:
         factory, resolver = _SocketFactory(), _HostnameResolver()
         factory.previous = trio.socket.set_custom_socket_factory(factory)
         resolver.previous = trio.socket.set_custom_hostname_resolver(resolver)
+    catch_servers(_active.get)
     token = _active.set(table)
     try:
         yield

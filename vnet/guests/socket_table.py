@@ -121,8 +121,18 @@ class SocketTable:
             raise OverflowError("port must be 0-65535.")
         if host is None or host == "":
             return (ANY if local else LOOPBACK), port
-        packed = b"\xff\xff\xff\xff" if host == "<broadcast>" else (await self.look_up(host, socket.AF_INET))[0]
+        packed = _packed(host) or (await self.look_up(host, socket.AF_INET))[0]
         return (LOOPBACK if packed == ANY and not local else packed), port
+
+
+def _packed(host: str) -> bytes | None:
+    """Turn an address as text into a packed one, the short way, since each datagram that is sent comes by here."""
+    if host == "<broadcast>":
+        return b"\xff\xff\xff\xff"
+    try:
+        return socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return None
 
 
 def text(address: bytes | None, port: int) -> Address:

@@ -214,3 +214,23 @@ async def test_a_guest_that_crashes_leaves_nobody_waiting(guests):
         await trio.sleep(2)
         guests.a.replace_host(guests.guest("a", 1).host)
     assert errors == [("www.example cannot be looked up now (a went down)", 2)]
+
+
+@with_server
+async def test_servers_that_a_router_tells_are_asked_over_ipv6(guests):
+    a, b = guests.a, guests.b
+    await give_ipv6(guests)
+    over_six = []
+
+    def answer(payload, source):
+        over_six.append(ip_address(source[0]))
+        server.send_to(TABLE.answer(payload), source)
+
+    server = b.host.udp_bind(53, ip_address("2001:db8::2").packed, on_datagram=answer)
+    side = a.host.interfaces["eth0"].ipv6
+    side.configure_itself()
+    side.autoconf.servers[ip_address("2001:db8::2").packed] = None
+    assert a.names.settings.servers == (bytes((10, 0, 0, 2)), ip_address("2001:db8::2").packed)
+    a.names.servers = ()
+    assert [str(each) for each in await a.resolve("four.example")] == ["10.0.0.2", "10.0.0.7"]
+    assert over_six == [ip_address("2001:db8::1")] * 2
