@@ -58,7 +58,6 @@ class _BareSocket:
 
     def __init__(self, table: SocketTable, family: int, type: int, proto: int) -> None:
         self.guest_socket = GuestSocket(table, family, type, proto)
-        self._table = table
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.guest_socket, name)
@@ -68,11 +67,11 @@ class _BareSocket:
 
     def bind(self, address: tuple[object, ...]) -> None:
         """Choose this end's address, given as numbers; raise OSError (EINVAL) for a name, which could take time."""
-        resolving = self._table.resolve(address, local=True)
+        resolving = self.guest_socket._resolve(address, local=True)
         try:
             resolving.send(None)
         except StopIteration as done:
-            target: tuple[bytes, int] = done.value
+            target = done.value
         else:
             resolving.close()
             raise os_error(errno.EINVAL, f"{address[0]!r} is no address")

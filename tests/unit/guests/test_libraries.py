@@ -194,22 +194,22 @@ async def test_servers_of_anyio_are_those_of_the_guest(guests):
                 await stream.send(part)
 
     async def serve(*, task_status):
-        async with await anyio.create_tcp_listener(local_host="0.0.0.0", local_port=0) as listener:
+        async with await anyio.create_tcp_listener(local_host=guests.server_address) as listener:
             task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
             await listener.serve(echo)
 
     async def serve_datagrams(*, task_status):
-        async with await anyio.create_udp_socket(trio.socket.AF_INET, local_port=7) as sock:
+        async with await anyio.create_udp_socket(local_host=guests.server_address, local_port=7) as sock:
             task_status.started()
             async for packet, (host, port) in sock:
                 await sock.sendto(packet, host, port)
 
     async def client(port):
         async with await anyio.connect_tcp("b", port) as stream:
-            assert stream.extra(anyio.abc.SocketAttribute.remote_address) == ("10.0.0.2", port)
+            assert stream.extra(anyio.abc.SocketAttribute.remote_address) == (guests.server_address, port)
             await stream.send(b"hello")
             assert await stream.receive() == b"hello"
-        async with await anyio.create_connected_udp_socket("10.0.0.2", 7) as sock:
+        async with await anyio.create_connected_udp_socket(guests.server_address, 7) as sock:
             await sock.send(b"hello")
             assert await sock.receive() == b"hello"
 
