@@ -50,6 +50,10 @@ async def test_the_lease_says_who_is_asked_and_in_which_domain(lab):
         await lab.guests["plain"].resolve("www.example")
     rows = {row["name"]: row["dns"] for row in show_guests(lab)}
     assert rows["pc"] == ["10.0.0.9", "10.0.0.3"] and rows["fixed"] == ["10.0.0.3"] and rows["plain"] == []
+    assert (await lab.ping("pc", "www.example")).ok
+    assert "NXDOMAIN" in (await lab.ping("pc", "ww.example")).error
+    with pytest.raises(UsageError):
+        await lab.ping("plain", "www.example")
     async with pc.activate():
         assert await trio.socket.getnameinfo(("192.0.2.80", 80), 0) == ("web", "http")
         assert await trio.socket.getnameinfo(("192.0.2.1", 80), 0) == ("gate", "http")

@@ -17,7 +17,7 @@ from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
 
 import trio
 
-from vnet.errors import LabError, NoAnswer, UsageError
+from vnet.errors import LabError, NetworkError, NoAnswer, UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
@@ -281,7 +281,7 @@ class Lab:
             raise LabError(f"programs failed: {'; '.join(told)}")
 
     async def ping(self, source: str, target: Target, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
-        """Send echo requests from one guest to another, a router or an address.
+        """Send echo requests from one guest to another, a router or an address; or to a name that its DNS servers know.
 
         IPv6 addresses that guests are still asking for are waited for.
         """
@@ -291,6 +291,13 @@ class Lab:
             address = self.resolve(target)
         except NoAnswer as error:
             return PingReply(False, error=str(error))
+        except UsageError:
+            if not isinstance(guest, EmulatedGuest) or not guest.names.settings.servers:
+                raise
+            try:
+                return await guest.ping(target, count, timeout)
+            except NetworkError as error:
+                return PingReply(False, error=str(error))
         return await guest.ping(address, count, timeout)
 
     async def _settle(self) -> None:
