@@ -298,6 +298,7 @@ class Lookup:
         taken: set[int] = set()
         for question in self._questions:
             if question.answer is None:
+                question.refusal = ""
                 identifier = self.ids.below(0x10000)
                 while identifier in taken:
                     identifier = (identifier + 1) & 0xFFFF
@@ -319,7 +320,7 @@ class Lookup:
 
     def _next_server(self, now: Instant, *reasons: str) -> list[Effect]:
         self._tell(*reasons)
-        if self._turn + 1 == len(self.settings.servers) * self.settings.attempts:
+        if self._turn + 1 >= len(self.settings.servers) * self.settings.attempts:
             return self._judge(now)
         self._turn += 1
         return self._ask(now, State.ASKING)

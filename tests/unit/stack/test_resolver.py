@@ -257,6 +257,17 @@ def test_what_is_truncated_is_asked_for_over_tcp():
     assert run.result.addresses == (FOUR.packed, SIX.packed)
 
 
+def test_what_was_refused_by_datagram_may_be_answered_over_tcp():
+    run = Run()
+    four, six = run.open
+    run.say(four, code=CODES["SERVFAIL"])
+    run.say(six, bits=dns.TRUNCATED)
+    assert run.over_tcp and len(run.open) == 2
+    for query in run.open:
+        run.say(query, *addresses(query))
+    assert run.result.addresses == (FOUR.packed, SIX.packed)
+
+
 @pytest.mark.parametrize("how", ["fails", "is silent"])
 def test_tcp_that_leads_nowhere_gives_way_to_the_next_server(how):
     run = Run()
