@@ -11,6 +11,7 @@ import errno
 import socket
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Final, final
 
 import trio
@@ -24,8 +25,10 @@ _MODULE: Final = "anyio._core._sockets"
 
 def catch_servers(active: Callable[[], SocketTable | None]) -> None:
     """Have anyio, if it is there, make sockets of the guest that *active* names; again is no error."""
-    module = sys.modules.get(_MODULE)
-    if module is None or not isinstance(getattr(module, "socket", None), type(socket)):
+    if "anyio" not in sys.modules:
+        return
+    module = import_module(_MODULE)  # anyio itself puts that off until a name from there is used
+    if not isinstance(getattr(module, "socket", None), type(socket)):
         return
     setattr(module, "socket", _SocketModule(active))  # noqa: B010 - a module whose names mypy need not know
     plain = trio.socket.from_stdlib_socket

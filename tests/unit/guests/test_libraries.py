@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket as stdlib_socket
+import subprocess
+import sys
 
 import anyio
 import dns.asyncquery
@@ -226,3 +228,25 @@ async def test_servers_of_anyio_are_those_of_the_guest(guests):
             assert type(listener.listeners[0]._raw_socket) is stdlib_socket.socket
         await guests.a.run(client, port)
         nursery.cancel_scope.cancel()
+
+
+PROGRAM = """
+import anyio, trio, vnet
+from vnet.guests.trio_sockets import GuestSocket
+
+async def serve():
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        return type(listener.listeners[0]._raw_socket)
+
+async def main():
+    text = "{name: one, networks: {lan: {subnet: 10.0.0.0/24}}, guests: {a: {nics: [{network: lan, address: 10.0.0.1/24}]}}}"
+    async with vnet.open_lab(vnet.parse_topology(text)) as lab:
+        assert await lab.guests["a"].run(serve) is GuestSocket
+
+vnet.simulate(main)
+"""
+
+
+def test_anyio_s_sockets_are_caught_though_it_imports_them_late():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
