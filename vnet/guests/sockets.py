@@ -57,15 +57,21 @@ class EmulatedUdpSocket:
     async def send_to(self, payload: bytes, peer: tuple[Address | str, int]) -> None:
         """Send a datagram to an address or a name; raise Unreachable if there is no route or it is too long."""
         await trio.lowlevel.checkpoint()
-        target = peer[0]
-        if isinstance(target, str) and self._resolve is not None:
-            packed = await self._resolve(target)
-        else:
-            packed = ip_address(target).packed
         self._check_open()
-        problem = self._socket.send_to(payload, (packed, peer[1]))
+        address = await self._address_of(peer[0])
+        problem = self._socket.send_to(payload, (address.packed, peer[1]))
         if problem is not None:
             raise Unreachable(f"{self._host.name} cannot send to {peer[0]}: {problem}")
+
+    async def _address_of(self, target: Address | str) -> Address:
+        try:
+            return ip_address(target)
+        except ValueError:
+            if not isinstance(target, str) or self._resolve is None:
+                raise
+            found = ip_address(await self._resolve(target))
+            self._check_open()
+            return found
 
     async def receive(self) -> tuple[bytes, Peer]:
         """Wait for a datagram; return its payload and where it came from."""
