@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
-from typing import Protocol, TypeVar, TypeVarTuple, final
+from typing import TypeVar, TypeVarTuple, final
 
 import trio
 
 from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
-from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.base import Address, HasAddress, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.names import Names, Resolver, Reverse
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_stream import MAX_BACKLOG
@@ -34,14 +34,6 @@ from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-
-class HasAddress(Protocol):
-    """Whatever can be talked to: another guest, a router."""
-
-    @property
-    def address(self) -> Address | None:
-        """Its first address, if it has one now."""
 
 
 @final
@@ -216,7 +208,7 @@ class EmulatedGuest:
 
     async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
         """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
-        *others, last = await self._resolve_all(target)
+        *others, last = await self.names.locate(target)
         for address in others:
             with suppress(OSError):
                 return await open_stream(self._table(), address, checked_port(port))
@@ -366,16 +358,7 @@ class EmulatedGuest:
 
     async def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
-        return (await self._resolve_all(target))[0]
-
-    async def _resolve_all(self, target: Target | HasAddress) -> list[bytes]:
-        if isinstance(target, IPv4Address | IPv6Address):
-            return [target.packed]
-        if isinstance(target, str):
-            return await self.names.addresses(target)
-        if target.address is None:
-            raise NoAnswer("the target has no address yet")
-        return [target.address.packed]
+        return (await self.names.locate(target))[0]
 
 
 def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:

@@ -11,12 +11,12 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeAlias, final
 
 from vnet.errors import NetworkError, NoAnswer, PeerError, UnknownName, UsageError
 from vnet.guests.answers import Answer
-from vnet.guests.base import Address
+from vnet.guests.base import Address, HasAddress, Target
 from vnet.guests.socket_errors import name_error
 from vnet.stack.destinations import by_preference
 from vnet.stack.dhcp_lease import Lease
@@ -130,6 +130,17 @@ class Names:
         if not result.told and not self.settings.servers:
             raise UsageError(f"{name!r} is neither an IP address nor a guest that has one")
         raise _failure(name, result)
+
+    async def locate(self, target: Target | HasAddress) -> list[bytes]:
+        """Return the packed addresses of an address, a name or a node; raise NoAnswer for a node that has none yet, and what
+        ``addresses`` raises."""
+        if isinstance(target, IPv4Address | IPv6Address):
+            return [target.packed]
+        if isinstance(target, str):
+            return await self.addresses(target)
+        if target.address is None:
+            raise NoAnswer("the target has no address yet")
+        return [target.address.packed]
 
     async def name_of(self, address: Address) -> Result:
         """Find the name of an address: that of the lab, or what the address's PTR record says."""
