@@ -10,24 +10,14 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, final
 
 import trio
 
+from vnet.guests.address_info import Resolved, get_addresses, get_name
+from vnet.guests.anyio_servers import catch_servers
 from vnet.guests.socket_table import SocketTable
 from vnet.guests.trio_sockets import GuestSocket
-
-Resolved: TypeAlias = list[
-    tuple[Literal[socket.AddressFamily.AF_INET], socket.SocketKind, int, str, tuple[str, int]]
-    | tuple[
-        Literal[socket.AddressFamily.AF_INET6],
-        socket.SocketKind,
-        int,
-        str,
-        tuple[str, int, int, int] | tuple[int, bytes],
-    ]
-]
-"""What getaddrinfo returns."""
 
 _active: Final[ContextVar[SocketTable | None]] = ContextVar("vnet.active_guest", default=None)
 _is_installed: Final[trio.lowlevel.RunVar[bool]] = trio.lowlevel.RunVar("vnet.sockets", default=False)
@@ -41,6 +31,7 @@ async def activated(table: SocketTable) -> AsyncIterator[None]:
         factory, resolver = _SocketFactory(), _HostnameResolver()
         factory.previous = trio.socket.set_custom_socket_factory(factory)
         resolver.previous = trio.socket.set_custom_hostname_resolver(resolver)
+    catch_servers(_active.get)
     token = _active.set(table)
     try:
         yield
@@ -77,7 +68,7 @@ class _HostnameResolver(trio.abc.HostnameResolver):
         table = _active.get()
         if table is not None:
             await trio.lowlevel.checkpoint()
-            return _look_up(table, host, port, family, type, proto, flags)
+            return await get_addresses(table, host, port, family, type, proto, flags)
         if self.previous is not None:
             return await self.previous.getaddrinfo(host, port, family, type, proto, flags)
         return await trio.to_thread.run_sync(
@@ -85,25 +76,10 @@ class _HostnameResolver(trio.abc.HostnameResolver):
         )
 
     async def getnameinfo(self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
-        if _active.get() is not None:
+        table = _active.get()
+        if table is not None:
             await trio.lowlevel.checkpoint()
-            return socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+            return await get_name(table, sockaddr, flags)
         if self.previous is not None:
             return await self.previous.getnameinfo(sockaddr, flags)
         return await trio.to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)
-
-
-def _look_up(
-    table: SocketTable, host: bytes | None, port: bytes | str | int | None, family: int, type: int, proto: int, flags: int
-) -> Resolved:
-    """Find the address here, and let the C library make entries of it: with a number for a host it asks nobody."""
-    flags &= ~socket.AI_ADDRCONFIG  # it would ask what addresses the machine has, not the guest
-    if host is None:
-        return socket.getaddrinfo(None, port, socket.AF_INET, type, proto, flags)
-    name = host.decode("ascii", "replace")
-    address = socket.inet_ntoa(table.look_up(name))
-    found = socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-    if flags & socket.AI_CANONNAME:
-        family_found, kind, protocol, _, where = found[0]
-        found[0] = (family_found, kind, protocol, name, where)  # type: ignore[assignment]
-    return found

@@ -7,20 +7,21 @@ at the very instant of the answer. Timeouts are events on the lab clock as well,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
-from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, final
+from typing import TypeVar, TypeVarTuple, final
 
 import trio
 
 from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
-from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.base import Address, HasAddress, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.link_access import LinkAccess
+from vnet.guests.names import Names, Resolver, Reverse
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_stream import MAX_BACKLOG
-from vnet.guests.socket_table import LOOPBACK, SocketTable
+from vnet.guests.socket_table import SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.guests.streams import open_stream, serve
 from vnet.ports import Port
@@ -34,15 +35,6 @@ from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Resolver: TypeAlias = Callable[[str], Address | None]
-
-
-class HasAddress(Protocol):
-    """Whatever can be talked to: another guest, a router."""
-
-    @property
-    def address(self) -> Address | None:
-        """Its first address, if it has one now."""
 
 
 @final
@@ -52,11 +44,12 @@ class EmulatedGuest(LinkAccess):
     *resolver* turns the name of a guest into its address, where a target is given by name.
     """
 
-    __slots__ = ("_clients", "_resolver", "_sockets", "_waiters", "host", "programs")
+    __slots__ = ("_clients", "_sockets", "_waiters", "host", "names", "programs")
 
     def __init__(self, host: Host, resolver: Resolver | None = None) -> None:
         self.host = host
-        self._resolver = resolver
+        self.names = Names(host, self._leases, resolver)
+        """What its programs know other nodes by, and the DNS servers they ask."""
         self._sockets: SocketTable | None = None
         self._clients: dict[str, DhcpClient] | None = None
         self._waiters: list[trio.Event] | None = None
@@ -220,7 +213,11 @@ class EmulatedGuest(LinkAccess):
 
     async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
         """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
-        return await open_stream(self._table(), self._resolve(target), checked_port(port))
+        *others, last = await self.names.locate(target)
+        for address in others:
+            with suppress(OSError):
+                return await open_stream(self._table(), address, checked_port(port))
+        return await open_stream(self._table(), last, checked_port(port))
 
     async def serve_tcp(
         self,
@@ -237,9 +234,21 @@ class EmulatedGuest(LinkAccess):
         async with self.activate():
             await serve(self._table(), handler, checked_port(port), backlog, task_status)
 
-    def use_names(self, resolver: Resolver) -> None:
-        """Look names up with *resolver* from now on; it returns None for an unknown name, and may raise NoAnswer."""
-        self._resolver = resolver
+    def use_names(self, resolver: Resolver, reverse: Reverse | None = None) -> None:
+        """Look names up with *resolver* from now on, before DNS; it returns None for an unknown name, and may raise
+        NoAnswer. *reverse* gives the name of an address, or None."""
+        self.names.use(resolver, reverse)
+
+    async def resolve(self, name: str) -> tuple[Address, ...]:
+        """Look a name up as programs of this guest do: among those of the lab, then by DNS; return all its addresses.
+
+        Raise UsageError if the guest has no server to ask, UnknownName, NoAnswer or PeerError for what the servers did.
+        """
+        await trio.lowlevel.checkpoint()
+        return tuple(ip_address(each) for each in await self.names.addresses(name))
+
+    def _leases(self) -> list[Lease]:
+        return [client.lease for client in (self._clients or {}).values() if client.lease is not None]
 
     def replace_host(self, host: Host) -> None:
         """Go on as another host, as after a crash: sockets are closed, and DHCP clients and connections gone without a word.
@@ -252,6 +261,7 @@ class EmulatedGuest(LinkAccess):
             client.stop()
         for connection in old.tcp.connections:
             connection.abort()
+        self.names.move(host)
         if self._sockets is not None:
             self._sockets.move(host)
         for socket in old.udp.sockets:
@@ -263,7 +273,7 @@ class EmulatedGuest(LinkAccess):
 
     def _table(self) -> SocketTable:
         if self._sockets is None:
-            self._sockets = SocketTable(self.host, self._ipv4_address_of)
+            self._sockets = SocketTable(self.host, self.names)
         return self._sockets
 
     # -- probes
@@ -275,7 +285,7 @@ class EmulatedGuest(LinkAccess):
 
         To an IPv6 address they go once the guest's own addresses are in use.
         """
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await self.settle()
         results = []
@@ -302,11 +312,12 @@ class EmulatedGuest(LinkAccess):
             chosen = Method[method.upper()]
         except KeyError:
             raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
-        if len(self._resolve(target)) == 16:
+        destination = await self._resolve(target)
+        if len(destination) == 16:
             raise UsageError("traceroute goes over IPv4 only yet")
         answer = Answer[list[Hop]]()
         run = Traceroute(
-            self.host, self._resolve(target), lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
+            self.host, destination, lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
             timeout=patience(timeout),
         )  # fmt: skip
         run.start()
@@ -315,7 +326,7 @@ class EmulatedGuest(LinkAccess):
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
         answer = Answer[ProbeResult]()
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await trio.lowlevel.checkpoint()
             return ProbeReply(Verdict.UNREACHABLE, error="there is no TCP over IPv6 yet")
@@ -331,7 +342,7 @@ class EmulatedGuest(LinkAccess):
         self, target: Target | HasAddress, port: int, payload: bytes = b"vnet", timeout: float = 1.0
     ) -> ProbeReply:
         """Send one datagram and wait for an answer."""
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await self.settle()
         probe = UdpProbe(self.host, (destination, checked_port(port)))
@@ -348,35 +359,11 @@ class EmulatedGuest(LinkAccess):
         With *errors* ``receive`` raises Unreachable for ICMP errors.
         """
         await trio.lowlevel.checkpoint()
-        return EmulatedUdpSocket(self.host, port, address, errors=errors)
+        return EmulatedUdpSocket(self.host, port, address, errors=errors, resolve=self._resolve)
 
-    def _address_of(self, name: str) -> Address | None:
-        return self._resolver(name) if self._resolver is not None else None
-
-    def _ipv4_address_of(self, name: str) -> IPv4Address | None:
-        found = self._address_of(name)
-        return found if isinstance(found, IPv4Address) else None
-
-    def _resolve(self, target: Target | HasAddress) -> bytes:
+    async def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
-        if isinstance(target, IPv4Address | IPv6Address):
-            return target.packed
-        if isinstance(target, str):
-            try:
-                return ip_address(target).packed
-            except ValueError:
-                if target == "localhost":
-                    return LOOPBACK
-                found = self._address_of(target)
-                if found is None:
-                    raise UsageError(f"{target!r} is neither an IP address nor a guest that has one") from None
-                return found.packed
-        if not hasattr(target, "address"):
-            raise UsageError(f"a target is an address, a name or a guest, not {target!r}")
-        address = target.address
-        if address is None:
-            raise NoAnswer("the target has no address yet")
-        return address.packed
+        return (await self.names.locate(target))[0]
 
 
 def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:

@@ -6,18 +6,17 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Final, TypeAlias, final
 
-from vnet.errors import NoAnswer
-from vnet.guests.socket_errors import name_error, os_error
+from vnet.guests.names import LOOPBACK, Names, gai_error
+from vnet.guests.socket_errors import os_error
 from vnet.stack.host import Host
+from vnet.stack.resolver import Outcome
 
 Address: TypeAlias = tuple[str, int]
 """IPv4 address as text and port, as Python's sockets have it."""
 
 ANY: Final = bytes(4)
-LOOPBACK: Final = bytes((127, 0, 0, 1))
 _FIRST_NUMBER: Final = 1 << 30
 """Where the file numbers of guests' sockets begin: beyond every real descriptor, so that a system call on one fails."""
 
@@ -41,11 +40,11 @@ class Claim:
 
 @final
 class SocketTable:
-    """The sockets of a guest; *resolver* gives the address of another node by its name."""
+    """The sockets of a guest, whose programs know other nodes by *names*."""
 
-    def __init__(self, host: Host, resolver: Callable[[str], IPv4Address | None]) -> None:
+    def __init__(self, host: Host, names: Names) -> None:
         self.host = host
-        self._resolver = resolver
+        self.names = names
         self._claims: list[Claim] = []
         self._numbers = 0
         self._open: dict[int, Callable[[], None]] = {}
@@ -87,31 +86,22 @@ class SocketTable:
             raise os_error(errno.EADDRNOTAVAIL)
         return address
 
-    def look_up(self, name: str) -> bytes:
-        """Turn an address as text, or a name, into a packed address.
+    async def look_up(self, name: str, family: int = 0) -> list[bytes]:
+        """Turn an address as text, or a name, into packed addresses of a family, or of both.
 
-        Raise socket.gaierror: EAI_NONAME for an unknown name, EAI_AGAIN for a node that has no address yet.
+        Only what no guest knows by itself takes time: DNS is asked for it. Raise socket.gaierror: EAI_NONAME for an unknown
+        name, EAI_NODATA for one without such an address, EAI_AGAIN if no server answers or a node has no address yet.
         """
-        try:
-            return IPv4Address(name).packed
-        except ValueError:
-            pass
-        plain = name.removesuffix(".")
-        if plain.lower() == "localhost" or plain.lower().endswith(".localhost"):
-            return LOOPBACK  # RFC 6761, 6.3
-        try:
-            for spelling in (plain, plain.lower()):
-                found = self._resolver(spelling)
-                if found is not None:
-                    return found.packed
-        except NoAnswer as error:
-            raise name_error(socket.EAI_AGAIN, str(error)) from None
-        raise name_error(socket.EAI_NONAME, f"{name}: Name or service not known")
+        result = await self.names.find(name, family)
+        if result.outcome is not Outcome.FOUND:
+            raise gai_error(name, result)
+        return list(result.addresses)
 
-    def resolve(self, address: object, *, local: bool) -> tuple[bytes, int]:
+    async def resolve(self, address: object, *, local: bool) -> tuple[bytes, int]:
         """Turn what a program gave ``bind`` (*local*), ``connect`` or ``sendto`` into packed address and port.
 
-        Raise ValueError or TypeError for what is no address, as trio does, and socket.gaierror for an unknown name.
+        A name may take time, an address never does. Raise ValueError or TypeError for what is no address, as trio does, and
+        socket.gaierror as ``look_up`` does.
         """
         if not isinstance(address, tuple) or len(address) != 2:
             raise ValueError("address should be a (host, port) tuple")
@@ -131,8 +121,18 @@ class SocketTable:
             raise OverflowError("port must be 0-65535.")
         if host is None or host == "":
             return (ANY if local else LOOPBACK), port
-        packed = b"\xff\xff\xff\xff" if host == "<broadcast>" else self.look_up(host)
+        packed = _packed(host) or (await self.look_up(host, socket.AF_INET))[0]
         return (LOOPBACK if packed == ANY and not local else packed), port
+
+
+def _packed(host: str) -> bytes | None:
+    """Turn an address as text into a packed one, the short way, since each datagram that is sent comes by here."""
+    if host == "<broadcast>":
+        return b"\xff\xff\xff\xff"
+    try:
+        return socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return None
 
 
 def text(address: bytes | None, port: int) -> Address:

@@ -165,7 +165,7 @@ class GuestSocket(trio.socket.SocketType):
 
     async def bind(self, address: object) -> None:
         """Choose this end's address."""
-        target = self._table.resolve(address, local=True)
+        target = await self._resolve(address, local=True)
         await trio.lowlevel.checkpoint()
         self._open().bind(target)
 
@@ -189,10 +189,13 @@ class GuestSocket(trio.socket.SocketType):
         remote, port = connection.remote
         return accepted, (socket.inet_ntoa(remote), port)
 
+    async def _resolve(self, address: object, *, local: bool = False) -> TransportAddress:
+        return await self._table.resolve(address, local=local)
+
     async def connect(self, address: object) -> None:
         """Connect to a peer; if this is cancelled the socket is closed, as trio does."""
         try:
-            target = self._table.resolve(address, local=False)
+            target = await self._resolve(address)
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 self._open().connect(target)
@@ -308,7 +311,7 @@ class GuestSocket(trio.socket.SocketType):
         flags = rest[0] if len(rest) == 2 else 0
         if not isinstance(flags, int):
             raise TypeError(f"flags must be a number, not {flags!r}")
-        target = self._table.resolve(rest[-1], local=False)
+        target = await self._resolve(rest[-1])
         with memoryview(data) as whole, whole.cast("B") as view:
             return await self._try(self._writer, lambda: self._open().send_to(view, flags, target))
 
@@ -326,7 +329,7 @@ class GuestSocket(trio.socket.SocketType):
         data = b"".join(bytes(memoryview(buffer)) for buffer in buffers)
         if address is None:
             return await self.send(data, flags)
-        target: TransportAddress = self._table.resolve(address, local=False)
+        target: TransportAddress = await self._resolve(address)
         return await self._try(self._writer, lambda: self._open().send_to(memoryview(data), flags, target))
 
     # -- waiting

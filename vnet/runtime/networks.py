@@ -171,6 +171,7 @@ class _EmulatedMachine:
             self._builder.add_switch_port(ref)
         self._lab.topology = self._builder.topology = topology
         self._builder.plug_nic(HOST, spec.name)
+        self._lab.introduce(self._lab.guests[HOST])
 
     def unplug(self, spec: LoopbackSpec) -> None:
         """Take the machine off a network."""

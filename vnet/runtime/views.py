@@ -7,12 +7,13 @@ text. The command line turns rows into tables, ``--json`` prints them as they ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from vnet.addresses import format_mac
 from vnet.errors import UsageError
 from vnet.guests.base import Address
+from vnet.guests.emulated import EmulatedGuest
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
 from vnet.topology.describe import network_of
@@ -280,7 +281,7 @@ def guests(lab: Lab) -> list[Row]:
             })  # fmt: skip
         rows.append({
             "name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces,
-            "programs": _programs_of(guest),
+            "programs": _programs_of(guest), "dns": _servers(guest),
         })  # fmt: skip
     return rows
 
@@ -295,6 +296,13 @@ def _programs_of(guest: Guest) -> list[Row]:
         {"name": each.name, "state": each.state, "error": each.error or None, "results": each.results}
         for each in guest.programs
     ]
+
+
+def _servers(guest: Guest) -> list[str] | None:
+    """List the DNS servers that a guest asks; None for a namespace, where its resolv.conf tells."""
+    if not isinstance(guest, EmulatedGuest):
+        return None
+    return [str(ip_address(server)) for server in guest.names.settings.servers]
 
 
 def routers(lab: Lab) -> list[Row]:

@@ -51,7 +51,7 @@ def _plugged(topology: ResolvedTopology, network: ResolvedNetwork, spec: Loopbac
         cable=Impairment(), port=ref,
     )  # fmt: skip
     known = topology.guests.get(HOST) or ResolvedGuest(
-        name=HOST, kind="emulated", interfaces=(), gateway=None, routes=(), dns=(), namespace=None
+        name=HOST, kind="emulated", interfaces=(), gateway=None, routes=(), dns=(), search=(), namespace=None
     )
     host = replace(known, interfaces=(*known.interfaces, nic))
     switch = topology.switches[ref.switch]

@@ -328,7 +328,10 @@ class Guest(Strict, frozen=True, kw_only=True):
     pid: Annotated[int | None, about("The process whose network namespace a guest of kind attach is.")] = None
     gateway: Annotated[AddressText | None, about("Default gateway; not given: that of its first NIC with one.")] = None
     routes: Annotated[list[Route], about("Static routes.")] = []
-    dns: Annotated[list[AddressText], about("DNS servers of a guest with static addresses.")] = []
+    dns: Annotated[list[AddressText], about("DNS servers, asked before those that DHCP tells.")] = []
+    search: Annotated[
+        list[str], about("Domains in which names without a dot are looked up; not given: what DHCP tells.")
+    ] = []
     run: Annotated[
         list[str | Program],
         about(

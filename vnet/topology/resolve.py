@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from vnet.errors import TopologyError
 from vnet.topology.addressing import MacAllotter
+from vnet.topology.dns import resolve_search, resolve_servers
 from vnet.topology.draft import Draft
 from vnet.topology.model import Guest, Route, Router, RouterInterface, Topology
 from vnet.topology.model import Network as NetworkModel
@@ -179,14 +180,14 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
         draft.problems.error("kind-not-built", (*path, "kind"), text)
     interfaces = resolve_nics(draft, name, model)
     gateway = default_gateway(draft, name, model, interfaces)
-    dns = tuple(a for i, text in enumerate(model.dns) if (a := draft.reader.address(text, (*path, "dns", i))) is not None)
     return ResolvedGuest(
         name=name,
         kind=model.kind,
         interfaces=with_gateway(interfaces, gateway),
         gateway=gateway,
         routes=_routes(draft, model.routes, path),
-        dns=dns,
+        dns=resolve_servers(draft, model, path),
+        search=resolve_search(draft, model, path),
         namespace=(model.namespace or f"{draft.model.name}-{name}") if model.kind == "namespace" else None,
         pid=_pid(draft, model, path),
         run=resolve_programs(draft, name, model),

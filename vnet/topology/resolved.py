@@ -278,6 +278,7 @@ class ResolvedGuest:
     gateway: Address | None
     routes: tuple[ResolvedRoute, ...]
     dns: tuple[Address, ...]
+    search: tuple[str, ...]
     namespace: str | None
     pid: int | None = None
     run: tuple[ResolvedProgram, ...] = ()

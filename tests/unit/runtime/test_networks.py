@@ -63,6 +63,9 @@ def test_a_rebound_network_keeps_its_guests_together() -> None:
                 watch.check()
                 await lab.networks["lab"].rebind("loopback")
                 assert (await lab.ping("c", "10.10.20.1")).ok
+                machine = lab.guests["host"]
+                assert isinstance(machine, EmulatedGuest)
+                assert (await machine.tcp_probe("c", 80)).verdict is vnet.Verdict.CLOSED
                 assert (await lab.ping("host", "c")).ok and (await lab.ping("host", "a")).ok
                 lab.faults.isolate("host")
                 assert await reached(lab) == both

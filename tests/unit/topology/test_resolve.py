@@ -427,3 +427,13 @@ def test_vlans_in_python_may_have_numbers_as_keys() -> None:
     assert (sub.name, sub.parent, sub.vid, sub.network, sub.mac) == ("eth0.16", "eth0", 16, "lan", parent.mac)
     assert [cable.name for _, _, cable in topology.cables()] == ["eth0"]
     assert sub.port == parent.port and sub.mtu == parent.mtu
+
+
+def test_servers_and_domains_of_a_guest() -> None:
+    lab = parse_topology(
+        "{name: d, networks: {n: {subnet: 10.0.0.0/24}}, guests: {g: {nics: [{network: n, address: 10.0.0.1}],"
+        ' dns: [10.0.0.53, "fd00::53"], search: [office.example., lab]}, h: {nics: [{network: n, address: 10.0.0.2}]}}}'
+    )
+    assert [str(each) for each in lab.guests["g"].dns] == ["10.0.0.53", "fd00::53"]
+    assert lab.guests["g"].search == ("office.example", "lab")
+    assert lab.guests["h"].dns == lab.guests["h"].search == ()
