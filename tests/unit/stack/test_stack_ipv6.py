@@ -294,8 +294,8 @@ def test_an_advertisement_that_nobody_asked_for_makes_no_entry(lan):
 
 
 def test_the_cache_and_what_waits_are_bounded(lan, monkeypatch):
-    monkeypatch.setattr("vnet.stack.ipv6.neighbor.MAX_ENTRIES", 8)
-    monkeypatch.setattr("vnet.stack.ipv6.neighbor.MAX_QUEUED_OCTETS", 5000)
+    monkeypatch.setattr("vnet.stack.neighbor.MAX_ENTRIES", 8)
+    monkeypatch.setattr("vnet.stack.neighbor.MAX_QUEUED_OCTETS", 5000)
     one, _ = pair(lan)
     socket = one.udp_bind(both=True, on_datagram=lambda payload, source: None)
     for number in range(100):
