@@ -25,8 +25,8 @@ from vnet.guests.streams import open_stream, serve
 from vnet.ports import Port
 from vnet.stack.dhcp_client import DhcpClient
 from vnet.stack.dhcp_lease import Lease
+from vnet.stack.echo import PingResult
 from vnet.stack.host import Host
-from vnet.stack.icmp import PingResult
 from vnet.stack.interface import Interface
 from vnet.stack.tcp import ProbeResult
 from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD, Randomness, Report, ReportLimit, Scheduler, no_report
-from vnet.stack.icmp import Icmp, OnResult
+from vnet.stack.echo import OnResult
+from vnet.stack.icmp import Icmp
 from vnet.stack.igmp import GroupTable
 from vnet.stack.interface import Interface
 from vnet.stack.ip import Ipv4Input

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from vnet.stack.icmp import PingResult
+from vnet.stack.echo import PingResult
 from vnet.units import SECOND, Duration
 from vnet.wire import icmpv4
 
