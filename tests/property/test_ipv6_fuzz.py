@@ -14,8 +14,8 @@ from vnet.ports import NO_OFFLOAD, connect
 from vnet.stack.host import Host
 from vnet.stack.ipv6.autoconf import MAX_PREFIXES, MAX_ROUTERS, MAX_SERVERS
 from vnet.stack.ipv6.paths import MAX_PATHS
-from vnet.stack.ipv6.reassembly import MAX_PACKETS
 from vnet.stack.neighbor import MAX_ENTRIES
+from vnet.stack.reassembly import MAX_DATAGRAMS
 from vnet.units import HOUR, SECOND
 from vnet.wire import icmpv6, ipv6, mld, ndp, udp
 from vnet.wire.checksum import checksum, pseudo_header_sum
@@ -135,7 +135,7 @@ class Bench:
         assert len(side.neighbors.entries) <= MAX_ENTRIES and len(self.one.ipv6.paths) <= MAX_PATHS
         assert len(side.autoconf.routers) <= MAX_ROUTERS and len(side.autoconf.servers) <= MAX_SERVERS
         assert len(side.addresses) <= 2 + MAX_PREFIXES
-        assert self.one.ipv6._reassembler is None or len(self.one.ipv6._reassembler) <= MAX_PACKETS
+        assert self.one.ipv6._reassembler is None or len(self.one.ipv6._reassembler) <= MAX_DATAGRAMS
         for interface in (one, two):
             interface.port.set_carrier(False)
         for interface in (one, two):
