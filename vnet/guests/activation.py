@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias, final
 
 import trio
 
-from vnet.guests.socket_table import SocketTable
+from vnet.guests.socket_table import ANY, ANY6, LOOPBACK, LOOPBACK6, SocketTable
 from vnet.guests.trio_sockets import GuestSocket
 
 Resolved: TypeAlias = list[
@@ -98,11 +98,17 @@ def _look_up(
 ) -> Resolved:
     """Find the address here, and let the C library make entries of it: with a number for a host it asks nobody."""
     flags &= ~socket.AI_ADDRCONFIG  # it would ask what addresses the machine has, not the guest
-    if host is None:
-        return socket.getaddrinfo(None, port, socket.AF_INET, type, proto, flags)
-    name = host.decode("ascii", "replace")
-    address = socket.inet_ntoa(table.look_up(name))
-    found = socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+    name = "" if host is None else host.decode("ascii", "replace")
+    if host is not None:
+        addresses = table.addresses(name)
+    else:
+        addresses = [ANY, ANY6] if flags & socket.AI_PASSIVE else [LOOPBACK6, LOOPBACK]
+    found = []
+    for packed in addresses:
+        its_family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+        if family in (0, its_family) or len(addresses) == 1:
+            address = socket.inet_ntop(its_family, packed) + table.numbered_scope(name)
+            found += socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
     if flags & socket.AI_CANONNAME:
         family_found, kind, protocol, _, where = found[0]
         found[0] = (family_found, kind, protocol, name, where)  # type: ignore[assignment]

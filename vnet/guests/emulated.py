@@ -6,6 +6,7 @@ at the very instant of the answer. Timeouts are events on the lab clock as well,
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
@@ -18,6 +19,7 @@ from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.program import GuestProgram, Row
+from vnet.guests.socket_address import interface_of, number_named
 from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
@@ -215,7 +217,10 @@ class EmulatedGuest:
 
     async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
         """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
-        return await open_stream(self._table(), self._resolve(target), checked_port(port))
+        address, interface = self._resolve_scoped(target)
+        if len(address) == 16:
+            await self.settle()
+        return await open_stream(self._table(), address, checked_port(port), interface)
 
     async def serve_tcp(
         self,
@@ -227,7 +232,8 @@ class EmulatedGuest:
     ) -> None:
         """Run ``handler(stream)`` for each connection to a port, until cancelled; the handlers run as programs of the guest.
 
-        With ``nursery.start`` it returns the listener, once it listens. Raise OSError if the port is taken.
+        It listens over IPv4 and IPv6; with ``nursery.start`` it returns both listeners, that of IPv4 first. Raise OSError if
+        the port is taken.
         """
         async with self.activate():
             await serve(self._table(), handler, checked_port(port), backlog, task_status)
@@ -249,16 +255,16 @@ class EmulatedGuest:
             connection.abort()
         if self._sockets is not None:
             self._sockets.move(host)
-        for socket in old.udp.sockets:
-            owner = getattr(socket.on_datagram, "__self__", None)
-            (owner if isinstance(owner, EmulatedUdpSocket) else socket).close()
+        for bound in old.udp.sockets:
+            owner = getattr(bound.on_datagram, "__self__", None)
+            (owner if isinstance(owner, EmulatedUdpSocket) else bound).close()
         old.changed()  # nothing that was looked up leads to the cable any more
         self.host = host
         self._clients = None
 
     def _table(self) -> SocketTable:
         if self._sockets is None:
-            self._sockets = SocketTable(self.host, self._ipv4_address_of)
+            self._sockets = SocketTable(self.host, self._address_of)
         return self._sockets
 
     # -- probes
@@ -310,11 +316,12 @@ class EmulatedGuest:
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
         answer = Answer[ProbeResult]()
-        destination = self._resolve(target)
+        destination, interface = self._resolve_scoped(target)
         if len(destination) == 16:
-            await trio.lowlevel.checkpoint()
-            return ProbeReply(Verdict.UNREACHABLE, error="there is no TCP over IPv6 yet")
-        self.host.tcp_probe(destination, checked_port(port), timeout=patience(timeout), on_result=answer)
+            await self.settle()
+        self.host.tcp_probe(
+            destination, checked_port(port), timeout=patience(timeout), on_result=answer, interface=interface
+        )
         result = await answer.wait()
         if result.ok:
             return ProbeReply(Verdict.OPEN, result.rtt)
@@ -348,9 +355,16 @@ class EmulatedGuest:
     def _address_of(self, name: str) -> Address | None:
         return self._resolver(name) if self._resolver is not None else None
 
-    def _ipv4_address_of(self, name: str) -> IPv4Address | None:
-        found = self._address_of(name)
-        return found if isinstance(found, IPv4Address) else None
+    def _resolve_scoped(self, target: Target | HasAddress) -> tuple[bytes, Interface | None]:
+        """Do the same as ``_resolve``, and return the interface behind the percent sign of a link-local address, if any."""
+        scope = ""
+        if isinstance(target, str | IPv6Address) and "%" in str(target):
+            scope = str(target).partition("%")[2]
+        try:
+            number = number_named(self.host, scope)
+        except socket.gaierror:
+            raise UsageError(f"{target}: {self.name} has no interface {scope}") from None
+        return self._resolve(target), interface_of(self.host, number)
 
     def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""

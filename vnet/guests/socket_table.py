@@ -6,18 +6,31 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
-from typing import Final, TypeAlias, final
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, final
 
 from vnet.errors import NoAnswer
+from vnet.guests.socket_address import (
+    Literal,
+    SocketAddress,
+    interface_of,
+    is_wildcard,
+    literal,
+    needs_scope,
+    number_named,
+    number_of,
+    unmapped,
+)
 from vnet.guests.socket_errors import name_error, os_error
 from vnet.stack.host import Host
-
-Address: TypeAlias = tuple[str, int]
-"""IPv4 address as text and port, as Python's sockets have it."""
+from vnet.stack.interface import Interface
+from vnet.stack.transport import overlap
+from vnet.wire import ipv6
 
 ANY: Final = bytes(4)
+ANY6: Final = ipv6.ANY
 LOOPBACK: Final = bytes((127, 0, 0, 1))
+LOOPBACK6: Final = ipv6.LOOPBACK
 _FIRST_NUMBER: Final = 1 << 30
 """Where the file numbers of guests' sockets begin: beyond every real descriptor, so that a system call on one fails."""
 
@@ -25,25 +38,25 @@ _FIRST_NUMBER: Final = 1 << 30
 @final
 @dataclass(slots=True, eq=False)
 class Claim:
-    """A bound port; *address* None stands for all of them."""
+    """A bound port; *address* None stands for all of IPv4, ``::`` for all of IPv6, and with *both* for all of either."""
 
     protocol: int
     address: bytes | None
     port: int
     reuse: bool
+    both: bool = False
 
     def excludes(self, other: Claim) -> bool:
         """Tell whether the two cannot be bound at once."""
         same = self.protocol == other.protocol and self.port == other.port
-        overlap = self.address == other.address or self.address is None or other.address is None
-        return same and overlap and not (self.reuse and other.reuse)
+        return same and overlap(self.address, self.both, other.address, other.both) and not (self.reuse and other.reuse)
 
 
 @final
 class SocketTable:
     """The sockets of a guest; *resolver* gives the address of another node by its name."""
 
-    def __init__(self, host: Host, resolver: Callable[[str], IPv4Address | None]) -> None:
+    def __init__(self, host: Host, resolver: Callable[[str], IPv4Address | IPv6Address | None]) -> None:
         self.host = host
         self._resolver = resolver
         self._claims: list[Claim] = []
@@ -68,6 +81,8 @@ class SocketTable:
         self._claims.clear()
         self.host = host
 
+    # -- own addresses
+
     def claim(self, claim: Claim) -> None:
         """Keep others from binding the same; raise OSError (EADDRINUSE) if somebody has."""
         if any(claim.excludes(other) for other in self._claims):
@@ -79,43 +94,117 @@ class SocketTable:
         if claim in self._claims:
             self._claims.remove(claim)
 
-    def check_local(self, address: bytes, *, groups: bool = False) -> bytes | None:
-        """Pass an address to bind, None for the wildcard; raise OSError (EADDRNOTAVAIL) if it is not the guest's."""
-        if address == ANY:
+    def check_local(self, address: SocketAddress, *, groups: bool = False) -> bytes | None:
+        """Pass an address to bind, None for the wildcard of IPv4.
+
+        Raise OSError: EADDRNOTAVAIL if it is not the guest's, EINVAL for a link-local one without an interface, ENODEV for
+        one of an unknown interface.
+        """
+        packed = address.packed
+        if packed == ANY:
             return None
-        if not self.host.is_local(address) and not (groups and self.host.is_group(address)):
-            raise os_error(errno.EADDRNOTAVAIL)
-        return address
+        if packed == ANY6:
+            return packed
+        if len(packed) == 4:
+            if not self.host.is_local(packed) and not (groups and self.host.is_group(packed)):
+                raise os_error(errno.EADDRNOTAVAIL)
+            return packed
+        if ipv6.is_multicast(packed) and not groups:
+            raise os_error(errno.EINVAL)
+        interface = interface_of(self.host, address.scope)
+        if needs_scope(packed) and interface is None:
+            raise os_error(errno.ENODEV if address.scope else errno.EINVAL)
+        if not ipv6.is_multicast(packed) and packed != LOOPBACK6:
+            found = self.interface_with(packed)
+            if found is None or (needs_scope(packed) and found is not interface):
+                raise os_error(errno.EADDRNOTAVAIL)
+        return packed
+
+    def interface_with(self, packed: bytes) -> Interface | None:
+        """Find the interface that has an IPv6 address."""
+        side = None if self.host.ipv6 is None else self.host.ipv6.local.get(packed)
+        return None if side is None else side.interface
+
+    def scope_of(self, packed: bytes | None, interface: Interface | None) -> int:
+        """Return the number that goes with a link-local address on the link of *interface*, or of whoever has it; else 0."""
+        if packed is None or not needs_scope(packed):
+            return 0
+        return number_of(self.host, interface or self.interface_with(packed))
+
+    def source_for(self, address: bytes, interface: Interface | None) -> bytes | None:
+        """Choose the address to talk to another from, or None if that cannot be reached."""
+        if len(address) == 4:
+            return self.host.source_for(address)
+        found = self.host.use_ipv6().route(address, interface)
+        return None if isinstance(found, str) else found
+
+    def scoped(self, family: int, address: SocketAddress, own: bytes | None, *, only_ipv6: bool) -> Interface | None:
+        """Check the destination of a socket bound to *own*; return the interface that it names, if it does.
+
+        Raise OSError: ENETUNREACH or EAFNOSUPPORT where the IP versions differ, ENETUNREACH for an unknown interface.
+        """
+        if family == socket.AF_INET6 and len(address.packed) == 4 and (only_ipv6 or (own and len(own) == 16 and any(own))):
+            raise os_error(errno.ENETUNREACH)
+        if len(address.packed) == 4:
+            return None
+        if own is not None and len(own) == 4:
+            raise os_error(errno.EAFNOSUPPORT)
+        if not needs_scope(address.packed):
+            return None
+        if not address.scope:
+            return self.interface_with(own) if own is not None and needs_scope(own) else None
+        found = interface_of(self.host, address.scope)
+        if found is None or found.ipv6 is None:
+            raise os_error(errno.ENETUNREACH)
+        return found
+
+    # -- addresses as programs write them
 
     def look_up(self, name: str) -> bytes:
         """Turn an address as text, or a name, into a packed address.
 
         Raise socket.gaierror: EAI_NONAME for an unknown name, EAI_AGAIN for a node that has no address yet.
         """
-        try:
-            return IPv4Address(name).packed
-        except ValueError:
-            pass
+        found = literal(name)
+        if found is not None:
+            number_named(self.host, found.scope)
+            return found.packed
         plain = name.removesuffix(".")
-        if plain.lower() == "localhost" or plain.lower().endswith(".localhost"):
+        if _is_localhost(plain):
             return LOOPBACK  # RFC 6761, 6.3
         try:
             for spelling in (plain, plain.lower()):
-                found = self._resolver(spelling)
-                if found is not None:
-                    return found.packed
+                address = self._resolver(spelling)
+                if address is not None:
+                    return address.packed
         except NoAnswer as error:
             raise name_error(socket.EAI_AGAIN, str(error)) from None
         raise name_error(socket.EAI_NONAME, f"{name}: Name or service not known")
 
-    def resolve(self, address: object, *, local: bool) -> tuple[bytes, int]:
-        """Turn what a program gave ``bind`` (*local*), ``connect`` or ``sendto`` into packed address and port.
+    def addresses(self, name: str) -> list[bytes]:
+        """List the addresses that a name stands for, as ``look_up`` finds them; localhost has one of each IP version."""
+        return [LOOPBACK6, LOOPBACK] if _is_localhost(name.removesuffix(".")) else [self.look_up(name)]
 
-        Raise ValueError or TypeError for what is no address, as trio does, and socket.gaierror for an unknown name.
+    def numbered_scope(self, name: str) -> str:
+        """Write the scope of an address as a number behind a percent sign; nothing if it has none."""
+        found = literal(name)
+        number = number_named(self.host, found.scope) if found is not None else 0
+        return f"%{number}" if number else ""
+
+    def resolve(
+        self, address: object, *, local: bool, family: int = socket.AF_INET, only_ipv6: bool = False
+    ) -> SocketAddress:
+        """Turn what a program gave ``bind`` (*local*), ``connect`` or ``sendto`` into packed address, port and scope.
+
+        For a socket of AF_INET6 an IPv4-mapped address is an IPv4 address, and so is a name that has none of IPv6, unless
+        the socket is for IPv6 alone. Raise ValueError or TypeError for what is no address, as trio does, and socket.gaierror
+        for an unknown name and for an address of another family.
         """
-        if not isinstance(address, tuple) or len(address) != 2:
-            raise ValueError("address should be a (host, port) tuple")
-        host, port = address
+        is_v6 = family == socket.AF_INET6
+        if not isinstance(address, tuple) or not (2 <= len(address) <= 4 if is_v6 else len(address) == 2):
+            form = "(host, port, [flowinfo, [scopeid]])" if is_v6 else "(host, port)"
+            raise ValueError(f"address should be a {form} tuple")
+        host, port = address[:2]
         if isinstance(host, bytes | bytearray):
             host = bytes(host).decode("ascii", "replace")
         if host is not None and not isinstance(host, str):
@@ -125,16 +214,35 @@ class SocketTable:
                 port = int(port) if port.isascii() and port.isdigit() else socket.getservbyname(port)
             except OSError:
                 raise socket.gaierror(socket.EAI_SERVICE, "Servname not supported for ai_socktype") from None
-        if not isinstance(port, int):
-            raise TypeError(f"port must be a number, not {port!r}")
+        if not isinstance(port, int) or not all(isinstance(each, int) for each in address[2:]):
+            raise TypeError(f"port, flow label and scope must be numbers, not {address[1:]!r}")
         if not 0 <= port <= 0xFFFF:
             raise OverflowError("port must be 0-65535.")
+        anything, loopback = (ANY6, LOOPBACK6) if is_v6 else (ANY, LOOPBACK)
         if host is None or host == "":
-            return (ANY if local else LOOPBACK), port
-        packed = b"\xff\xff\xff\xff" if host == "<broadcast>" else self.look_up(host)
-        return (LOOPBACK if packed == ANY and not local else packed), port
+            return SocketAddress(anything if local else loopback, port)
+        if host == "<broadcast>":
+            host = "255.255.255.255"
+        packed = self._fitting(self.addresses(host), is_v6=is_v6, only_ipv6=only_ipv6)
+        if not local and packed in (ANY, ANY6):
+            packed = LOOPBACK if packed == ANY else LOOPBACK6
+        scope = address[3] if len(address) == 4 else number_named(self.host, (literal(host) or Literal(packed)).scope)
+        return SocketAddress(packed, port, scope)
+
+    def _fitting(self, found: list[bytes], *, is_v6: bool, only_ipv6: bool) -> bytes:
+        """Take the first address that a socket can use."""
+        for packed in found:
+            if is_v6 == (len(packed) == 16):
+                return unmapped(packed) if is_v6 else packed
+        if is_v6 and not only_ipv6:
+            return found[0]
+        raise name_error(socket.EAI_ADDRFAMILY, "Address family for hostname not supported")
 
 
-def text(address: bytes | None, port: int) -> Address:
-    """Write an address as Python's sockets do."""
-    return socket.inet_ntoa(address or ANY), port
+def bound_address(address: bytes | None, *, both: bool) -> bytes | None:
+    """Write a bound address as the UDP sockets of the stack do: without address they are for IPv4, or for both."""
+    return None if both and is_wildcard(address) else address
+
+
+def _is_localhost(name: str) -> bool:
+    return name.lower() == "localhost" or name.lower().endswith(".localhost")

@@ -289,9 +289,12 @@ class Host:
             return
         self.icmp.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
 
-    def tcp_probe(self, destination: bytes, port: int, *, on_result: OnProbe, timeout: Duration = SECOND) -> None:
-        """Find out whether a TCP port is open, refused or silent."""
-        self.tcp.probe(destination, port, timeout, on_result)
+    def tcp_probe(
+        self, destination: bytes, port: int, *, on_result: OnProbe, timeout: Duration = SECOND,
+        interface: Interface | None = None,
+    ) -> None:  # fmt: skip
+        """Find out whether a TCP port is open, refused or silent; a link-local address is one on the link of *interface*."""
+        self.tcp.probe(destination, port, timeout, on_result, interface)
 
 
 def _is_udp_sum_right(frame: bytes, length: int) -> bool:

@@ -6,6 +6,7 @@ its link: unless the sender names an interface, the first one with IPv6 is taken
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from vnet.errors import WireError
@@ -138,6 +139,13 @@ class Ipv6Node:
         interface = side.interface if side is not None else next(iter(self.host.interfaces.values()), None)
         if interface is not None:
             self._unwrap(interface, packet, interface.mac, trusted=True, group=False)
+
+    def loop_group(self, group: bytes, interface: Interface | None, packet: bytes) -> None:
+        """Take a packet that the host sends to a group, as an event, if it listens to that on the interface it leaves by."""
+        side = interface.ipv6 if interface is not None else next(iter(self.sides()), None)
+        if side is not None and side.is_group(group):
+            unwrap = partial(self._unwrap, side.interface, packet, side.mac, trusted=True, group=True)
+            self.host.scheduler.soon(unwrap)
 
     def _unwrap(self, interface: Interface, packet: bytes, sender: bytes, *, trusted: bool, group: bool) -> None:
         """Walk the extension headers, put fragments together, and hand over what is inside."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.stack.tcp.connection import TcpConnection
+from vnet.stack.transport import overlap
 from vnet.units import SECOND, Duration, Instant
-from vnet.wire.ipv6 import ANY as ANY6
 
 if TYPE_CHECKING:
     from vnet.stack.tcp.tables import TcpTable
@@ -57,17 +57,7 @@ class TcpListener:
 
     def takes(self, address: bytes) -> bool:
         """Tell whether connections to this address are for this listener."""
-        if self.address is None or self.address == ANY6:
-            return self.both or (self.address is None) == (len(address) == 4)
-        return self.address == address
-
-    def excludes(self, address: bytes | None, *, both: bool) -> bool:
-        """Tell whether another listener to this port and *address* cannot be: some address would be that of both."""
-        if address is None or address == ANY6:
-            if self.address is None or self.address == ANY6:
-                return both or self.both or self.address == address
-            return both or (address is None) == (len(self.address) == 4)
-        return self.takes(address)
+        return overlap(self.address, self.both, address, False)
 
     def admit(self, connection: TcpConnection, now: Instant) -> bool:
         """Begin a handshake if there is room.

@@ -25,7 +25,7 @@ from vnet.stack.tcp.probe import EPHEMERAL_COUNT, EPHEMERAL_FIRST, OnProbe, Prob
 from vnet.stack.tcp.receiver import RECEIVE_BUFFER
 from vnet.stack.tcp.sender import SEND_BUFFER
 from vnet.stack.tcp.states import MASK, Segment, State, split, unwrap
-from vnet.stack.transport import IcmpError
+from vnet.stack.transport import IcmpError, overlap
 from vnet.units import MICROSECOND, Duration
 from vnet.wire.checksum import is_valid, pseudo_header_sum
 from vnet.wire.ipv4 import PROTOCOL_TCP
@@ -131,7 +131,7 @@ class TcpTable:
         if port == 0:
             port = self._free_listening_port()
         listeners = self._listeners.get(port, [])
-        if any(other.excludes(address, both=both) for other in listeners):
+        if any(overlap(other.address, other.both, address, both) for other in listeners):
             raise UsageError(f"TCP port {port} of {self.host.name} is taken")
         listener = TcpListener(self, port, address, backlog, both=both)
         self._listeners[port] = [*listeners, listener]
