@@ -31,6 +31,8 @@ class Place:
 class Loopback(Place):
     """Real sockets of this machine; there is one place only."""
 
+    addresses = {IPV4: "127.0.0.1", IPV6: "::1"}
+
     def __init__(self, family=IPV4):
         super().__init__(family)
         self.server_address = "127.0.0.1" if family == IPV4 else "::1"
@@ -49,6 +51,7 @@ class Guests(Place):
     """Guests a (client, 10.0.0.1 and 2001:db8::1) and b (server, the same with 2) on one cable."""
 
     patience = 10
+    addresses = {IPV4: "10.0.0.2", IPV6: "2001:db8::2"}
 
     def __init__(self, fake=False, family=IPV4):
         super().__init__(family)

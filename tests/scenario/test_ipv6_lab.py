@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address, IPv6Interface
 
 import pytest
+import trio
 
 import vnet
 from vnet.errors import UsageError
@@ -57,7 +58,9 @@ async def test_programs_on_guests(lab):
     assert (refused.verdict, refused.error) == (Verdict.CLOSED, "port unreachable")
     lost = await both.ping("2001:db8::77", timeout=5)
     assert lost.error == "address unreachable" and not lost.ok
-    assert (await both.tcp_probe("2001:db8::2", 80)).error == "there is no TCP over IPv6 yet"
+    assert (await both.tcp_probe("2001:db8::2", 80)).verdict is Verdict.CLOSED
+    assert (await both.tcp_probe("2001:db8::77", 80, timeout=5)).error == "address unreachable"
+    assert (await lab.guests["old"].tcp_probe("2001:db8::2", 80)).error == "no route"
     with pytest.raises(UsageError, match="IPv4 only"):
         await both.traceroute("2001:db8::2")
 
@@ -116,9 +119,20 @@ guests:
 @pytest.mark.vnet(LAB)
 async def test_a_guest_that_crashes_and_comes_back(lab):
     assert (await lab.ping("both", "2001:db8::2")).ok
-    with pytest.raises(OSError, match="no TCP over IPv6"):
-        await lab.guests["both"].open_tcp_stream("2001:db8::2", 80)
+    both, far = lab.guests["both"], lab.guests["far"]
+    with pytest.raises(ConnectionRefusedError):
+        await both.open_tcp_stream("2001:db8::2", 80)
+
+    async with far.activate():
+        (listener,) = await trio.open_tcp_listeners(80, host="2001:db8::2")
+    stream = await both.open_tcp_stream("2001:db8::2", 80)
+    server = await listener.accept()
+    await stream.send_all(b"hello")
+    assert await server.receive_some() == b"hello"
     lab.faults.crash("far")
     assert not await lab.ping("both", "2001:db8::2")
     lab.faults.restart("far")
+    await stream.send_all(b"are you there?")
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
     assert (await lab.ping("both", "2001:db8::2")).ok
