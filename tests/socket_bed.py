@@ -80,7 +80,12 @@ class Guests(Place):
     def guest(self, name, number):
         host = Host(name, self.timeline, lambda purpose: RandomStreams(number).stream(name, purpose))
         host.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, number)))
-        return EmulatedGuest(host, lambda other: {"a": self.a, "b": self.b}[other].address if other in "ab" else None)
+        return EmulatedGuest(host, self.address_of)
+
+    def address_of(self, name):
+        """Resolve the guests' names, to addresses of the family."""
+        guest = {"a": self.a, "b": self.b}.get(name)
+        return None if guest is None else guest.address6 if self.family == IPV6 else guest.address
 
     def as_server(self):
         return self.b.activate()
