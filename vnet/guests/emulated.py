@@ -276,13 +276,13 @@ class EmulatedGuest:
 
         To an IPv6 address they go once the guest's own addresses are in use.
         """
-        destination = self._resolve(target)
+        destination, interface = self._resolve_scoped(target)
         if len(destination) == 16:
             await self.settle()
         results = []
         for _ in range(count):
             answer = Answer[PingResult]()
-            self.host.ping(destination, size=size, ttl=ttl, timeout=patience(timeout), on_result=answer)
+            self.host.ping(destination, size=size, ttl=ttl, timeout=patience(timeout), on_result=answer, interface=interface)
             results.append(await answer.wait())
         good = [result for result in results if result.ok]
         if not good:
@@ -303,11 +303,12 @@ class EmulatedGuest:
             chosen = Method[method.upper()]
         except KeyError:
             raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
-        if len(self._resolve(target)) == 16:
-            raise UsageError("traceroute goes over IPv4 only yet")
+        destination = self._resolve(target)
+        if len(destination) == 16:
+            await self.settle()
         answer = Answer[list[Hop]]()
         run = Traceroute(
-            self.host, self._resolve(target), lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
+            self.host, destination, lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
             timeout=patience(timeout),
         )  # fmt: skip
         run.start()

@@ -281,11 +281,14 @@ class Host:
     def ping(
         self, destination: bytes, *, on_result: OnResult, size: int = 56, ttl: int = ipv4.DEFAULT_TTL,
         timeout: Duration = SECOND, source: bytes | None = None, dont_fragment: bool = False,
+        interface: Interface | None = None,
     ) -> None:  # fmt: skip
-        """Send one echo request with *size* octets of data and tell *on_result* what became of it."""
+        """Send one echo request with *size* octets of data and tell *on_result* what became of it; a link-local address is
+        one on the link of *interface*."""
         if len(destination) == 16:
-            icmp6 = self.use_ipv6().icmp
-            icmp6.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
+            self.use_ipv6().icmp.ping(
+                destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment, interface=interface
+            )
             return
         self.icmp.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
 

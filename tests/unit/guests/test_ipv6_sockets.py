@@ -161,6 +161,8 @@ async def test_the_guests_own_calls_name_a_link_by_its_interface(guests):
             assert (await guests.a.tcp_probe(target, 80)).verdict is Verdict.OPEN
         assert (await guests.a.tcp_probe(f"{guests.address}%eth0", 80)).verdict is Verdict.CLOSED
         assert (await guests.a.tcp_probe(guests.address, 80)).verdict is Verdict.CLOSED, "the first interface"
+        guests.b.host.interfaces["eth0"].port.unplug()
+        assert (await guests.a.ping(f"{guests.address}%eth1")).ok and not (await guests.a.ping(f"{guests.address}%eth0")).ok
         with pytest.raises(UsageError, match="no interface eth7"):
             await guests.a.open_tcp_stream(f"{guests.address}%eth7", 80)
         nursery.cancel_scope.cancel()

@@ -159,18 +159,18 @@ class Icmpv6:
 
     def ping(
         self, destination: bytes, size: int, hop_limit: int, timeout: Duration, on_result: OnResult,
-        *, source: bytes | None = None, dont_fragment: bool = False,
+        *, source: bytes | None = None, dont_fragment: bool = False, interface: Interface | None = None,
     ) -> None:  # fmt: skip
         """Send one echo request with *size* octets of data; *on_result* is called once, never from within this call."""
         node = self._node
 
         def send(rest: int) -> str | None:
-            chosen = node.route(destination) if source is None else source
+            chosen = node.route(destination, interface) if source is None else source
             if isinstance(chosen, str):
                 return chosen
             request = icmpv6.build(chosen, destination, icmpv6.ECHO_REQUEST, 0, rest, echo_data(size))
             return node.send(
-                destination, PROTOCOL_ICMPV6, request, source=chosen, dont_fragment=dont_fragment,
+                destination, PROTOCOL_ICMPV6, request, source=chosen, dont_fragment=dont_fragment, interface=interface,
                 hop_limit=None if hop_limit == ipv6.DEFAULT_HOP_LIMIT else hop_limit,  # else what routers say
             )  # fmt: skip
 
