@@ -179,7 +179,11 @@ class DatagramSocket:
         if len(data) > (udp.MAX_PAYLOAD if len(address.packed) == 4 else MAX_PAYLOAD6):
             raise os_error(errno.EMSGSIZE)
         interface = self._by if address is self._peer else self._check_destination(address)
-        problem = self._bound().send_to(bytes(data), address[:2], interface)
+        bound = self._bound()
+        if interface is None:
+            problem = bound.send_to(bytes(data), address[:2])
+        else:
+            problem = bound.send_by(interface, bytes(data), address[:2])
         if problem is not None:
             raise os_error(errno_of(problem))
         return len(data)

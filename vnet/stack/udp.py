@@ -125,11 +125,8 @@ class UdpSocket:
         self._tos = value
         self._paths.clear()
 
-    def send_to(self, payload: bytes, destination: TransportAddress, interface: Interface | None = None) -> str | None:
-        """Send a datagram; return None, or why it could not be sent ("no route", "message too long", ...).
-
-        A link-local destination of IPv6 is one on the link of *interface*.
-        """
+    def send_to(self, payload: bytes, destination: TransportAddress) -> str | None:
+        """Send a datagram; return None, or why it could not be sent ("no route", "message too long", ...)."""
         path = self._paths.get(destination)
         if path is not None and (header := path.neighbor.header) is not None:
             length = len(payload) + 28
@@ -144,7 +141,11 @@ class UdpSocket:
                     UDP_CHECKSUM,
                 )  # fmt: skip
                 return None
-        return self._send_slowly(payload, destination, interface)
+        return self._send_slowly(payload, destination)
+
+    def send_by(self, interface: Interface, payload: bytes, destination: TransportAddress) -> str | None:
+        """Do the same with an IPv6 destination that is on the link of *interface*: a link-local one, or a group."""
+        return self.host.use_ipv6().udp.send(self, payload, destination, interface)
 
     def close(self) -> None:
         """Receive nothing more and free the port."""
@@ -154,11 +155,11 @@ class UdpSocket:
         """Look every route up again, because something changed."""
         self._paths.clear()
 
-    def _send_slowly(self, payload: bytes, destination: TransportAddress, link: Interface | None) -> str | None:
+    def _send_slowly(self, payload: bytes, destination: TransportAddress) -> str | None:
         host = self.host
         address, port = destination
         if len(address) == 16:
-            return host.use_ipv6().udp.send(self, payload, destination, link)
+            return host.use_ipv6().udp.send(self, payload, destination)
         if len(payload) > udp.MAX_PAYLOAD:
             return "message too long"
         if ipv4.is_multicast(address):

@@ -196,6 +196,8 @@ def test_there_is_no_route(pair):
     for address in (b"\x20\x02" + bytes(13) + b"\1", ALL_NODES):
         connection = pair.a.tcp.connect(address, PORT)
         assert (connection.state, connection.error) == (State.CLOSED, "no route")
+    with pytest.raises(UsageError, match="same IP version"):
+        pair.a.tcp.connect(B6, PORT, source=A)
     other = Pair()
     assert other.a.tcp.connect(B6, PORT).error == "no route", "a host without IPv6"
 

@@ -101,6 +101,8 @@ class TcpTable:
         """
         if not 1 <= port <= 0xFFFF or not 0 <= source_port <= 0xFFFF:
             raise UsageError(f"{port} and {source_port} must be ports: 1 to 65535, the source's may be 0")
+        if source is not None and len(source) != len(destination):
+            raise UsageError("source and destination must be of the same IP version")
         host = self.host
         problem = None
         lower = self._lower(destination)
