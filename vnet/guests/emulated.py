@@ -6,7 +6,6 @@ at the very instant of the answer. Timeouts are events on the lab clock as well,
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
@@ -19,7 +18,7 @@ from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.program import GuestProgram, Row
-from vnet.guests.socket_address import interface_of, number_named
+from vnet.guests.socket_address import interface_named
 from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import LOOPBACK, SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
@@ -361,11 +360,10 @@ class EmulatedGuest:
         scope = ""
         if isinstance(target, str | IPv6Address) and "%" in str(target):
             scope = str(target).partition("%")[2]
-        try:
-            number = number_named(self.host, scope)
-        except socket.gaierror:
-            raise UsageError(f"{target}: {self.name} has no interface {scope}") from None
-        return self._resolve(target), interface_of(self.host, number)
+        found = interface_named(self.host, scope)
+        if scope and found is None:
+            raise UsageError(f"{target}: {self.name} has no interface {scope}")
+        return self._resolve(target), found
 
     def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""

@@ -95,13 +95,16 @@ def interface_of(host: Host, number: int) -> Interface | None:
     return found[number - FIRST_NUMBER] if 0 <= number - FIRST_NUMBER < len(found) else None
 
 
+def interface_named(host: Host, scope: str) -> Interface | None:
+    """Find an interface by its name or number, as it stands behind the percent sign of an address."""
+    if scope in host.interfaces:
+        return host.interfaces[scope]
+    return interface_of(host, int(scope)) if scope.isascii() and scope.isdigit() else None
+
+
 def number_named(host: Host, scope: str) -> int:
     """Read a scope, the name or number of an interface; 0 if there is none. Raise socket.gaierror for an unknown one."""
-    if not scope:
-        return 0
-    if scope in host.interfaces:
-        return number_of(host, host.interfaces[scope])
-    number = int(scope) if scope.isascii() and scope.isdigit() else 0
-    if interface_of(host, number) is None:
+    found = interface_named(host, scope)
+    if scope and found is None:
         raise name_error(socket.EAI_NONAME, f"{scope}: Name or service not known")
-    return number
+    return number_of(host, found)

@@ -11,7 +11,7 @@ import pytest
 import trio
 from socket_bed import IPV6, Guests
 
-from vnet.errors import UsageError
+from vnet.errors import Unreachable, UsageError
 from vnet.guests.base import Verdict
 from vnet.guests.emulated import EmulatedGuest
 from vnet.guests.socket_errors import errno_of_icmp
@@ -166,6 +166,26 @@ async def test_the_guests_own_calls_name_a_link_by_its_interface(guests):
         with pytest.raises(UsageError, match="no interface eth7"):
             await guests.a.open_tcp_stream(f"{guests.address}%eth7", 80)
         nursery.cancel_scope.cancel()
+
+
+@on_guests
+async def test_the_guests_own_datagrams(guests):
+    async with (
+        await guests.b.open_udp_socket(7) as b, await guests.c.open_udp_socket(7) as c,
+        await guests.a.open_udp_socket(5000) as a,
+        await guests.a.open_udp_socket(5001, IPv6Address("2001:db8::1")) as bound,
+    ):  # fmt: skip
+        for server, name in ((b, "eth0"), (c, "eth1")):
+            await a.send_to(b"question", (f"{guests.address}%{name}", 7))
+            payload, peer = await server.receive()
+            assert (payload, peer) == (b"question", (IPv6Address(f"{guests.own(name)}%eth0"), 5000))
+            await server.send_to(b"answer", peer)
+            assert await a.receive() == (b"answer", (IPv6Address(f"{guests.address}%{name}"), 7))
+        await bound.send_to(b"bound", ("2001:db8::2", 7))
+        assert await b.receive() == (b"bound", (IPv6Address("2001:db8::1"), 5001))
+        for address in ("10.0.0.2", "2002::1", f"{guests.address}%eth9"):
+            with pytest.raises(Unreachable):
+                await bound.send_to(b"x", (address, 7))
 
 
 # -- groups
