@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from ipaddress import IPv6Address, IPv6Interface
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 
 import vnet
 from vnet.guests.base import Verdict
+from vnet.runtime.sinks import MemorySink
 
 LAB = """
 name: six
@@ -134,3 +136,49 @@ async def test_a_guest_that_crashes_and_comes_back(lab):
     with pytest.raises(trio.BrokenResourceError):
         await stream.receive_some()
     assert (await lab.ping("both", "2001:db8::2")).ok
+
+
+FAR = """
+name: far
+networks: {n: {vlan: 10}}
+switches: {core: {}, edge: {}}
+links: [{between: [core, edge], trunk: all, rate: 50mbit, latency: 5ms, loss: 2%}]
+guests:
+  a: {switch: edge, nics: [{network: n, address: ["2001:db8::1/64", 10.0.0.1/24]}]}
+  b: {switch: core, nics: [{network: n, address: ["2001:db8::2/64", 10.0.0.2/24]}]}
+"""
+
+
+def test_programs_over_a_lossy_trunk_again_and_again_the_same():
+    """Uploads over both IP versions at once, through tags and losses; one seed is one capture, to the octet."""
+    data = bytes(range(256)) * 2000
+
+    async def digest(stream):
+        found = hashlib.sha256()
+        async for part in stream:
+            found.update(part)
+        await stream.send_all(found.digest())
+
+    async def upload(address):
+        async with await trio.open_tcp_stream(address, 80) as stream:
+            await stream.send_all(data)
+            await stream.send_eof()
+            assert await stream.receive_some(32) == hashlib.sha256(data).digest()
+
+    async def main():
+        async with vnet.open_lab(vnet.parse_topology(FAR)) as lab, trio.open_nursery() as nursery:
+            sink = MemorySink()
+            capture = lab.captures.start(sink, ["b"])
+            await lab.wait_up()
+            async with lab.guests["b"].activate():
+                await nursery.start(trio.serve_tcp, digest, 80)
+            async with lab.guests["a"].activate(), trio.open_nursery() as uploads:
+                for address in ("2001:db8::2", "10.0.0.2", "2001:db8::2"):
+                    uploads.start_soon(upload, address)
+            nursery.cancel_scope.cancel()
+            capture.finish()
+        return sink.octets()
+
+    first, again, other = (vnet.simulate(main, seed=seed) for seed in (1, 1, 2))
+    assert first == again and first != other
+    assert first.count(b"\x86\xdd\x60\x00\x00\x00") > 200, "segments of IPv6"
