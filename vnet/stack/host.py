@@ -272,8 +272,8 @@ class Host:
         shared: bool = False, both: bool = False,
     ) -> UdpSocket:  # fmt: skip
         """Open a UDP socket; port 0 picks a free one. Bound to an *interface* without address it takes what comes to its
-        port whatever the destination. Without address it is for IPv4 alone unless *both* is set. *shared* lets others that
-        are too have the same port. Raise UsageError if the port is taken."""
+        port whatever the destination. Without address it is for IPv4 alone unless *both* is set, with ``::`` for IPv6 alone.
+        *shared* lets others that are too have the same port. Raise UsageError if the port is taken."""
         socket = self.udp.bind(port, address, interface, on_datagram, shared=shared)
         socket.both = both
         return socket

@@ -175,6 +175,19 @@ def test_a_smaller_path_mtu_is_learned(peer):
     assert again.out.path().mss == 1340
 
 
+def test_each_connection_heeds_what_it_is_told(pair):
+    connections = [pair.connect()[0] for _ in range(3)]
+    pair.wire.filter = lambda frame: V6.source(frame) != A6 or len(frame) < 1000
+    for connection in connections:
+        pair.wire.frames.clear()
+        connection.send(bytes(10_000))
+        frame = next(frame for _, frame, _ in pair.wire.frames if len(frame) > 1000)
+        message = icmpv6.build(B6, A6, 2, 0, 1400, frame[14:74])
+        packet = ipv6.build(B6, A6, 58, len(message)) + message
+        pair.a.interfaces["eth0"].receive(frame[6:12] + frame[:6] + b"\x86\xdd" + packet, NO_OFFLOAD)
+    assert [connection.sender.mss for connection in connections] == [1328] * 3
+
+
 def test_a_path_that_swallows_large_packets_is_found_out(pair):
     client, server = pair.connect()
     pair.wire.cut = True

@@ -176,8 +176,13 @@ class OverIpv6:
         return None if hop is None else Ipv6Path(node, hop, local, remote)
 
     def learn(self, destination: bytes, mtu: int, present: int) -> bool:
-        """Take what is said of a path's MTU, *present* until now; tell whether it is of use (RFC 8201, 4)."""
-        return self._node.paths.reduce(self._node.host.scheduler.now, destination, mtu, present)
+        """Take what is said of a path's MTU, *present* until now; tell whether it is of use (RFC 8201, 4).
+
+        So it is to a connection that did not know yet what another one was told.
+        """
+        now, paths = self._node.host.scheduler.now, self._node.paths
+        paths.reduce(now, destination, mtu, present)
+        return paths.get(now, destination, present) < present
 
     def send(self, destination: bytes, segment: bytes, source: bytes, interface: Interface | None) -> str | None:
         """Send a segment that belongs to no connection, complete; return None, or why it could not be sent."""
