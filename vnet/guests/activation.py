@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias, final
 
 import trio
 
+from vnet.guests.socket_address import interface_of
 from vnet.guests.socket_table import ANY, ANY6, LOOPBACK, LOOPBACK6, SocketTable
 from vnet.guests.trio_sockets import GuestSocket
 
@@ -85,12 +86,22 @@ class _HostnameResolver(trio.abc.HostnameResolver):
         )
 
     async def getnameinfo(self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
-        if _active.get() is not None:
+        table = _active.get()
+        if table is not None:
             await trio.lowlevel.checkpoint()
-            return socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+            return _look_back(table, sockaddr, flags)
         if self.previous is not None:
             return await self.previous.getnameinfo(sockaddr, flags)
         return await trio.to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)
+
+
+def _look_back(table: SocketTable, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
+    """Write an address; the C library does not see its scope, for which it would name an interface of the machine."""
+    if len(sockaddr) == 2:
+        return socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
+    host, service = socket.getnameinfo((*sockaddr[:3], 0), flags | socket.NI_NUMERICHOST)
+    interface = interface_of(table.host, sockaddr[3])
+    return (host if interface is None else f"{host}%{interface.name}"), service
 
 
 def _look_up(

@@ -159,6 +159,8 @@ async def test_names(guests):
         assert (await s.getaddrinfo("b", "http"))[0][4] == ("10.0.0.2", 80)
         assert (await s.getaddrinfo("b", 1, flags=s.AI_CANONNAME | s.AI_ADDRCONFIG))[0][3] == "b"
         assert await s.getnameinfo(("10.0.0.2", 80), 0) == ("10.0.0.2", "http")
+        assert await s.getnameinfo(("2001:db8::2", 80, 0, 0), 0) == ("2001:db8::2", "http")
+        assert await s.getnameinfo(("fe80::2", 80, 0, 2), s.NI_NUMERICSERV) == ("fe80::2%eth0", "80")
         for name, family in (("www.example.org", 0), ("b", s.AF_INET6), ("bücher", 0), ("fe80::1%no-such-nic", 0)):
             with pytest.raises(s.gaierror):
                 await s.getaddrinfo(name, 80, family)
