@@ -216,7 +216,7 @@ class EmulatedGuest:
 
     async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
         """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
-        address, interface = self._resolve_scoped(target)
+        address, interface = await self._resolve_scoped(target)
         if len(address) == 16:
             await self.settle()
         return await open_stream(self._table(), address, checked_port(port), interface)
@@ -275,7 +275,7 @@ class EmulatedGuest:
 
         To an IPv6 address they go once the guest's own addresses are in use.
         """
-        destination, interface = self._resolve_scoped(target)
+        destination, interface = await self._resolve_scoped(target)
         if len(destination) == 16:
             await self.settle()
         results = []
@@ -302,7 +302,7 @@ class EmulatedGuest:
             chosen = Method[method.upper()]
         except KeyError:
             raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await self.settle()
         answer = Answer[list[Hop]]()
@@ -316,7 +316,7 @@ class EmulatedGuest:
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
         answer = Answer[ProbeResult]()
-        destination, interface = self._resolve_scoped(target)
+        destination, interface = await self._resolve_scoped(target)
         if len(destination) == 16:
             await self.settle()
         self.host.tcp_probe(
@@ -333,7 +333,7 @@ class EmulatedGuest:
         self, target: Target | HasAddress, port: int, payload: bytes = b"vnet", timeout: float = 1.0
     ) -> ProbeReply:
         """Send one datagram and wait for an answer."""
-        destination = self._resolve(target)
+        destination = await self._resolve(target)
         if len(destination) == 16:
             await self.settle()
         probe = UdpProbe(self.host, (destination, checked_port(port)))
@@ -355,7 +355,7 @@ class EmulatedGuest:
     def _address_of(self, name: str) -> Address | None:
         return self._resolver(name) if self._resolver is not None else None
 
-    def _resolve_scoped(self, target: Target | HasAddress) -> tuple[bytes, Interface | None]:
+    async def _resolve_scoped(self, target: Target | HasAddress) -> tuple[bytes, Interface | None]:
         """Do the same as ``_resolve``, and return the interface behind the percent sign of a link-local address, if any."""
         scope = ""
         if isinstance(target, str | IPv6Address) and "%" in str(target):
@@ -363,9 +363,9 @@ class EmulatedGuest:
         found = interface_named(self.host, scope)
         if scope and found is None:
             raise UsageError(f"{target}: {self.name} has no interface {scope}")
-        return self._resolve(target), found
+        return await self._resolve(target), found
 
-    def _resolve(self, target: Target | HasAddress) -> bytes:
+    async def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
         if isinstance(target, IPv4Address | IPv6Address):
             return target.packed

@@ -170,7 +170,7 @@ class GuestSocket(trio.socket.SocketType):
 
     async def bind(self, address: object) -> None:
         """Choose this end's address."""
-        target = self._resolve(address, local=True)
+        target = await self._resolve(address, local=True)
         await trio.lowlevel.checkpoint()
         self._open().bind(target)
 
@@ -193,14 +193,14 @@ class GuestSocket(trio.socket.SocketType):
         accepted._half.adopt(connection)
         return accepted, accepted._half.peer_of(connection)
 
-    def _resolve(self, address: object, *, local: bool = False) -> SocketAddress:
+    async def _resolve(self, address: object, *, local: bool = False) -> SocketAddress:
         only_ipv6 = self.family == socket.AF_INET6 and not self._options.is_both
         return self._table.resolve(address, local=local, family=self.family, only_ipv6=only_ipv6)
 
     async def connect(self, address: object) -> None:
         """Connect to a peer; if this is cancelled the socket is closed, as trio does."""
         try:
-            target = self._resolve(address)
+            target = await self._resolve(address)
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 self._open().connect(target)
@@ -316,7 +316,7 @@ class GuestSocket(trio.socket.SocketType):
         flags = rest[0] if len(rest) == 2 else 0
         if not isinstance(flags, int):
             raise TypeError(f"flags must be a number, not {flags!r}")
-        target = self._resolve(rest[-1])
+        target = await self._resolve(rest[-1])
         with memoryview(data) as whole, whole.cast("B") as view:
             return await self._try(self._writer, lambda: self._open().send_to(view, flags, target))
 
@@ -334,7 +334,7 @@ class GuestSocket(trio.socket.SocketType):
         data = b"".join(bytes(memoryview(buffer)) for buffer in buffers)
         if address is None:
             return await self.send(data, flags)
-        target = self._resolve(address)
+        target = await self._resolve(address)
         return await self._try(self._writer, lambda: self._open().send_to(memoryview(data), flags, target))
 
     # -- waiting
