@@ -8,7 +8,6 @@ of an interface, 2 for the first NIC and so on, because 1 is the loopback interf
 from __future__ import annotations
 
 import socket
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NamedTuple, TypeAlias
 
 from vnet.guests.socket_errors import name_error
@@ -41,16 +40,17 @@ class Literal(NamedTuple):
 
 
 def literal(text: str) -> Literal | None:
-    """Read an address; None if the text is none."""
+    """Read an address; None if the text is none. Each datagram that a program sends comes by here."""
     try:
-        return Literal(IPv4Address(text).packed)
-    except AddressValueError:
+        return Literal(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, ValueError):
         pass
+    address, percent, scope = text.partition("%")
     try:
-        found = IPv6Address(text)
-    except AddressValueError:
+        packed = socket.inet_pton(socket.AF_INET6, address)
+    except (OSError, ValueError):
         return None
-    return Literal(found.packed, found.scope_id or "")
+    return None if percent and not scope else Literal(packed, scope)
 
 
 def unmapped(packed: bytes) -> bytes:

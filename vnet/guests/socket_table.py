@@ -11,7 +11,6 @@ from typing import Final, final
 
 from vnet.errors import NoAnswer
 from vnet.guests.socket_address import (
-    Literal,
     SocketAddress,
     interface_of,
     is_wildcard,
@@ -223,11 +222,13 @@ class SocketTable:
             return SocketAddress(anything if local else loopback, port)
         if host == "<broadcast>":
             host = "255.255.255.255"
-        packed = self._fitting(self.addresses(host), is_v6=is_v6, only_ipv6=only_ipv6)
+        written = literal(host)
+        found = self.addresses(host) if written is None else [written.packed]
+        packed = self._fitting(found, is_v6=is_v6, only_ipv6=only_ipv6)
         if not local and packed in (ANY, ANY6):
             packed = LOOPBACK if packed == ANY else LOOPBACK6
-        scope = address[3] if len(address) == 4 else number_named(self.host, (literal(host) or Literal(packed)).scope)
-        return SocketAddress(packed, port, scope)
+        scope = 0 if written is None else number_named(self.host, written.scope)
+        return SocketAddress(packed, port, address[3] if len(address) == 4 else scope)
 
     def _fitting(self, found: list[bytes], *, is_v6: bool, only_ipv6: bool) -> bytes:
         """Take the first address that a socket can use."""
