@@ -350,21 +350,25 @@ async def test_a_tentative_address_is_not_there_yet(guests):
 
 
 @pytest.mark.parametrize(("dead", "delay"), [("2001:db8::99", 0.25), ("2002::1", 0)])
-def test_happy_eyeballs(dead, delay):
+def test_happy_eyeballs(dead, delay, monkeypatch):
     @on_guests
     async def test(guests):
         async with guests.b.activate():
             listener = s.socket()
             await listener.bind(("10.0.0.2", 80))
             listener.listen()
-        addresses = [IPv6Address(dead).packed, bytes((10, 0, 0, 2))]
-        guests.a._table().addresses = lambda name: addresses
+        addresses = [dead, "10.0.0.2"]
+
+        async def both(name, port, **options):
+            return [entry for each in addresses for entry in await s.getaddrinfo(each, port, **options)]
+
+        monkeypatch.setattr("trio._highlevel_open_tcp_stream.getaddrinfo", both)
         async with guests.a.activate():
             began = trio.current_time()
             async with await trio.open_tcp_stream("two-addresses", 80) as stream:
                 assert stream.socket.getpeername() == ("10.0.0.2", 80)
                 assert trio.current_time() - began == pytest.approx(delay, abs=0.01)
-            addresses[0] = IPv6Address("2001:db8::2").packed
+            addresses[0] = "2001:db8::2"
             await listening(guests.b, "2001:db8::2")
             async with await trio.open_tcp_stream("two-addresses", 80) as stream:
                 assert stream.socket.getpeername()[0] == "2001:db8::2", "the first is taken while it answers"
