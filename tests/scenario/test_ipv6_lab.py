@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from ipaddress import IPv6Address, IPv6Interface
 
+import dns.asyncquery
+import dns.message
 import pytest
 import trio
 
@@ -182,3 +184,48 @@ def test_programs_over_a_lossy_trunk_again_and_again_the_same():
     first, again, other = (vnet.simulate(main, seed=seed) for seed in (1, 1, 2))
     assert first == again and first != other
     assert first.count(b"\x86\xdd\x60\x00\x00\x00") > 200, "segments of IPv6"
+
+
+SERVED = """
+name: served
+networks: {n: {}}
+guests:
+  web:
+    nics: [{network: n, address: ["2001:db8::1/64", 10.0.0.1/24]}]
+    run: [echo, sink, iperf3, {dns: {names: {www.example: [192.0.2.1, "2001:db8::80"]}}}]
+  six: {nics: [{network: n, address: "2001:db8::2/64", rate: 100mbit}], run: [sink, iperf3, echo]}
+  pc:
+    nics: [{network: n, address: "2001:db8::3/64"}]
+    run:
+      - {traffic: {to: six, rate: 100/s, duration: 2s}}
+      - {traffic: {to: six, pattern: request, rate: 20/s, duration: 2s}}
+      - {traffic: {to: six, pattern: bulk, duration: 1s}}
+      - {iperf3_client: {to: six, time: 1s, bitrate: 10mbit}}
+  old: {nics: [{network: n, address: 10.0.0.4/24}], run: [{traffic: {to: web, rate: 100/s, duration: 2s}}]}
+  late:
+    nics: [{network: n, address: "2001:db8::5/64"}]
+    run: [{iperf3_client: {to: six, udp: true, bitrate: 1mbit, time: 1s, start: 5s}}]
+"""
+
+
+@pytest.mark.vnet(SERVED, wait=False)
+async def test_programs_of_the_file_over_both_versions(lab):
+    await lab.wait_programs()
+    constant, requests, bulk, iperf3 = lab.guests["pc"].results
+    assert (constant["sent"], constant["lost"]) == (200, 0) and requests["sent"] > requests["lost"] == 0
+    assert bulk["lost"] == 0 and bulk["received_octets"] > 1_000_000 and iperf3["received_octets"] > 1_000_000
+    assert lab.guests["old"].results[0]["lost"] == 0, "the servers are for IPv4 as before"
+    (datagrams,) = lab.guests["late"].results
+    assert datagrams["datagrams"] > 50 and datagrams["lost"] == 0
+    assert not [event.fields for event in lab.events if event.kind == "program-failed"]
+
+    async def ask(address):
+        query = dns.message.make_query("www.example", "AAAA")
+        (answer,) = (await dns.asyncquery.udp(query, address, timeout=5)).answer
+        assert [each.address for each in answer] == ["2001:db8::80"]
+        async with await trio.open_tcp_stream(address, 7) as stream:
+            await stream.send_all(b"echo")
+            assert await stream.receive_some() == b"echo"
+
+    await lab.guests["pc"].run(ask, "2001:db8::1")
+    await lab.guests["old"].run(ask, "10.0.0.1")

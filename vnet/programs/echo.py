@@ -6,6 +6,7 @@ from typing import Final
 
 import trio
 
+from vnet.programs.both_protocols import listening
 from vnet.programs.closed_sockets import raise_if_closed
 
 DEFAULT_PORT: Final = 7
@@ -15,7 +16,7 @@ _BLOCK: Final = 64 * 1024
 
 
 async def serve(
-    port: int = DEFAULT_PORT, *, host: str = "0.0.0.0", task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    port: int = DEFAULT_PORT, *, host: str | None = None, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Send back whatever comes, until cancelled; with ``nursery.start`` it returns the port once it listens.
 
@@ -37,14 +38,10 @@ async def serve(
         finally:
             connections -= 1
 
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    port = listeners[0].socket.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-        with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as socket:
-            await socket.bind((host, port))
-            nursery.start_soon(trio.serve_listeners, handle, listeners)
-            task_status.started(port)
-            await _echo_datagrams(socket)
+    async with listening(port, host) as (port, listeners, socket), trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        task_status.started(port)
+        await _echo_datagrams(socket)
 
 
 async def _echo_datagrams(socket: trio.socket.SocketType) -> None:
