@@ -12,6 +12,7 @@
     `-- NetworkError         the network: what a program on a guest is told
         |-- Unreachable          an ICMP error, or no route
         |-- NoAnswer             nothing came back in time
+        |-- UnknownName          a name server says that there is no such name, or no address for it
         `-- PeerError            a peer that refused, or does not follow its protocol
 
 Only ``WireError`` may leave a decoder, whatever octets went in.
@@ -91,6 +92,10 @@ class Unreachable(NetworkError):
 
 class NoAnswer(NetworkError):
     """Nothing came back before the time-out."""
+
+
+class UnknownName(NetworkError):
+    """There is no such name, or it has no address: a name server said so."""
 
 
 class PeerError(NetworkError):

@@ -124,7 +124,10 @@ def describe_topology(topology: ResolvedTopology) -> dict[str, object]:
             }
             for node, nic in topology.endpoints()
         ],
-        "guests": [{"name": guest.name, "kind": guest.kind} for guest in topology.guests.values()],
+        "guests": [
+            {"name": guest.name, "kind": guest.kind, "dns": [str(each) for each in guest.dns], "search": list(guest.search)}
+            for guest in topology.guests.values()
+        ],
         "routers": [
             {"name": router.name, "nat": router.nat is not None, "firewall": router.firewall is not None}
             for router in topology.routers.values()

@@ -10,25 +10,14 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, final
 
 import trio
 
-from vnet.guests.socket_address import interface_of
-from vnet.guests.socket_table import ANY, ANY6, LOOPBACK, LOOPBACK6, SocketTable
+from vnet.guests.address_info import Resolved, get_addresses, get_name
+from vnet.guests.anyio_servers import catch_servers
+from vnet.guests.socket_table import SocketTable
 from vnet.guests.trio_sockets import GuestSocket
-
-Resolved: TypeAlias = list[
-    tuple[Literal[socket.AddressFamily.AF_INET], socket.SocketKind, int, str, tuple[str, int]]
-    | tuple[
-        Literal[socket.AddressFamily.AF_INET6],
-        socket.SocketKind,
-        int,
-        str,
-        tuple[str, int, int, int] | tuple[int, bytes],
-    ]
-]
-"""What getaddrinfo returns."""
 
 _active: Final[ContextVar[SocketTable | None]] = ContextVar("vnet.active_guest", default=None)
 _is_installed: Final[trio.lowlevel.RunVar[bool]] = trio.lowlevel.RunVar("vnet.sockets", default=False)
@@ -42,6 +31,7 @@ async def activated(table: SocketTable) -> AsyncIterator[None]:
         factory, resolver = _SocketFactory(), _HostnameResolver()
         factory.previous = trio.socket.set_custom_socket_factory(factory)
         resolver.previous = trio.socket.set_custom_hostname_resolver(resolver)
+    catch_servers(_active.get)
     token = _active.set(table)
     try:
         yield
@@ -78,7 +68,7 @@ class _HostnameResolver(trio.abc.HostnameResolver):
         table = _active.get()
         if table is not None:
             await trio.lowlevel.checkpoint()
-            return _look_up(table, host, port, family, type, proto, flags)
+            return await get_addresses(table, host, port, family, type, proto, flags)
         if self.previous is not None:
             return await self.previous.getaddrinfo(host, port, family, type, proto, flags)
         return await trio.to_thread.run_sync(
@@ -89,38 +79,7 @@ class _HostnameResolver(trio.abc.HostnameResolver):
         table = _active.get()
         if table is not None:
             await trio.lowlevel.checkpoint()
-            return _look_back(table, sockaddr, flags)
+            return await get_name(table, sockaddr, flags)
         if self.previous is not None:
             return await self.previous.getnameinfo(sockaddr, flags)
         return await trio.to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)
-
-
-def _look_back(table: SocketTable, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
-    """Write an address; the C library does not see its scope, for which it would name an interface of the machine."""
-    if len(sockaddr) == 2:
-        return socket.getnameinfo(sockaddr, flags | socket.NI_NUMERICHOST)
-    host, service = socket.getnameinfo((*sockaddr[:3], 0), flags | socket.NI_NUMERICHOST)
-    interface = interface_of(table.host, sockaddr[3])
-    return (host if interface is None else f"{host}%{interface.name}"), service
-
-
-def _look_up(
-    table: SocketTable, host: bytes | None, port: bytes | str | int | None, family: int, type: int, proto: int, flags: int
-) -> Resolved:
-    """Find the address here, and let the C library make entries of it: with a number for a host it asks nobody."""
-    flags &= ~socket.AI_ADDRCONFIG  # it would ask what addresses the machine has, not the guest
-    name = "" if host is None else host.decode("ascii", "replace")
-    if host is not None:
-        addresses = table.addresses(name)
-    else:
-        addresses = [ANY, ANY6] if flags & socket.AI_PASSIVE else [LOOPBACK6, LOOPBACK]
-    found = []
-    for packed in addresses:
-        its_family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-        if family in (0, its_family) or len(addresses) == 1:
-            address = socket.inet_ntop(its_family, packed) + table.numbered_scope(name)
-            found += socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-    if flags & socket.AI_CANONNAME:
-        family_found, kind, protocol, _, where = found[0]
-        found[0] = (family_found, kind, protocol, name, where)  # type: ignore[assignment]
-    return found

@@ -24,6 +24,14 @@ Target: TypeAlias = str | Address
 """Where a probe goes: an address, as text or not. Names are turned into addresses by the lab before they come here."""
 
 
+class HasAddress(Protocol):
+    """Whatever can be talked to: another guest, a router."""
+
+    @property
+    def address(self) -> Address | None:
+        """Its first address, if it has one now."""
+
+
 def checked_port(port: int) -> int:
     """Pass a port number; raise UsageError for what is none."""
     if not 0 <= port <= 0xFFFF:

@@ -7,20 +7,21 @@ at the very instant of the answer. Timeouts are events on the lab clock as well,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
-from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, final
+from typing import TypeVar, TypeVarTuple, final
 
 import trio
 
 from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
-from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.base import Address, HasAddress, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
+from vnet.guests.names import Names, Resolver, Reverse
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_address import interface_named
 from vnet.guests.socket_stream import MAX_BACKLOG
-from vnet.guests.socket_table import LOOPBACK, SocketTable
+from vnet.guests.socket_table import SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.guests.streams import open_stream, serve
 from vnet.ports import Port
@@ -34,15 +35,6 @@ from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Resolver: TypeAlias = Callable[[str], Address | None]
-
-
-class HasAddress(Protocol):
-    """Whatever can be talked to: another guest, a router."""
-
-    @property
-    def address(self) -> Address | None:
-        """Its first address, if it has one now."""
 
 
 @final
@@ -52,11 +44,12 @@ class EmulatedGuest:
     *resolver* turns the name of a guest into its address, where a target is given by name.
     """
 
-    __slots__ = ("_clients", "_resolver", "_sockets", "_waiters", "host", "programs")
+    __slots__ = ("_clients", "_sockets", "_waiters", "host", "names", "programs")
 
     def __init__(self, host: Host, resolver: Resolver | None = None) -> None:
         self.host = host
-        self._resolver = resolver
+        self.names = Names(host, self._leases, resolver)
+        """What its programs know other nodes by, and the DNS servers they ask."""
         self._sockets: SocketTable | None = None
         self._clients: dict[str, DhcpClient] | None = None
         self._waiters: list[trio.Event] | None = None
@@ -216,10 +209,14 @@ class EmulatedGuest:
 
     async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
         """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
-        address, interface = await self._resolve_scoped(target)
-        if len(address) == 16:
+        addresses, interface = await self._locate(target)
+        if any(len(each) == 16 for each in addresses):
             await self.settle()
-        return await open_stream(self._table(), address, checked_port(port), interface)
+        *others, last = addresses
+        for address in others:
+            with suppress(OSError):
+                return await open_stream(self._table(), address, checked_port(port), interface)
+        return await open_stream(self._table(), last, checked_port(port), interface)
 
     async def serve_tcp(
         self,
@@ -237,9 +234,21 @@ class EmulatedGuest:
         async with self.activate():
             await serve(self._table(), handler, checked_port(port), backlog, task_status)
 
-    def use_names(self, resolver: Resolver) -> None:
-        """Look names up with *resolver* from now on; it returns None for an unknown name, and may raise NoAnswer."""
-        self._resolver = resolver
+    def use_names(self, resolver: Resolver, reverse: Reverse | None = None) -> None:
+        """Look names up with *resolver* from now on, before DNS; it returns None for an unknown name, and may raise
+        NoAnswer. *reverse* gives the name of an address, or None."""
+        self.names.use(resolver, reverse)
+
+    async def resolve(self, name: str) -> tuple[Address, ...]:
+        """Look a name up as programs of this guest do: among those of the lab, then by DNS; return all its addresses.
+
+        Raise UsageError if the guest has no server to ask, UnknownName, NoAnswer or PeerError for what the servers did.
+        """
+        await trio.lowlevel.checkpoint()
+        return tuple(ip_address(each) for each in await self.names.addresses(name))
+
+    def _leases(self) -> list[Lease]:
+        return [client.lease for client in (self._clients or {}).values() if client.lease is not None]
 
     def replace_host(self, host: Host) -> None:
         """Go on as another host, as after a crash: sockets are closed, and DHCP clients and connections gone without a word.
@@ -252,6 +261,7 @@ class EmulatedGuest:
             client.stop()
         for connection in old.tcp.connections:
             connection.abort()
+        self.names.move(host)
         if self._sockets is not None:
             self._sockets.move(host)
         for bound in old.udp.sockets:
@@ -263,7 +273,7 @@ class EmulatedGuest:
 
     def _table(self) -> SocketTable:
         if self._sockets is None:
-            self._sockets = SocketTable(self.host, self._address_of)
+            self._sockets = SocketTable(self.host, self.names)
         return self._sockets
 
     # -- probes
@@ -350,39 +360,26 @@ class EmulatedGuest:
         With *errors* ``receive`` raises Unreachable for ICMP errors.
         """
         await trio.lowlevel.checkpoint()
-        return EmulatedUdpSocket(self.host, port, address, errors=errors)
+        return EmulatedUdpSocket(self.host, port, address, errors=errors, resolve=self._resolve)
 
-    def _address_of(self, name: str) -> Address | None:
-        return self._resolver(name) if self._resolver is not None else None
-
-    async def _resolve_scoped(self, target: Target | HasAddress) -> tuple[bytes, Interface | None]:
-        """Do the same as ``_resolve``, and return the interface behind the percent sign of a link-local address, if any."""
+    async def _locate(self, target: Target | HasAddress) -> tuple[list[bytes], Interface | None]:
+        """Find the addresses of a target, and the interface behind the percent sign of a link-local one, if any."""
         scope = ""
         if isinstance(target, str | IPv6Address) and "%" in str(target):
             scope = str(target).partition("%")[2]
         found = interface_named(self.host, scope)
         if scope and found is None:
             raise UsageError(f"{target}: {self.name} has no interface {scope}")
-        return await self._resolve(target), found
+        return await self.names.locate(target), found
+
+    async def _resolve_scoped(self, target: Target | HasAddress) -> tuple[bytes, Interface | None]:
+        """Do the same, and choose the first address."""
+        (address, *_), interface = await self._locate(target)
+        return address, interface
 
     async def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
-        if isinstance(target, IPv4Address | IPv6Address):
-            return target.packed
-        if isinstance(target, str):
-            try:
-                return ip_address(target).packed
-            except ValueError:
-                if target == "localhost":
-                    return LOOPBACK
-                found = self._address_of(target)
-                if found is None:
-                    raise UsageError(f"{target!r} is neither an IP address nor a guest that has one") from None
-                return found.packed
-        address = target.address
-        if address is None:
-            raise NoAnswer("the target has no address yet")
-        return address.packed
+        return (await self.names.locate(target))[0]
 
 
 def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:

@@ -6,10 +6,9 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from typing import Final, final
 
-from vnet.errors import NoAnswer
+from vnet.guests.names import LOOPBACK, LOOPBACK6, Names, gai_error
 from vnet.guests.socket_address import (
     SocketAddress,
     interface_of,
@@ -23,13 +22,12 @@ from vnet.guests.socket_address import (
 from vnet.guests.socket_errors import name_error, os_error
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
+from vnet.stack.resolver import Outcome
 from vnet.stack.transport import overlap
 from vnet.wire import ipv6
 
 ANY: Final = bytes(4)
 ANY6: Final = ipv6.ANY
-LOOPBACK: Final = bytes((127, 0, 0, 1))
-LOOPBACK6: Final = ipv6.LOOPBACK
 _FIRST_NUMBER: Final = 1 << 30
 """Where the file numbers of guests' sockets begin: beyond every real descriptor, so that a system call on one fails."""
 
@@ -53,11 +51,11 @@ class Claim:
 
 @final
 class SocketTable:
-    """The sockets of a guest; *resolver* gives the address of another node by its name."""
+    """The sockets of a guest, whose programs know other nodes by *names*."""
 
-    def __init__(self, host: Host, resolver: Callable[[str], IPv4Address | IPv6Address | None]) -> None:
+    def __init__(self, host: Host, names: Names) -> None:
         self.host = host
-        self._resolver = resolver
+        self.names = names
         self._claims: list[Claim] = []
         self._numbers = 0
         self._open: dict[int, Callable[[], None]] = {}
@@ -159,30 +157,16 @@ class SocketTable:
 
     # -- addresses as programs write them
 
-    def look_up(self, name: str) -> bytes:
-        """Turn an address as text, or a name, into a packed address.
+    async def look_up(self, name: str, family: int = 0) -> list[bytes]:
+        """Turn an address as text, or a name, into packed addresses of a family, or of both.
 
-        Raise socket.gaierror: EAI_NONAME for an unknown name, EAI_AGAIN for a node that has no address yet.
+        Only what no guest knows by itself takes time: DNS is asked for it. Raise socket.gaierror: EAI_NONAME for an unknown
+        name, EAI_NODATA for one without such an address, EAI_AGAIN if no server answers or a node has no address yet.
         """
-        found = literal(name)
-        if found is not None:
-            number_named(self.host, found.scope)
-            return found.packed
-        plain = name.removesuffix(".")
-        if _is_localhost(plain):
-            return LOOPBACK  # RFC 6761, 6.3
-        try:
-            for spelling in (plain, plain.lower()):
-                address = self._resolver(spelling)
-                if address is not None:
-                    return address.packed
-        except NoAnswer as error:
-            raise name_error(socket.EAI_AGAIN, str(error)) from None
-        raise name_error(socket.EAI_NONAME, f"{name}: Name or service not known")
-
-    def addresses(self, name: str) -> list[bytes]:
-        """List the addresses that a name stands for, as ``look_up`` finds them; localhost has one of each IP version."""
-        return [LOOPBACK6, LOOPBACK] if _is_localhost(name.removesuffix(".")) else [self.look_up(name)]
+        result = await self.names.find(name, family)
+        if result.outcome is not Outcome.FOUND:
+            raise gai_error(name, result)
+        return list(result.addresses)
 
     def numbered_scope(self, name: str) -> str:
         """Write the scope of an address as a number behind a percent sign; nothing if it has none."""
@@ -190,7 +174,7 @@ class SocketTable:
         number = number_named(self.host, found.scope) if found is not None else 0
         return f"%{number}" if number else ""
 
-    def resolve(
+    async def resolve(
         self, address: object, *, local: bool, family: int = socket.AF_INET, only_ipv6: bool = False
     ) -> SocketAddress:
         """Turn what a program gave ``bind`` (*local*), ``connect`` or ``sendto`` into packed address, port and scope.
@@ -223,27 +207,31 @@ class SocketTable:
         if host == "<broadcast>":
             host = "255.255.255.255"
         written = literal(host)
-        found = self.addresses(host) if written is None else [written.packed]
-        packed = self._fitting(found, is_v6=is_v6, only_ipv6=only_ipv6)
+        packed = await self._packed(host, is_v6=is_v6, only_ipv6=only_ipv6) if written is None else written.packed
+        packed = self._fitting(packed, is_v6=is_v6, only_ipv6=only_ipv6)
         if not local and packed in (ANY, ANY6):
             packed = LOOPBACK if packed == ANY else LOOPBACK6
         scope = 0 if written is None else number_named(self.host, written.scope)
         return SocketAddress(packed, port, address[3] if len(address) == 4 else scope)
 
-    def _fitting(self, found: list[bytes], *, is_v6: bool, only_ipv6: bool) -> bytes:
-        """Take the first address that a socket can use."""
-        for packed in found:
-            if is_v6 == (len(packed) == 16):
-                return unmapped(packed) if is_v6 else packed
+    async def _packed(self, name: str, *, is_v6: bool, only_ipv6: bool) -> bytes:
+        """Look a name up for a socket of a family; one for both IP versions falls back to IPv4."""
+        try:
+            return (await self.look_up(name, socket.AF_INET6 if is_v6 else socket.AF_INET))[0]
+        except socket.gaierror as error:
+            if not is_v6 or only_ipv6 or error.errno == socket.EAI_AGAIN:
+                raise
+            return (await self.look_up(name, socket.AF_INET))[0]
+
+    def _fitting(self, packed: bytes, *, is_v6: bool, only_ipv6: bool) -> bytes:
+        """Pass an address that a socket can use."""
+        if is_v6 == (len(packed) == 16):
+            return unmapped(packed) if is_v6 else packed
         if is_v6 and not only_ipv6:
-            return found[0]
+            return packed
         raise name_error(socket.EAI_ADDRFAMILY, "Address family for hostname not supported")
 
 
 def bound_address(address: bytes | None, *, both: bool) -> bytes | None:
     """Write a bound address as the UDP sockets of the stack do: without address they are for IPv4, or for both."""
     return None if both and is_wildcard(address) else address
-
-
-def _is_localhost(name: str) -> bool:
-    return name.lower() == "localhost" or name.lower().endswith(".localhost")

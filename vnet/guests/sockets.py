@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
 from types import TracebackType
 from typing import Final, TypeAlias, final
@@ -33,8 +34,17 @@ class EmulatedUdpSocket:
     usual for an unconnected socket, nobody hears of it.
     """
 
-    def __init__(self, host: Host, port: int = 0, address: Address | None = None, *, errors: bool = False) -> None:
+    def __init__(
+        self,
+        host: Host,
+        port: int = 0,
+        address: Address | None = None,
+        *,
+        errors: bool = False,
+        resolve: Callable[[str], Awaitable[bytes]] | None = None,
+    ) -> None:
         self._host = host
+        self._resolve = resolve
         packed = None if address is None else address.packed
         self._socket = host.udp_bind(port, packed, on_datagram=self._arrived, both=True)
         if errors:
@@ -49,10 +59,10 @@ class EmulatedUdpSocket:
         return self._socket.port
 
     async def send_to(self, payload: bytes, peer: tuple[Address | str, int]) -> None:
-        """Send a datagram; raise Unreachable if there is no route, no such interface, or it is too long."""
+        """Send a datagram to an address or a name; raise Unreachable if there is no way, or it is too long."""
         await trio.lowlevel.checkpoint()
         self._check_open()
-        address = ip_address(peer[0])
+        address = await self._address_of(peer[0])
         interface = None
         if isinstance(address, IPv6Address) and address.scope_id is not None:
             interface = interface_named(self._host, address.scope_id)
@@ -64,6 +74,16 @@ class EmulatedUdpSocket:
             problem = self._socket.send_by(interface, payload, (address.packed, peer[1]))
         if problem is not None:
             raise Unreachable(f"{self._host.name} cannot send to {peer[0]}: {problem}")
+
+    async def _address_of(self, target: Address | str) -> Address:
+        try:
+            return ip_address(target)
+        except ValueError:
+            if not isinstance(target, str) or self._resolve is None:
+                raise
+            found = ip_address(await self._resolve(target))
+            self._check_open()
+            return found
 
     async def receive(self) -> tuple[bytes, Peer]:
         """Wait for a datagram; return its payload and where it came from."""

@@ -215,6 +215,7 @@ class Builder:
                 self._plug(port, interface.port, interface.cable, inline=True)
             return
         emulated = EmulatedGuest(self._host(guest, 0))
+        emulated.names.servers, emulated.names.search = guest.dns, guest.search
         self.parts.guests[guest.name] = emulated
         for nic in guest.interfaces:
             made = emulated.host.interfaces[nic.name]

@@ -17,7 +17,7 @@ from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
 
 import trio
 
-from vnet.errors import LabError, NoAnswer, UsageError
+from vnet.errors import LabError, NetworkError, NoAnswer, UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
@@ -149,7 +149,7 @@ class Lab:
         self.stopping = trio.Event()
         for guest in parts.guests.values():
             if isinstance(guest, EmulatedGuest):
-                guest.use_names(self._address_of)
+                guest.use_names(self._addresses_of, self._name_of)
 
     def __repr__(self) -> str:
         return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
@@ -226,11 +226,24 @@ class Lab:
             names = ", ".join([*self.guests, *self.routers])
             raise UsageError(f"{target!r} is neither an IP address nor one of {names}") from None
 
-    def _address_of(self, name: str) -> Address | None:
-        """Resolve a name for programs on guests: as ``resolve`` does, but None for what is no node."""
-        if name in self.routers:
-            return router_address(self.routers[name])
-        return self.resolve(name) if name in self.guests else None
+    def _addresses_of(self, name: str) -> tuple[Address, ...] | None:
+        """Resolve a name for programs on guests: as ``resolve`` does, but None for what is no node; IPv6 comes behind."""
+        if name not in self.guests:
+            router = self.routers.get(name)
+            found = None if router is None else router_address(router)
+            return None if found is None else (found,)
+        first = self.resolve(name)
+        others = (each.ip for state in self.guests[name].interfaces() for each in state.addresses)
+        return (first, *[each for each in others if each.version == 6 and not each.is_link_local and each != first][:1])
+
+    def _name_of(self, address: Address) -> str | None:
+        """Name the node that has an address now, a guest before a router."""
+        for name, guest in self.guests.items():
+            if address == address_of(self, name) or any(
+                address == each.ip for state in guest.interfaces() for each in state.addresses
+            ):
+                return name
+        return next((name for name, each in self.routers.items() if address.packed in each.host.local), None)
 
     async def wait_up(self, timeout: float = 60.0) -> None:
         """Wait until every guest that uses DHCP has its address, and every IPv6 address is known to be free.
@@ -268,7 +281,7 @@ class Lab:
             raise LabError(f"programs failed: {'; '.join(told)}")
 
     async def ping(self, source: str, target: Target, count: int = 1, timeout: float = PING_TIMEOUT) -> PingReply:
-        """Send echo requests from one guest to another, a router or an address.
+        """Send echo requests from one guest to another, a router or an address; or to a name that its DNS servers know.
 
         IPv6 addresses that guests are still asking for are waited for.
         """
@@ -278,6 +291,13 @@ class Lab:
             address = self.resolve(target)
         except NoAnswer as error:
             return PingReply(False, error=str(error))
+        except UsageError:
+            if not isinstance(guest, EmulatedGuest) or not guest.names.settings.servers:
+                raise
+            try:
+                return await guest.ping(target, count, timeout)
+            except NetworkError as error:
+                return PingReply(False, error=str(error))
         return await guest.ping(address, count, timeout)
 
     async def _settle(self) -> None:

@@ -177,6 +177,7 @@ def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterfac
         gateway=gateway,
         routes=routes,
         dns=dns,
+        domain=" ".join(guest.search) if first else "",
         dhcp=nic.dhcp == "vnet",
         ipv6=nic.has_ipv6,
         autoconf=nic.ipv6 == "auto",

@@ -7,12 +7,13 @@ text. The command line turns rows into tables, ``--json`` prints them as they ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from vnet.addresses import format_mac
 from vnet.errors import UsageError
 from vnet.guests.base import Address
+from vnet.guests.emulated import EmulatedGuest
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
 from vnet.units import SECOND, Instant
@@ -267,9 +268,16 @@ def guests(lab: Lab) -> list[Row]:
         ]
         rows.append({
             "name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces,
-            "programs": programs,
+            "programs": programs, "dns": _servers(guest),
         })  # fmt: skip
     return rows
+
+
+def _servers(guest: Guest) -> list[str] | None:
+    """List the DNS servers that a guest asks; None for a namespace, where its resolv.conf tells."""
+    if not isinstance(guest, EmulatedGuest):
+        return None
+    return [str(ip_address(server)) for server in guest.names.settings.servers]
 
 
 def routers(lab: Lab) -> list[Row]:

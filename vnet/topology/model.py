@@ -275,7 +275,10 @@ class Guest(Strict, frozen=True, kw_only=True):
     namespace: Annotated[str | None, about("Name of the network namespace; not given: LAB-GUEST.")] = None
     gateway: Annotated[AddressText | None, about("Default gateway; not given: that of its first NIC with one.")] = None
     routes: Annotated[list[Route], about("Static routes.")] = []
-    dns: Annotated[list[AddressText], about("DNS servers of a guest with static addresses.")] = []
+    dns: Annotated[list[AddressText], about("DNS servers, asked before those that DHCP tells.")] = []
+    search: Annotated[
+        list[str], about("Domains in which names without a dot are looked up; not given: what DHCP tells.")
+    ] = []
     run: Annotated[
         list[str | Program],
         about(

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from vnet.addresses import Mac
 from vnet.errors import TopologyError
 from vnet.topology.addressing import MacAllotter
+from vnet.topology.dns import resolve_search, resolve_servers
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Adapter, Guest, Nic, Route, Router, RouterInterface, Topology
 from vnet.topology.model import Network as NetworkModel
@@ -236,14 +237,14 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
         draft.interfaces[name, interface.name] = interface
         draft.paths[name, interface.name] = nic_path
     gateway = _default_gateway(draft, name, model, interfaces)
-    dns = tuple(a for i, text in enumerate(model.dns) if (a := draft.reader.address(text, (*path, "dns", i))) is not None)
     return ResolvedGuest(
         name=name,
         kind=model.kind,
         interfaces=_with_gateway(interfaces, gateway),
         gateway=gateway,
         routes=_routes(draft, model.routes, path),
-        dns=dns,
+        dns=resolve_servers(draft, model, path),
+        search=resolve_search(draft, model, path),
         namespace=(model.namespace or f"{draft.model.name}-{name}") if model.kind == "namespace" else None,
         run=resolve_programs(draft, name, model),
     )

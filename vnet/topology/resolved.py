@@ -226,6 +226,7 @@ class ResolvedGuest:
     gateway: Address | None
     routes: tuple[ResolvedRoute, ...]
     dns: tuple[Address, ...]
+    search: tuple[str, ...]
     namespace: str | None
     run: tuple[ResolvedProgram, ...] = ()
 

@@ -88,6 +88,18 @@ def folded(name: Name) -> Name:
     return tuple(label.lower() for label in name)
 
 
+def name_text(name: Name) -> str:
+    """Write a name as people do, without the dot at its end; what is no printable ASCII, dots and backslashes within labels
+    are escaped (RFC 1035, 5.1)."""
+    return ".".join("".join(map(_character, label)) for label in name)
+
+
+def _character(octet: int) -> str:
+    if not 0x21 <= octet <= 0x7E:
+        return f"\\{octet:03}"
+    return f"\\{octet:c}" if octet in b".\\" else chr(octet)
+
+
 def reverse_name(address: IPv4Address | IPv6Address) -> Name:
     """Return the name under which an address has its PTR record (RFC 1035, 3.5; RFC 3596, 2.5)."""
     return parse_name(address.reverse_pointer)
@@ -202,6 +214,12 @@ def _plain(name: Name) -> bytes:
 def name_record(name: Name, kind: int, ttl: int, target: Name) -> Record:
     """Make a record that holds a name: PTR, NS or CNAME."""
     return Record(name, kind, ttl, _plain(target))
+
+
+def held_name(record: Record) -> Name:
+    """Return the name that a PTR, NS or CNAME record holds, which ``decode`` or ``name_record`` made."""
+    name, _ = _read_name(record.data, 0)
+    return name
 
 
 def address_record(name: Name, ttl: int, address: IPv4Address | IPv6Address) -> Record:

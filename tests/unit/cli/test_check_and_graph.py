@@ -79,6 +79,7 @@ def test_check_as_json(run: Run, topology: Path) -> None:
         "node": "a", "name": "eth0", "network": "lan", "mac": "52:54:00:00:00:0a", "addresses": ["10.0.0.1/24"],
         "gateway": "10.0.0.254", "dhcp": None, "port": "core:4",
     }  # fmt: skip
+    assert data["guests"][0] == {"name": "a", "kind": "emulated", "dns": [], "search": []}
     topology.write_text("name: [")
     data = json.loads(run("check", topology, "--json").out)
     assert data["ok"] is False

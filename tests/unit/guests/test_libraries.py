@@ -3,6 +3,10 @@ dnspython."""
 
 from __future__ import annotations
 
+import socket as stdlib_socket
+import subprocess
+import sys
+
 import anyio
 import dns.asyncquery
 import dns.asyncresolver
@@ -188,3 +192,67 @@ async def test_anyio(guests):
         await nursery.start(guests.b.serve_tcp, echo, 7)
         await guests.a.run(client)
         nursery.cancel_scope.cancel()
+
+
+@on_two_guests
+async def test_servers_of_anyio_are_those_of_the_guest(guests):
+    async def echo(stream):
+        async with stream:
+            async for part in stream:
+                await stream.send(part)
+
+    async def serve(*, task_status):
+        async with await anyio.create_tcp_listener(local_host=guests.server_address) as listener:
+            task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
+            await listener.serve(echo)
+
+    async def serve_datagrams(*, task_status):
+        async with await anyio.create_udp_socket(local_host=guests.server_address, local_port=7) as sock:
+            task_status.started()
+            async for packet, (host, port) in sock:
+                await sock.sendto(packet, host, port)
+
+    async def client(port):
+        async with await anyio.connect_tcp("b", port) as stream:
+            assert stream.extra(anyio.abc.SocketAttribute.remote_address) == (guests.server_address, port)
+            await stream.send(b"hello")
+            assert await stream.receive() == b"hello"
+        async with await anyio.create_connected_udp_socket(guests.server_address, 7) as sock:
+            await sock.send(b"hello")
+            assert await sock.receive() == b"hello"
+
+    async with trio.open_nursery() as nursery:
+        async with guests.b.activate():
+            port = await nursery.start(serve)
+            await nursery.start(serve_datagrams)
+            for host in ("192.0.2.1", "none.example"):
+                with pytest.raises(OSError):
+                    await anyio.create_tcp_listener(local_host=host, local_port=80)
+            with pytest.raises(OSError):
+                await anyio.create_unix_listener("/tmp/nowhere")
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port) as listener:  # the machine's
+            assert type(listener.listeners[0]._raw_socket) is stdlib_socket.socket
+        await guests.a.run(client, port)
+        nursery.cancel_scope.cancel()
+
+
+PROGRAM = """
+import anyio, trio, vnet
+from vnet.guests.trio_sockets import GuestSocket
+
+async def serve():
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        return type(listener.listeners[0]._raw_socket)
+
+async def main():
+    text = "{name: one, networks: {lan: {subnet: 10.0.0.0/24}}, guests: {a: {nics: [{network: lan, address: 10.0.0.1/24}]}}}"
+    async with vnet.open_lab(vnet.parse_topology(text)) as lab:
+        assert await lab.guests["a"].run(serve) is GuestSocket
+
+vnet.simulate(main)
+"""
+
+
+def test_anyio_s_sockets_are_caught_though_it_imports_them_late():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -415,3 +415,13 @@ guests:
         (None, None), (None, "client"), (None, None), ("link-local", None), ("auto", None), (None, "client"),
     ]  # fmt: skip
     assert lab.guests["both"].gateway == IPv4Address("10.0.0.1") and lab.guests["six"].gateway is None
+
+
+def test_servers_and_domains_of_a_guest() -> None:
+    lab = parse_topology(
+        "{name: d, networks: {n: {subnet: 10.0.0.0/24}}, guests: {g: {nics: [{network: n, address: 10.0.0.1}],"
+        ' dns: [10.0.0.53, "fd00::53"], search: [office.example., lab]}, h: {nics: [{network: n, address: 10.0.0.2}]}}}'
+    )
+    assert [str(each) for each in lab.guests["g"].dns] == ["10.0.0.53", "fd00::53"]
+    assert lab.guests["g"].search == ("office.example", "lab")
+    assert lab.guests["h"].dns == lab.guests["h"].search == ()
