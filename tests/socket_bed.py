@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 
 import trio
 from tcp_fake import FakeTcp
@@ -14,11 +15,28 @@ from vnet.ports import connect
 from vnet.runtime.clock import current_simulation, simulate
 from vnet.stack.host import Host
 
+IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
 
-class Loopback:
+
+class Place:
+    """What programs need to know of the addresses there."""
+
+    def __init__(self, family):
+        self.family = family
+        self.wildcard = "0.0.0.0" if family == IPV4 else "::"
+        self.foreign_address = "192.0.2.1" if family == IPV4 else "2001:db8:9::1"
+        self.largest_datagram = 65507 if family == IPV4 else 65527
+
+
+class Loopback(Place):
     """Real sockets of this machine; there is one place only."""
 
-    server_address = "127.0.0.1"
+    addresses = {IPV4: "127.0.0.1", IPV6: "::1"}
+
+    def __init__(self, family=IPV4):
+        super().__init__(family)
+        self.server_address = "127.0.0.1" if family == IPV4 else "::1"
+
     patience = 0.2
     """Seconds after which nothing more moves; real ones, so few."""
 
@@ -29,13 +47,15 @@ class Loopback:
     as_client = as_server
 
 
-class Guests:
-    """Guests a (client, 10.0.0.1) and b (server, 10.0.0.2) on one cable."""
+class Guests(Place):
+    """Guests a (client, 10.0.0.1 and 2001:db8::1) and b (server, the same with 2) on one cable."""
 
-    server_address = "10.0.0.2"
     patience = 10
+    addresses = {IPV4: "10.0.0.2", IPV6: "2001:db8::2"}
 
-    def __init__(self, fake=False):
+    def __init__(self, fake=False, family=IPV4):
+        super().__init__(family)
+        self.server_address = "10.0.0.2" if family == IPV4 else "2001:db8::2"
         simulation = current_simulation()
         assert simulation is not None
         self.timeline = simulation.timeline
@@ -44,15 +64,28 @@ class Guests:
         connect(*ports, defer=self.timeline)
         for number, guest in enumerate((self.a, self.b), 1):
             guest.host.interfaces["eth0"].add_address(IPv4Interface(f"10.0.0.{number}/24"))
+            if family == IPV6:
+                guest.host.interfaces["eth0"].enable_ipv6().add_address(IPv6Interface(f"2001:db8::{number}/64"))
         if fake:
             world = {}
-            for guest in (self.a, self.b):
-                guest.host.tcp = FakeTcp(self.timeline, guest.address.packed, world)
+            for number, guest in enumerate((self.a, self.b), 1):
+                addresses = guest.address.packed, IPv6Address(f"2001:db8::{number}").packed
+                guest.host.tcp = FakeTcp(self.timeline, addresses, world)
+
+    async def settle(self):
+        """Wait until IPv6 addresses are in use."""
+        for guest in (self.a, self.b):
+            await guest.settle()
 
     def guest(self, name, number):
         host = Host(name, self.timeline, lambda purpose: RandomStreams(number).stream(name, purpose))
         host.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, number)))
-        return EmulatedGuest(host, lambda other: {"a": self.a, "b": self.b}[other].address if other in "ab" else None)
+        return EmulatedGuest(host, self.address_of)
+
+    def address_of(self, name):
+        """Resolve the guests' names, to addresses of the family."""
+        guest = {"a": self.a, "b": self.b}.get(name)
+        return None if guest is None else guest.address6 if self.family == IPV6 else guest.address
 
     def as_server(self):
         return self.b.activate()
@@ -75,12 +108,17 @@ async def _call(function):
     await function(Guests(fake=True))
 
 
-def in_place(place, function):
-    """Run ``function(place)`` on "loopback", "guests", or guests over the "fake" TCP."""
+def in_place(place, function, family=IPV4):
+    """Run ``function(place)`` on "loopback", "guests", or guests over the "fake" TCP, with addresses of a family."""
 
     async def main():
         with trio.fail_after(30):
-            await function(Loopback() if place == "loopback" else Guests(fake=place == "fake"))
+            if place == "loopback":
+                await function(Loopback(family))
+                return
+            guests = Guests(fake=place == "fake", family=family)
+            await guests.settle()
+            await function(guests)
 
     if place == "loopback":
         trio.run(main)

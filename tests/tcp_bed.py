@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
@@ -10,14 +10,86 @@ from vnet.ports import NO_OFFLOAD, Port
 from vnet.stack.host import Host
 from vnet.stack.tcp import State, TcpConnection
 from vnet.units import MILLISECOND, SECOND
-from vnet.wire import tcp
+from vnet.wire import ipv6, tcp
 from vnet.wire.checksum import checksum
 from vnet.wire.ipv4 import Ipv4
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import is_super
 
 A, B = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+A6, B6 = IPv6Address("2001:db8::1").packed, IPv6Address("2001:db8::2").packed
 PORT = 80
+
+
+class OverIpv4:
+    """What the beds need to know of an IP version: addresses of both hosts, and where things are in a frame."""
+
+    a, b = A, B
+    kind = b"\x08\x00"
+    headers = 34
+    """Octets before the TCP header."""
+
+    def is_tcp(self, frame: bytes) -> bool:
+        return frame[12:14] == self.kind and frame[23] == 6
+
+    def source(self, frame: bytes) -> bytes:
+        return frame[26:30]
+
+    def ecn(self, frame: bytes) -> int:
+        return frame[15] & 3
+
+    def marked(self, frame: bytes) -> bytes:
+        return marked(frame)
+
+    def head(self, source: bytes, destination: bytes, octets: int, tos: int = 0) -> bytes:
+        return Ipv4(source=source, destination=destination, protocol=6, tos=tos).encode(octets)
+
+    def decode(self, frame: bytes, *, verify: bool = True) -> tcp.Tcp:
+        return tcp.decode(frame[34:], frame[26:30], frame[30:34], verify=verify)
+
+    def configure(self, host: Host, number: int) -> None:
+        host.interfaces["eth0"].add_address(IPv4Interface(f"10.0.0.{number}/24"))
+
+    def introduce(self, host: Host, address: bytes, mac: bytes) -> None:
+        host.interfaces["eth0"].neighbors.lookup(address).heard(mac, confirmed=True)
+
+
+class OverIpv6:
+    """The same for IPv6; addresses are in use 2 s after the cable is in."""
+
+    a, b = A6, B6
+    kind = b"\x86\xdd"
+    headers = 54
+
+    def is_tcp(self, frame: bytes) -> bool:
+        return frame[12:14] == self.kind and frame[20] == 6
+
+    def source(self, frame: bytes) -> bytes:
+        return frame[22:38]
+
+    def ecn(self, frame: bytes) -> int:
+        return frame[15] >> 4 & 3
+
+    def marked(self, frame: bytes) -> bytes:
+        return frame[:15] + bytes((frame[15] | 0x30,)) + frame[16:]
+
+    def head(self, source: bytes, destination: bytes, octets: int, tos: int = 0) -> bytes:
+        return ipv6.build(source, destination, 6, octets, traffic_class=tos)
+
+    def decode(self, frame: bytes, *, verify: bool = True) -> tcp.Tcp:
+        return tcp.decode(frame[54:], frame[22:38], frame[38:54], verify=verify)
+
+    def configure(self, host: Host, number: int) -> None:
+        host.interfaces["eth0"].enable_ipv6().add_address(IPv6Interface(f"2001:db8::{number}/64"))
+
+    def introduce(self, host: Host, address: bytes, mac: bytes) -> None:
+        entry = host.interfaces["eth0"].ipv6.neighbors.lookup(address)
+        entry.spoke(mac)
+        entry.advertised(mac, solicited=True, override=True, is_router=False)
+
+
+V4, V6 = OverIpv4(), OverIpv6()
+SETTLED = 3 * SECOND
 
 
 class Wire:
@@ -28,18 +100,22 @@ class Wire:
     its sender allows that (RFC 3168, 5).
     """
 
-    def __init__(self, timeline: Timeline, random, **faults) -> None:
+    def __init__(self, timeline: Timeline, random, version=V4, **faults) -> None:
         self.timeline = timeline
+        self.version = version
         self.random = random
+        self.filter = lambda frame: True
+        self.mark = lambda frame: False
+        self.frames: list[tuple[int, bytes, bytes]] = []
+        self.fail(**faults)
+
+    def fail(self, **faults) -> None:
         self.loss = faults.get("loss", 0.0)
         self.repeat = faults.get("repeat", 0.0)
         self.swap = faults.get("swap", 0.0)
         self.delay = faults.get("delay", 0)
         self.spread = faults.get("spread", 0)
         self.cut = faults.get("cut", False)
-        self.filter = lambda frame: True
-        self.mark = lambda frame: False
-        self.frames: list[tuple[int, bytes, bytes]] = []
 
     @property
     def is_slow(self) -> bool:
@@ -51,9 +127,10 @@ class Wire:
 
     def send(self, to: Port, frame: bytes, offload: bytes) -> None:
         self.frames.append((self.timeline.now, frame, offload))
-        if frame[12:14] == b"\x08\x00" and frame[15] & 3 and self.mark(frame):
-            frame = marked(frame)
-        if frame[12:14] != b"\x08\x00" or not (self.loss or self.repeat or self.swap or self.spread or self.cut):
+        version = self.version
+        if version.is_tcp(frame) and version.ecn(frame) and self.mark(frame):
+            frame = version.marked(frame)
+        if frame[12:14] != version.kind or not (self.loss or self.repeat or self.swap or self.spread or self.cut):
             if self.filter(frame):
                 self.timeline.at(self.timeline.now + self.delay, to.receive, frame, offload)
             return
@@ -70,12 +147,8 @@ class Wire:
     def segments(self, source: bytes | None = None) -> list[tcp.Tcp]:
         """Decode what was sent, all or by one of the hosts, and forget it; super-frames whole."""
         taken, self.frames = self.frames, []
-        found = [frame for _, frame, _ in taken if frame[12:14] == b"\x08\x00" and frame[23] == 6]
-        return [
-            tcp.decode(frame[34:], frame[26:30], frame[30:34], verify=False)
-            for frame in found
-            if source in (None, frame[26:30])
-        ]
+        found = [frame for _, frame, _ in taken if self.version.is_tcp(frame)]
+        return [self.version.decode(frame, verify=False) for frame in found if source in (None, self.version.source(frame))]
 
 
 def marked(frame: bytes) -> bytes:
@@ -85,23 +158,27 @@ def marked(frame: bytes) -> bytes:
 
 
 class Pair:
-    """Hosts ``a`` (10.0.0.1) and ``b`` (10.0.0.2)."""
+    """Hosts ``a`` (10.0.0.1, or 2001:db8::1) and ``b`` (the same with 2)."""
 
-    def __init__(self, seed: int = 1, mtu: int = 1500, mtu_b: int | None = None, **faults) -> None:
+    def __init__(self, seed: int = 1, mtu: int = 1500, mtu_b: int | None = None, version=V4, **faults) -> None:
+        self.version = version
         self.timeline = Timeline()
         self.streams = RandomStreams(seed)
-        self.wire = Wire(self.timeline, self.streams.stream("wire", "faults"), **faults)
+        self.wire = Wire(self.timeline, self.streams.stream("wire", "faults"), version)
         self.a, self.b = (self._host(name, number, size) for name, number, size in (("a", 1, mtu), ("b", 2, mtu_b or mtu)))
         self.wire.join(self.a.interfaces["eth0"].port, self.b.interfaces["eth0"].port)
         for one, other in ((self.a, self.b), (self.b, self.a)):
-            interface = other.interfaces["eth0"]
-            one.interfaces["eth0"].neighbors.lookup(interface.address).heard(interface.mac, confirmed=True)
+            address = version.a if other is self.a else version.b
+            version.introduce(one, address, other.interfaces["eth0"].mac)
+        if version is V6:
+            self.run(SETTLED)
+            self.wire.frames.clear()
+        self.wire.fail(**faults)
 
     def _host(self, name: str, number: int, mtu: int) -> Host:
         host = Host(name, self.timeline, lambda purpose: self.streams.stream(name, purpose))
-        host.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, number)), mtu).add_address(
-            IPv4Interface(f"10.0.0.{number}/24")
-        )
+        host.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, number)), mtu)
+        self.version.configure(host, number)
         return host
 
     def run(self, duration: int = SECOND) -> None:
@@ -111,8 +188,8 @@ class Pair:
 
     def connect(self, **options) -> tuple[TcpConnection, TcpConnection]:
         """Connect from ``a`` to ``b``; return both ends, established."""
-        listener = self.b.tcp.listen(PORT)
-        client = self.a.tcp.connect(B, PORT, **options)
+        listener = self.b.tcp.listen(PORT, both=True)
+        client = self.a.tcp.connect(self.version.b, PORT, **options)
         server = None
         for _ in range(2000):
             server = server or listener.accept()
@@ -176,18 +253,21 @@ def assert_clean(pair: Pair, *connections: TcpConnection) -> None:
 
 
 class Scripted:
-    """One host, ``a``, and a peer at 10.0.0.2 whose every segment the test writes."""
+    """One host, ``a``, and a peer at 10.0.0.2, or 2001:db8::2, whose every segment the test writes."""
 
-    def __init__(self, mtu: int = 1500) -> None:
+    def __init__(self, mtu: int = 1500, version=V4) -> None:
+        self.version = version
         self.timeline = Timeline()
         streams = RandomStreams(1)
         self.a = Host("a", self.timeline, lambda purpose: streams.stream("a", purpose))
         self.interface = self.a.add_interface("eth0", bytes((0x52, 0x54, 0, 0, 0, 1)), mtu)
-        self.interface.add_address(IPv4Interface("10.0.0.1/24"))
+        version.configure(self.a, 1)
         self.mac = bytes((0x52, 0x54, 0, 0, 0, 2))
         self.frames: list[bytes] = []
         self.interface.port.plug(lambda frame, offload: self.frames.extend(complete(frame, offload)))
-        self.interface.neighbors.lookup(B).heard(self.mac, confirmed=True)
+        if version is V6:
+            self.run(SETTLED)
+        version.introduce(self.a, version.b, self.mac)
         self.sequence = 1000
         self.acknowledgment = 0
         self.ports = 5000, PORT
@@ -200,11 +280,7 @@ class Scripted:
     def take(self) -> list[tcp.Tcp]:
         """Return the segments that the host sent since the last call, each checked."""
         taken, self.frames = self.frames, []
-        return [
-            tcp.decode(frame[34:], frame[26:30], frame[30:34])
-            for frame in taken
-            if frame[12:14] == b"\x08\x00" and frame[23] == 6
-        ]
+        return [self.version.decode(frame) for frame in taken if self.version.is_tcp(frame)]
 
     def send(self, flags: int, payload: bytes = b"", *, ahead: int = 0, tos: int = 0, **fields) -> list[tcp.Tcp]:
         """Send a segment *ahead* octets from the peer's sequence number; return what the host answers at once."""
@@ -215,15 +291,18 @@ class Scripted:
             "window": 65535, "payload": payload, **fields,
         })  # fmt: skip
         self.take()
-        octets = segment.encode(B, A)
-        head = Ipv4(source=B, destination=A, protocol=6, tos=tos).encode(len(octets))
-        self.interface.port.receive(self.interface.mac + self.mac + b"\x08\x00" + head + octets, NO_OFFLOAD)
+        self.receive(segment.encode(self.version.b, self.version.a), tos=tos)
         self.timeline.run_until(self.timeline.now)
         return self.take()
 
+    def receive(self, octets: bytes, offload: bytes = NO_OFFLOAD, *, tos: int = 0) -> None:
+        """Hand these octets to the host as a segment of the peer's."""
+        head = self.version.head(self.version.b, self.version.a, len(octets), tos)
+        self.interface.port.receive(self.interface.mac + self.mac + self.version.kind + head + octets, offload)
+
     def accept(self, options: bytes = b"", **listen) -> TcpConnection:
         """Let the peer connect to the host; both numbers then stand behind the SYNs."""
-        listener = self.a.tcp.listen(PORT, **listen)
+        listener = self.a.tcp.listen(PORT, both=True, **listen)
         (answer,) = self.send(tcp.SYN, options=options)
         assert answer.flags == tcp.SYN | tcp.ACK
         assert answer.acknowledgment == self.sequence + 1

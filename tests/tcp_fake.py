@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import deque
 
 from vnet.errors import UsageError
+from vnet.stack.transport import overlap
+from vnet.wire.ipv6 import LOOPBACK
 
 BUFFER = 32_768
 
 
 class FakeConnection:
+    scope = None
+
     def __init__(self, scheduler, local, remote):
         self.scheduler, self.local, self.remote = scheduler, local, remote
         self.peer = None
@@ -86,8 +90,8 @@ class FakeConnection:
 
 
 class FakeListener:
-    def __init__(self, tcp, port, address):
-        self.tcp, self.port, self.address = tcp, port, address
+    def __init__(self, tcp, port, address, both):
+        self.tcp, self.port, self.address, self.both = tcp, port, address, both
         self.on_ready = None
         self.queue = deque()
 
@@ -95,33 +99,39 @@ class FakeListener:
         return self.queue.popleft() if self.queue else None
 
     def close(self):
-        self.tcp.listeners.pop((self.address, self.port), None)
+        if self in self.tcp.listeners:
+            self.tcp.listeners.remove(self)
 
 
 class FakeTcp:
-    """The TCP of one host; *world* has those of all, by packed address."""
+    """The TCP of one host; *world* has those of all, by packed address. The first address of an IP version is its source."""
 
-    def __init__(self, scheduler, address, world):
-        self.scheduler, self.address, self.world = scheduler, address, world
-        self.listeners = {}
+    def __init__(self, scheduler, addresses, world):
+        self.scheduler, self.addresses, self.world = scheduler, addresses, world
+        self.listeners = []
         self.last_port = 50_000
         self.connections = []
-        world[address] = self
+        for address in addresses:
+            world[address] = self
+
+    def forget_paths(self):
+        pass
 
     def next_port(self):
         self.last_port += 1
         return self.last_port
 
-    def listen(self, port=0, address=None, *, backlog=128):
+    def listen(self, port=0, address=None, *, backlog=128, both=False):
         port = port or self.next_port()
-        if any(port == taken and (address == other or None in (address, other)) for other, taken in self.listeners):
+        if any(port == other.port and overlap(address, both, other.address, other.both) for other in self.listeners):
             raise UsageError(f"TCP port {port} is taken")
-        listener = self.listeners[address, port] = FakeListener(self, port, address)
-        return listener
+        self.listeners.append(FakeListener(self, port, address, both))
+        return self.listeners[-1]
 
-    def connect(self, destination, port, *, source=None, source_port=0):
-        is_loop = destination[0] == 127
-        local = (source or (destination if is_loop else self.address), source_port or self.next_port())
+    def connect(self, destination, port, *, source=None, source_port=0, interface=None):
+        is_loop = destination[0] == 127 or destination == LOOPBACK
+        own = destination if is_loop else next(each for each in self.addresses if len(each) == len(destination))
+        local = (source or own, source_port or self.next_port())
         connection = FakeConnection(self.scheduler, local, (destination, port))
         self.connections.append(connection)
         self.scheduler.soon(self.arrive, connection, self if is_loop else self.world.get(destination))
@@ -130,9 +140,12 @@ class FakeTcp:
     def arrive(self, client, there):
         address, port = client.remote
         if there is None:
-            client.fail("host unreachable" if address[0] == 10 else "no route")
+            client.fail({10: "host unreachable", 0x20: "address unreachable"}.get(address[0], "no route"))
             return
-        listener = there.listeners.get((address, port)) or there.listeners.get((None, port))
+        fitting = (
+            each for each in there.listeners if each.port == port and overlap(each.address, each.both, address, False)
+        )
+        listener = next(fitting, None)
         if listener is None:
             client.fail("refused")
         elif not client.closed:

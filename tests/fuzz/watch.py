@@ -17,7 +17,7 @@ from vnet.services.firewall.conntrack import MAX_CONNECTIONS
 from vnet.services.nat.translator import MAX_MAPPINGS_PER_HOST
 from vnet.services.router import drops, flows, fragments
 from vnet.services.router.router import Router
-from vnet.stack import icmp, neighbor, reassembly, udp
+from vnet.stack import echo, neighbor, reassembly, udp
 from vnet.stack.host import Host
 from vnet.switch.port import MAX_FLOWS
 from vnet.switch.switch import Switch
@@ -324,7 +324,7 @@ def check_bounds(lab: Lab) -> None:
             assert sum(partial.size for partial in reassembler._partials.values()) == reassembler._octets
             assert reassembler._octets <= reassembly.MAX_OCTETS
         assert len(host.udp.flows) <= udp.MAX_FLOWS
-        assert len(host.icmp._pings) <= icmp.MAX_PINGS
+        assert len(host.icmp._requests._pings) <= echo.MAX_PINGS
         assert len(host.drops) < 64
     for router in lab.routers.values():
         connections = router._sessions.connections

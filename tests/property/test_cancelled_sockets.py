@@ -15,8 +15,8 @@ networks: {lan: {subnet: 10.0.0.0/24}}
 switches: {one: {}, two: {}}
 links: [{between: [one, two], trunk: all}]
 guests:
-  a: {switch: one, nics: [{network: lan, address: 10.0.0.1/24}]}
-  b: {switch: two, nics: [{network: lan, address: 10.0.0.2/24}]}
+  a: {switch: one, nics: [{network: lan, address: [10.0.0.1/24, "2001:db8::1/64"]}]}
+  b: {switch: two, nics: [{network: lan, address: [10.0.0.2/24, "2001:db8::2/64"]}]}
 """)
 
 PATIENCE = st.lists(st.integers(1, 30), min_size=1, max_size=8)
@@ -25,8 +25,15 @@ TOTAL = 100_000
 
 
 @settings(max_examples=20, deadline=None)
-@given(sends=SIZES, receives=SIZES, send_patience=PATIENCE, receive_patience=PATIENCE, seed=st.integers(0, 1000))
-def test_cancelling_loses_and_repeats_nothing(sends, receives, send_patience, receive_patience, seed):
+@given(
+    sends=SIZES,
+    receives=SIZES,
+    send_patience=PATIENCE,
+    receive_patience=PATIENCE,
+    seed=st.integers(0, 1000),
+    six=st.booleans(),
+)
+def test_cancelling_loses_and_repeats_nothing(sends, receives, send_patience, receive_patience, seed, six):
     pattern = bytes(number % 251 for number in range(TOTAL + 1))
 
     async def write(sock):
@@ -51,15 +58,16 @@ def test_cancelling_loses_and_repeats_nothing(sends, receives, send_patience, re
 
     async def main():
         async with vnet.open_lab(TOPOLOGY) as lab:
+            await lab.wait_up()
             cable = lab.links["one", "two"]
             cable.latency, cable.loss = 2 * MILLISECOND, 0.01
             async with lab.guests["b"].activate():
-                listener = trio.socket.socket()
+                listener = trio.socket.socket(trio.socket.AF_INET6)
                 await listener.bind(("", 80))
                 listener.listen()
             async with lab.guests["a"].activate():
-                client = trio.socket.socket()
-                await client.connect(("b", 80))
+                client = trio.socket.socket(trio.socket.AF_INET6 if six else trio.socket.AF_INET)
+                await client.connect(("2001:db8::2" if six else "b", 80))
             server, _ = await listener.accept()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(write, client)

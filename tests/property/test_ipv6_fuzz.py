@@ -14,11 +14,12 @@ from vnet.ports import NO_OFFLOAD, connect
 from vnet.stack.host import Host
 from vnet.stack.ipv6.autoconf import MAX_PREFIXES, MAX_ROUTERS, MAX_SERVERS
 from vnet.stack.ipv6.paths import MAX_PATHS
-from vnet.stack.ipv6.reassembly import MAX_PACKETS
 from vnet.stack.neighbor import MAX_ENTRIES
+from vnet.stack.reassembly import MAX_DATAGRAMS
 from vnet.units import HOUR, SECOND
 from vnet.wire import icmpv6, ipv6, mld, ndp, udp
 from vnet.wire.checksum import checksum, pseudo_header_sum
+from vnet.wire.tcp import ACK, SYN, Tcp
 from vnet.wire.virtio_net import HEADER
 
 MAC1, MAC2 = b"\x52\x54\0\0\0\1", b"\x52\x54\0\0\0\2"
@@ -55,7 +56,14 @@ def valid_frames() -> list[bytes]:
         source_mac=MAC2, mtu=1400, prefixes=(ndp.Prefix(IPv6Address("2001:db8:a::").packed, 64),),
         dns=(ndp.DnsServers((TWO,), 300),),
     )  # fmt: skip
+    syn = Tcp(source_port=1, destination_port=80, sequence=3, flags=SYN, options=b"\x02\x04\x05\xb4").encode(TWO, ONE)
+    data = Tcp(source_port=1, destination_port=80, sequence=4, flags=ACK, payload=bytes(3000)).encode(TWO, ONE)
+    segment = ipv6.build(ONE, TWO, 6, 20) + Tcp(source_port=80, destination_port=1, sequence=3, flags=ACK).encode(ONE, TWO)
     return [
+        packet(6, syn),
+        packet(6, data),
+        packet(60, bytes((6, 0, 1, 4, 0, 0, 0, 0)) + syn),
+        *(message(icmpv6.Icmpv6(kind, 0, 1300, segment), source=TWO) for kind in (1, 2, 3, 4)),
         packet(17, short),
         packet(60, bytes((17, 0, 1, 4, 0, 0, 0, 0)) + short),
         packet(0, bytes((43, 0, 5, 2, 0, 0, 1, 0)) + bytes((17, 0, 0, 0, 0, 0, 0, 0)) + short),
@@ -103,7 +111,7 @@ def random_offload(draw: random.Random) -> bytes:
     if kind == 3:
         return draw.randbytes(draw.choice((10, 10, 10, 0, 3, 12)))
     return HEADER.pack(
-        draw.choice((0, 1, 2, 3)), draw.choice((0, 1, 1, 4, 5, 5, 0x81)), draw.choice((0, 62, 74)),
+        draw.choice((0, 1, 2, 3)), draw.choice((0, 1, 1, 4, 5, 5, 0x81)), draw.choice((0, 62, 74, 74)),
         draw.choice((0, 1, 8, 100, 1448)), draw.choice((54, 54, 14, 0, 65535)), draw.choice((6, 16, 0, 65535)),
     )  # fmt: skip
 
@@ -117,6 +125,7 @@ class Bench:
         connect(self.one.interfaces["eth0"].port, self.two.interfaces["eth0"].port, defer=self.timeline)
         echo = self.one.udp_bind(7, both=True, on_datagram=lambda payload, source: echo.send_to(payload, source) and None)
         echo.on_error = lambda destination, error: None
+        self.one.tcp.listen(80, both=True)
         self.timeline.run_until(3 * SECOND)
 
     def accounted(self) -> int:
@@ -135,7 +144,7 @@ class Bench:
         assert len(side.neighbors.entries) <= MAX_ENTRIES and len(self.one.ipv6.paths) <= MAX_PATHS
         assert len(side.autoconf.routers) <= MAX_ROUTERS and len(side.autoconf.servers) <= MAX_SERVERS
         assert len(side.addresses) <= 2 + MAX_PREFIXES
-        assert self.one.ipv6._reassembler is None or len(self.one.ipv6._reassembler) <= MAX_PACKETS
+        assert self.one.ipv6._reassembler is None or len(self.one.ipv6._reassembler) <= MAX_DATAGRAMS
         for interface in (one, two):
             interface.port.set_carrier(False)
         for interface in (one, two):

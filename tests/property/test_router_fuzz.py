@@ -12,8 +12,8 @@ from vnet.ports import NO_OFFLOAD
 from vnet.services.firewall.rules import AllowRule, FirewallConfig
 from vnet.services.nat.translator import NatConfig, PortForward
 from vnet.services.router.router import Router
+from vnet.stack.echo import PingResult
 from vnet.stack.host import Host
-from vnet.stack.icmp import PingResult
 from vnet.units import SECOND
 from vnet.wire import icmpv4, ipv4, tcp, udp
 

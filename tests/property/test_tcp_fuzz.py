@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tcp_bed import PORT, A, B, Pair, Program, Scripted
+from tests.tcp_bed import PORT, V4, V6, Pair, Program, Scripted
 from vnet.ports import NO_OFFLOAD
 from vnet.stack.tcp import State
 from vnet.units import MILLISECOND, MINUTE, SECOND
-from vnet.wire.ipv4 import Ipv4
 from vnet.wire.tcp import ACK, SYN, Tcp
 from vnet.wire.tcp_options import TcpOptions
-from vnet.wire.virtio_net import TCP_CHECKSUM, tcp_super
+from vnet.wire.virtio_net import TCP6_CHECKSUM, TCP_CHECKSUM, tcp6_super, tcp_super
 
+versions = st.sampled_from([V4, V6])
 near = st.one_of(st.integers(-5, 5), st.integers(-70_000, 70_000), st.integers(0, 2**32 - 1))
 segments = st.fixed_dictionaries({
     "flags": st.one_of(st.integers(0, 255), st.sampled_from([ACK, ACK | 8, ACK | 1, ACK | 4, SYN, SYN | ACK])),
@@ -34,12 +35,12 @@ actions = st.one_of(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(actions, max_size=40), st.booleans(), st.booleans())
-def test_any_segments_at_a_connection(steps, stamps, active):
-    peer = Scripted()
+@given(st.lists(actions, max_size=40), st.booleans(), st.booleans(), versions)
+def test_any_segments_at_a_connection(steps, stamps, active, version):
+    peer = Scripted(version=version)
     listener = None
     if active:
-        connection = peer.a.tcp.connect(B, 5000, source_port=PORT)
+        connection = peer.a.tcp.connect(version.b, 5000, source_port=PORT)
         peer.acknowledgment = (peer.take()[0].sequence + 1) % 2**32
         listener = peer.a.tcp.listen(81)
     else:
@@ -83,14 +84,17 @@ def test_any_segments_at_a_connection(steps, stamps, active):
 @settings(max_examples=200, deadline=None)
 @given(
     octets=st.binary(max_size=120),
-    offload=st.sampled_from([NO_OFFLOAD, TCP_CHECKSUM, tcp_super(54, 100), tcp_super(54, 0)]),
+    offload=st.sampled_from([
+        NO_OFFLOAD, TCP_CHECKSUM, TCP6_CHECKSUM,
+        *(make(octets, size) for make, octets in ((tcp_super, 54), (tcp6_super, 74)) for size in (100, 0)),
+    ]),
     listening=st.booleans(),
+    version=versions,
 )  # fmt: skip
-def test_any_octets_as_a_segment(octets, offload, listening):
-    peer = Scripted()
+def test_any_octets_as_a_segment(octets, offload, listening, version):
+    peer = Scripted(version=version)
     peer.a.tcp.listen(int.from_bytes(octets[2:4], "big") if listening and len(octets) >= 4 else PORT)
-    head = Ipv4(source=B, destination=A, protocol=6).encode(len(octets))
-    peer.interface.port.receive(peer.interface.mac + peer.mac + b"\x08\x00" + head + octets, offload)
+    peer.receive(octets, offload)
     peer.run(SECOND)
     assert peer.a.delivered + sum(peer.a.drops.values()) >= 1
 
@@ -98,10 +102,11 @@ def test_any_octets_as_a_segment(octets, offload, listening):
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 1000),
+    version=versions,
     changes=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 200), st.integers(1, 255)), max_size=12),
 )  # fmt: skip
-def test_corrupted_frames_never_change_the_data(seed, changes):
-    pair = Pair(seed, cut=True)
+def test_corrupted_frames_never_change_the_data(seed, version, changes):
+    pair = Pair(seed, cut=True, version=version)
     client, server = pair.connect()
     text = pair.streams.stream("t", "t").octets(30_000)
     flips = {index: (at, mask) for index, at, mask in changes}
@@ -110,7 +115,7 @@ def test_corrupted_frames_never_change_the_data(seed, changes):
 
     def corrupt(frame, offload):
         flip = flips.get(next(count))
-        if flip is not None and frame[12:14] == b"\x08\0":
+        if flip is not None and version.is_tcp(frame):
             at = 14 + flip[0] % (len(frame) - 14)
             frame = frame[:at] + bytes((frame[at] ^ flip[1],)) + frame[at + 1 :]
         plain(frame, offload)
@@ -123,16 +128,15 @@ def test_corrupted_frames_never_change_the_data(seed, changes):
     assert len(pair.a.tcp) == len(pair.b.tcp) == 0
 
 
-def test_a_super_frame_is_one_segment():
-    peer = Scripted()
+@pytest.mark.parametrize(("version", "offload"), [(V4, tcp_super(54, 1000)), (V6, tcp6_super(74, 1000))])
+def test_a_super_frame_is_one_segment(version, offload):
+    peer = Scripted(version=version)
     connection = peer.accept()
     segment = Tcp(
         source_port=5000, destination_port=PORT, sequence=peer.sequence, acknowledgment=peer.acknowledgment, flags=ACK,
         window=1000, payload=bytes(10_000),
-    ).encode(B, A)  # fmt: skip
-    head = Ipv4(source=B, destination=A, protocol=6).encode(len(segment))
-    frame = peer.interface.mac + peer.mac + b"\x08\0" + head + segment[:16] + b"??" + segment[18:]
+    ).encode(version.b, version.a)  # fmt: skip
     peer.take()
-    peer.interface.port.receive(frame, tcp_super(54, 1000))
+    peer.receive(segment[:16] + b"??" + segment[18:], offload)
     assert connection.available == 10_000
     assert [s.acknowledgment for s in peer.take()] == [peer.sequence + 10_000], "one acknowledgment for ten segments"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tcp_bed import Pair, Program, assert_clean
+from tests.tcp_bed import V4, V6, Pair, Program, assert_clean
 from vnet.stack.tcp.congestion import Cubic, NewReno
 from vnet.units import MILLISECOND, MINUTE
 
@@ -28,12 +28,12 @@ def wires(draw):
     seed=st.integers(0, 2**32), wire=wires(), forth=sizes, back=sizes, largest=st.sampled_from([100, 5000, 100_000]),
     pauses=st.tuples(*[st.sampled_from([0, 0, 5 * MILLISECOND])] * 2), mtu=st.sampled_from([576, 1500, 9000]),
     no_delay=st.booleans(), sack=st.booleans(), capacity=st.sampled_from([3000, 20_000, 65_536, 1 << 20]),
-    stamps=st.booleans(), congestion=st.sampled_from([Cubic, NewReno]),
+    stamps=st.booleans(), congestion=st.sampled_from([Cubic, NewReno]), version=st.sampled_from([V4, V6]),
 )  # fmt: skip
 def test_what_arrives_is_what_was_sent(
-    seed, wire, forth, back, largest, pauses, mtu, no_delay, sack, capacity, stamps, congestion
+    seed, wire, forth, back, largest, pauses, mtu, no_delay, sack, capacity, stamps, congestion, version
 ):
-    pair = Pair(seed, mtu=mtu, **wire)
+    pair = Pair(seed, mtu=max(mtu, 1280) if version is V6 else mtu, version=version, **wire)
     random = pair.streams.stream("programs", "sizes")
     pair.b.tcp.settings.sack = sack
     pair.b.tcp.settings.timestamps = stamps

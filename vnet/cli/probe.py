@@ -125,7 +125,7 @@ def print_matrix(data: Row) -> None:
     unjudged = sum(_expected(row) is None for row in rows)
     verdict = f", {differences} differ from what the rules say" if differences else ", just as the rules say"
     if unjudged:
-        verdict = (verdict if unjudged < len(rows) else "") + f"; {unjudged} over IPv6, which is not judged yet"
+        verdict = (verdict if unjudged < len(rows) else "") + f"; {unjudged} over IPv6 are not judged"
     click.echo(f"{what}: {reached} of {len(rows)} pairs reached{verdict}")
     for row in rows:
         if row["agrees"] is False:

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias
 
 from vnet.guests.names import gai_error
+from vnet.guests.socket_address import interface_of
 from vnet.guests.socket_table import SocketTable
 from vnet.stack.host import Host
 from vnet.stack.resolver import Outcome, Result
@@ -38,10 +39,10 @@ async def get_addresses(
     table: SocketTable, host: bytes | None, port: bytes | str | int | None, family: int, type: int, proto: int, flags: int
 ) -> Resolved:
     """Look a host up for a program; raise socket.gaierror as glibc does, with what each server did."""
-    if host is None:
-        return socket.getaddrinfo(None, port, socket.AF_INET, type, proto, flags & ~socket.AI_ADDRCONFIG)
-    name = host.decode("ascii", "replace")
     others = flags & ~_OURS | socket.AI_NUMERICHOST
+    if host is None:
+        return _of_no_host(port, family, type, proto, others)
+    name = host.decode("ascii", "replace")
     socket.getaddrinfo("127.0.0.1", port, 0, type, proto, others)  # raises for services and types that are not there
     if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
         raise socket.gaierror(socket.EAI_FAMILY, "ai_family not supported")
@@ -49,8 +50,9 @@ async def get_addresses(
     if result.outcome is not Outcome.FOUND:
         raise gai_error(name, result)
     entries: Resolved = []
+    scope = table.numbered_scope(name)
     for address in result.addresses:
-        entries += socket.getaddrinfo(str(ip_address(address)), port, 0, type, proto, others)
+        entries += socket.getaddrinfo(f"{ip_address(address)}{scope}", port, 0, type, proto, others)
     if flags & socket.AI_CANONNAME:
         first = entries[0]
         canonical = dns.name_text(result.canonical) or name
@@ -60,7 +62,7 @@ async def get_addresses(
 
 async def get_name(table: SocketTable, where: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
     """Name a transport address for a program; raise socket.gaierror for no address, and if there must be a name."""
-    number, service = socket.getnameinfo(where, flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST)
+    number, service = _number_of(table, where, flags & ~socket.NI_NAMEREQD | socket.NI_NUMERICHOST)
     if flags & socket.NI_NUMERICHOST:
         return number, service
     address = ip_address(number.partition("%")[0])
@@ -70,6 +72,24 @@ async def get_name(table: SocketTable, where: tuple[str, int] | tuple[str, int, 
     if flags & socket.NI_NAMEREQD:
         raise gai_error(number, replace(result, outcome=Outcome.NO_NAME))
     return number, service
+
+
+def _of_no_host(port: bytes | str | int | None, family: int, type: int, proto: int, flags: int) -> Resolved:
+    """Return the addresses of everything or of the guest itself, in glibc's order."""
+    found: Resolved = []
+    for text in ("0.0.0.0", "::") if flags & socket.AI_PASSIVE else ("::1", "127.0.0.1"):
+        if family in (0, socket.AF_INET6 if ":" in text else socket.AF_INET):
+            found += socket.getaddrinfo(text, port, 0, type, proto, flags)
+    return found
+
+
+def _number_of(table: SocketTable, where: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
+    """Write an address; the C library does not see its scope, for which it would name an interface of the machine."""
+    if len(where) == 2:
+        return socket.getnameinfo(where, flags)
+    number, service = socket.getnameinfo((*where[:3], 0), flags)
+    interface = interface_of(table.host, where[3])
+    return (number if interface is None else f"{number}%{interface.name}"), service
 
 
 async def _find(table: SocketTable, name: str, family: int, flags: int) -> Result:

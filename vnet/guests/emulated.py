@@ -20,6 +20,7 @@ from vnet.guests.base import Address, HasAddress, InterfaceState, PingReply, Pro
 from vnet.guests.link_access import LinkAccess
 from vnet.guests.names import Names, Resolver, Reverse
 from vnet.guests.program import GuestProgram, Row
+from vnet.guests.socket_address import interface_named
 from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
@@ -27,8 +28,8 @@ from vnet.guests.streams import open_stream, serve
 from vnet.ports import Port
 from vnet.stack.dhcp_client import DhcpClient
 from vnet.stack.dhcp_lease import Lease
+from vnet.stack.echo import PingResult
 from vnet.stack.host import Host
-from vnet.stack.icmp import PingResult
 from vnet.stack.interface import Interface
 from vnet.stack.tcp import ProbeResult
 from vnet.stack.traceroute import MAX_HOPS, Hop, Method, Traceroute
@@ -213,11 +214,14 @@ class EmulatedGuest(LinkAccess):
 
     async def open_tcp_stream(self, target: Target | HasAddress, port: int) -> trio.SocketStream:
         """Connect to a port; raise OSError as trio does: ConnectionRefusedError, TimeoutError, ..."""
-        *others, last = await self.names.locate(target)
+        addresses, interface = await self._locate(target)
+        if any(len(each) == 16 for each in addresses):
+            await self.settle()
+        *others, last = addresses
         for address in others:
             with suppress(OSError):
-                return await open_stream(self._table(), address, checked_port(port))
-        return await open_stream(self._table(), last, checked_port(port))
+                return await open_stream(self._table(), address, checked_port(port), interface)
+        return await open_stream(self._table(), last, checked_port(port), interface)
 
     async def serve_tcp(
         self,
@@ -229,7 +233,8 @@ class EmulatedGuest(LinkAccess):
     ) -> None:
         """Run ``handler(stream)`` for each connection to a port, until cancelled; the handlers run as programs of the guest.
 
-        With ``nursery.start`` it returns the listener, once it listens. Raise OSError if the port is taken.
+        It listens over IPv4 and IPv6; with ``nursery.start`` it returns both listeners, that of IPv4 first. Raise OSError if
+        the port is taken.
         """
         async with self.activate():
             await serve(self._table(), handler, checked_port(port), backlog, task_status)
@@ -264,9 +269,9 @@ class EmulatedGuest(LinkAccess):
         self.names.move(host)
         if self._sockets is not None:
             self._sockets.move(host)
-        for socket in old.udp.sockets:
-            owner = getattr(socket.on_datagram, "__self__", None)
-            (owner if isinstance(owner, EmulatedUdpSocket) else socket).close()
+        for bound in old.udp.sockets:
+            owner = getattr(bound.on_datagram, "__self__", None)
+            (owner if isinstance(owner, EmulatedUdpSocket) else bound).close()
         old.changed()  # nothing that was looked up leads to the cable any more
         self.host = host
         self._clients = None
@@ -285,13 +290,13 @@ class EmulatedGuest(LinkAccess):
 
         To an IPv6 address they go once the guest's own addresses are in use.
         """
-        destination = await self._resolve(target)
+        destination, interface = await self._resolve_scoped(target)
         if len(destination) == 16:
             await self.settle()
         results = []
         for _ in range(count):
             answer = Answer[PingResult]()
-            self.host.ping(destination, size=size, ttl=ttl, timeout=patience(timeout), on_result=answer)
+            self.host.ping(destination, size=size, ttl=ttl, timeout=patience(timeout), on_result=answer, interface=interface)
             results.append(await answer.wait())
         good = [result for result in results if result.ok]
         if not good:
@@ -314,7 +319,7 @@ class EmulatedGuest(LinkAccess):
             raise UsageError(f"no traceroute method {method}: there are udp and icmp") from None
         destination = await self._resolve(target)
         if len(destination) == 16:
-            raise UsageError("traceroute goes over IPv4 only yet")
+            await self.settle()
         answer = Answer[list[Hop]]()
         run = Traceroute(
             self.host, destination, lambda hops, _: answer(hops), method=chosen, max_hops=max_hops,
@@ -326,11 +331,12 @@ class EmulatedGuest(LinkAccess):
     async def tcp_probe(self, target: Target | HasAddress, port: int, timeout: float = 1.0) -> ProbeReply:
         """Find out whether a TCP port accepts connections, by one SYN."""
         answer = Answer[ProbeResult]()
-        destination = await self._resolve(target)
+        destination, interface = await self._resolve_scoped(target)
         if len(destination) == 16:
-            await trio.lowlevel.checkpoint()
-            return ProbeReply(Verdict.UNREACHABLE, error="there is no TCP over IPv6 yet")
-        self.host.tcp_probe(destination, checked_port(port), timeout=patience(timeout), on_result=answer)
+            await self.settle()
+        self.host.tcp_probe(
+            destination, checked_port(port), timeout=patience(timeout), on_result=answer, interface=interface
+        )
         result = await answer.wait()
         if result.ok:
             return ProbeReply(Verdict.OPEN, result.rtt)
@@ -360,6 +366,21 @@ class EmulatedGuest(LinkAccess):
         """
         await trio.lowlevel.checkpoint()
         return EmulatedUdpSocket(self.host, port, address, errors=errors, resolve=self._resolve)
+
+    async def _locate(self, target: Target | HasAddress) -> tuple[list[bytes], Interface | None]:
+        """Find the addresses of a target, and the interface behind the percent sign of a link-local one, if any."""
+        scope = ""
+        if isinstance(target, str | IPv6Address) and "%" in str(target):
+            scope = str(target).partition("%")[2]
+        found = interface_named(self.host, scope)
+        if scope and found is None:
+            raise UsageError(f"{target}: {self.name} has no interface {scope}")
+        return await self.names.locate(target), found
+
+    async def _resolve_scoped(self, target: Target | HasAddress) -> tuple[bytes, Interface | None]:
+        """Do the same, and choose the first address."""
+        (address, *_), interface = await self._locate(target)
+        return address, interface
 
     async def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""

@@ -91,7 +91,7 @@ class Names:
         except ValueError:
             plain = name.removesuffix(".")
             if plain.lower() == "localhost" or plain.lower().endswith(".localhost"):
-                found = [LOOPBACK, LOOPBACK6] if family == socket.AF_INET6 else [LOOPBACK]  # RFC 6761, 6.3
+                found = [LOOPBACK6, LOOPBACK]  # RFC 6761, 6.3
             else:
                 found = self._in_lab(plain)
         return [address for address in found if len(address) in _OCTETS.get(family, (4, 16))]

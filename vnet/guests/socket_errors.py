@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from vnet.stack.transport import IcmpError
-from vnet.wire import icmpv4
+from vnet.wire import icmpv4, icmpv6, ipv6
 
 _BY_REASON: Final[Mapping[str, int]] = {
     "refused": errno.ECONNREFUSED,
@@ -22,6 +22,11 @@ _BY_REASON: Final[Mapping[str, int]] = {
     "protocol unreachable": errno.ENOPROTOOPT,
     "port unreachable": errno.ECONNREFUSED,
     "message too long": errno.EMSGSIZE,
+    "no route to destination": errno.ENETUNREACH,
+    "administratively prohibited": errno.EACCES,
+    "source address failed policy": errno.EACCES,
+    "reject route to destination": errno.EACCES,
+    "unrecognized next header": errno.EPROTO,
     "aborted": errno.ECONNABORTED,
 }
 """The stack's words; every other reason is a destination that cannot be reached."""
@@ -48,6 +53,18 @@ _UNREACHABLE: Final[Mapping[int, tuple[int, bool]]] = {
 division is that of Linux."""
 
 
+_UNREACHABLE6: Final[Mapping[int, tuple[int, bool]]] = {
+    icmpv6.NO_ROUTE: (errno.ENETUNREACH, False),
+    icmpv6.PROHIBITED: (errno.EACCES, True),
+    icmpv6.BEYOND_SCOPE: (errno.EHOSTUNREACH, False),
+    icmpv6.ADDRESS_UNREACHABLE: (errno.EHOSTUNREACH, False),
+    icmpv6.PORT_UNREACHABLE: (errno.ECONNREFUSED, True),
+    5: (errno.EACCES, True),
+    6: (errno.EACCES, True),
+}
+"""The same by ICMPv6 code."""
+
+
 def os_error(number: int, about: str = "") -> OSError:
     """Make the exception for an errno, of the right subclass, with the words of the system."""
     text = os.strerror(number)
@@ -61,9 +78,15 @@ def errno_of(reason: str) -> int:
 
 def errno_of_icmp(error: IcmpError) -> int:
     """Translate an ICMP error about a datagram; 0 if a program is not told of it."""
-    if error.kind != icmpv4.UNREACHABLE:
+    if len(error.reporter) == 16:
+        if error.kind == icmpv6.PARAMETER_PROBLEM:
+            return errno.EPROTO if error.code == ipv6.UNKNOWN_NEXT_HEADER else 0
+        known, unreachable = _UNREACHABLE6, icmpv6.UNREACHABLE
+    else:
+        known, unreachable = _UNREACHABLE, icmpv4.UNREACHABLE
+    if error.kind != unreachable:
         return 0
-    number, hard = _UNREACHABLE.get(error.code, (errno.EHOSTUNREACH, False))
+    number, hard = known.get(error.code, (errno.EHOSTUNREACH, False))
     return number if hard else 0
 
 

@@ -32,6 +32,12 @@ TTL: Final[Option] = (socket.IPPROTO_IP, socket.IP_TTL)
 TOS: Final[Option] = (socket.IPPROTO_IP, socket.IP_TOS)
 GROUP_TTL: Final[Option] = (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
 GROUP_LOOP: Final[Option] = (socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP)
+ONLY_IPV6: Final[Option] = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+HOPS: Final[Option] = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+TRAFFIC_CLASS: Final[Option] = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+GROUP_HOPS: Final[Option] = (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS)
+GROUP_LOOP6: Final[Option] = (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP)
+GROUP_INTERFACE6: Final[Option] = (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF)
 NO_PORT: Final[Option] = (socket.IPPROTO_IP, 24)
 """IP_BIND_ADDRESS_NO_PORT, which Python names from 3.12 on: leave the choice of a port to ``connect``."""
 
@@ -67,6 +73,14 @@ _DATAGRAM: Final[Mapping[Option, int]] = {
     GROUP_LOOP: 1,
     (socket.IPPROTO_IP, 49): 1,  # IP_MULTICAST_ALL: a bound socket gets what any other joined
 }
+_COMMON6: Final[Mapping[Option, int]] = {ONLY_IPV6: 0, HOPS: 64, TRAFFIC_CLASS: 0, GROUP_LOOP6: 1}
+_DATAGRAM6: Final[Mapping[Option, int]] = {
+    GROUP_HOPS: 1,
+    GROUP_INTERFACE6: 0,
+    (socket.IPPROTO_IPV6, 29): 1,  # IPV6_MULTICAST_ALL, as above
+}
+_DEFAULTED: Final[Mapping[Option, int]] = {GROUP_TTL: 1, GROUP_HOPS: 1, HOPS: 64, TRAFFIC_CLASS: 0}
+"""What -1 stands for."""
 _OCTETS: Final = frozenset({GROUP_TTL, GROUP_LOOP})
 """Those whose value may be a single octet, as in BSD."""
 _RANGES: Final[Mapping[Option, range]] = {
@@ -74,6 +88,10 @@ _RANGES: Final[Mapping[Option, range]] = {
     TOS: range(256),
     KEEP_IDLE: range(1, 32768),
     GROUP_TTL: range(256),
+    HOPS: range(256),
+    TRAFFIC_CLASS: range(256),
+    GROUP_HOPS: range(256),
+    GROUP_LOOP6: range(2),
 }
 
 
@@ -81,14 +99,16 @@ _RANGES: Final[Mapping[Option, range]] = {
 class SocketOptions:
     """The options of one socket."""
 
-    def __init__(self, kind: int) -> None:
-        self._values = {**_COMMON, **(_STREAM if kind == socket.SOCK_STREAM else _DATAGRAM)}
+    def __init__(self, kind: int, family: int = socket.AF_INET) -> None:
+        is_stream = kind == socket.SOCK_STREAM
+        self._values = {**_COMMON, **(_STREAM if is_stream else _DATAGRAM)}
+        if family == socket.AF_INET6:
+            self._values |= {**_COMMON6, **({} if is_stream else _DATAGRAM6)}
+        self.family = family
         self._fixed = {
             (socket.SOL_SOCKET, socket.SO_TYPE): kind,
-            (socket.SOL_SOCKET, socket.SO_DOMAIN): int(socket.AF_INET),
-            (socket.SOL_SOCKET, socket.SO_PROTOCOL): (
-                socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else socket.IPPROTO_UDP
-            ),
+            (socket.SOL_SOCKET, socket.SO_DOMAIN): family,
+            (socket.SOL_SOCKET, socket.SO_PROTOCOL): socket.IPPROTO_TCP if is_stream else socket.IPPROTO_UDP,
         }
         self.linger: int | None = None
         """Seconds that closing may wait for the peer; 0 resets the connection."""
@@ -100,9 +120,18 @@ class SocketOptions:
             raise os_error(errno.ENOPROTOOPT)
         return found
 
+    @property
+    def is_both(self) -> bool:
+        """Whether the socket is for both IP versions."""
+        return self.family == socket.AF_INET6 and not self._values[ONLY_IPV6]
+
+    def __contains__(self, option: Option) -> bool:
+        """Tell whether the socket has such an option that may be set."""
+        return option in self._values
+
     def copy(self) -> SocketOptions:
         """Return the same for an accepted connection."""
-        other = SocketOptions(self._fixed[socket.SOL_SOCKET, socket.SO_TYPE])
+        other = SocketOptions(self._fixed[socket.SOL_SOCKET, socket.SO_TYPE], self.family)
         other._values.update(self._values)
         other.linger = self.linger
         return other
@@ -120,9 +149,9 @@ class SocketOptions:
         if option not in self._values:
             raise os_error(errno.ENOPROTOOPT)
         number = value if isinstance(value, int) else _first(_OCTET if _is_octet(option, value) else _NUMBER, value)
-        if option == GROUP_TTL and number == -1:
-            number = 1  # the default
-        if option == GROUP_LOOP:
+        if number == -1 and option in _DEFAULTED:
+            number = _DEFAULTED[option]
+        if option in (GROUP_LOOP, ONLY_IPV6):
             number = int(bool(number))
         if option in _RANGES and number not in _RANGES[option]:
             raise os_error(errno.EINVAL)

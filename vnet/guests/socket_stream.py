@@ -12,11 +12,21 @@ from collections.abc import Callable
 from typing import Final, final
 
 from vnet.errors import UsageError
+from vnet.guests.socket_address import Address, SocketAddress, is_wildcard, needs_scope, written
 from vnet.guests.socket_errors import errno_of, os_error
-from vnet.guests.socket_options import KEEP_ALIVE, KEEP_IDLE, NO_DELAY, NO_PORT, REUSE_ADDRESS, Option, SocketOptions
-from vnet.guests.socket_table import Address, Claim, SocketTable, text
+from vnet.guests.socket_options import (
+    KEEP_ALIVE,
+    KEEP_IDLE,
+    NO_DELAY,
+    NO_PORT,
+    ONLY_IPV6,
+    REUSE_ADDRESS,
+    Option,
+    SocketOptions,
+)
+from vnet.guests.socket_table import ANY6, Claim, SocketTable
+from vnet.stack.interface import Interface
 from vnet.stack.tcp import TcpConnection, TcpListener
-from vnet.stack.transport import TransportAddress
 from vnet.units import SECOND
 
 MAX_BACKLOG: Final = 4096
@@ -66,6 +76,11 @@ class StreamSocket:
         return self._listener is not None
 
     @property
+    def is_bound(self) -> bool:
+        """Whether this end's address was chosen."""
+        return self._claim is not None or self._connection is not None
+
+    @property
     def is_readable(self) -> bool:
         """Whether ``receive`` or ``accept`` would not block."""
         if self._listener is not None:
@@ -92,17 +107,25 @@ class StreamSocket:
         return self._shut_write or connection.error is not None or 2 * connection.room >= max(connection.unsent, 1)
 
     def local(self) -> Address:
-        """Return this end's address; 0.0.0.0 and 0 where none was chosen."""
-        if self._connection is not None:
-            return text(*self._connection.local)
-        return text(self._claim.address, self._claim.port) if self._claim is not None else text(None, 0)
+        """Return this end's address; that of all, and port 0, where none was chosen."""
+        connection = self._connection
+        if connection is not None:
+            return self._written(*connection.local, connection.scope)
+        return self._written(*((self._claim.address, self._claim.port) if self._claim is not None else (None, 0)))
 
     def remote(self) -> Address:
         """Return the peer's address; raise OSError (ENOTCONN)."""
         connection = self._connection
         if connection is None or self.is_connecting or connection.error is not None:
             raise os_error(errno.ENOTCONN)
-        return text(*connection.remote)
+        return self.peer_of(connection)
+
+    def peer_of(self, connection: TcpConnection) -> Address:
+        """Write the address of a connection's peer."""
+        return self._written(*connection.remote, connection.scope)
+
+    def _written(self, packed: bytes | None, port: int, interface: Interface | None = None) -> Address:
+        return written(self.options.family, packed, port, self._table.scope_of(packed, interface))
 
     def take_error(self) -> int:
         """Return the errno of a failure that nobody was told of yet, or 0; a failed ``connect`` may be tried again."""
@@ -117,15 +140,17 @@ class StreamSocket:
 
     # -- unconnected
 
-    def bind(self, address: TransportAddress) -> None:
+    def bind(self, address: SocketAddress) -> None:
         """Choose this end's address; port 0 picks a free one, unless that is left to ``connect``."""
         if self._claim is not None or self._connection is not None or self._listener is not None:
             raise os_error(errno.EINVAL)
-        chosen, port = self._table.check_local(address[0]), address[1]
+        if len(address.packed) == 4 and self._only_ipv6:
+            raise os_error(errno.EINVAL)
+        chosen, port = self._table.check_local(address), address.port
         reuse = bool(self.options[REUSE_ADDRESS])
         if port or not self.options[NO_PORT]:
             port = self._try_listening(chosen, port)
-        claim = Claim(socket.IPPROTO_TCP, chosen, port, reuse)
+        claim = Claim(socket.IPPROTO_TCP, chosen, port, reuse, self._is_for_both(chosen))
         if port:
             self._table.claim(claim)
         self._claim = claim
@@ -133,7 +158,7 @@ class StreamSocket:
     def _try_listening(self, address: bytes | None, port: int) -> int:
         """Find out whether a port is free, or which one is: by taking it, and giving it back before anybody can call."""
         try:
-            listener = self._tcp.listen(port, address)
+            listener = self._tcp.listen(port, address, both=self._is_for_both(address))
         except UsageError:
             raise os_error(errno.EADDRINUSE) from None
         listener.close()
@@ -145,13 +170,15 @@ class StreamSocket:
             raise os_error(errno.EINVAL)
         if self._listener is not None:
             return
-        address, port = (self._claim.address, self._claim.port) if self._claim is not None else (None, 0)
+        everywhere = ANY6 if self.options.family == socket.AF_INET6 else None
+        address, port = (self._claim.address, self._claim.port) if self._claim is not None else (everywhere, 0)
+        both = self._is_for_both(address)
         try:
-            listener = self._tcp.listen(port, address, backlog=min(max(backlog, 1), MAX_BACKLOG))
+            listener = self._tcp.listen(port, address, backlog=min(max(backlog, 1), MAX_BACKLOG), both=both)
         except UsageError:
             raise os_error(errno.EADDRINUSE) from None
         if not port:
-            self._claim = Claim(socket.IPPROTO_TCP, address, listener.port, bool(self.options[REUSE_ADDRESS]))
+            self._claim = Claim(socket.IPPROTO_TCP, address, listener.port, bool(self.options[REUSE_ADDRESS]), both)
             self._table.claim(self._claim)
         self._listener = listener
         listener.on_ready = self._on_change
@@ -171,19 +198,25 @@ class StreamSocket:
             self._waiting = self._listener.accept()
         return self._waiting
 
-    def connect(self, address: TransportAddress) -> None:
+    def connect(self, address: SocketAddress) -> None:
         """Begin to connect: always raises, BlockingIOError if all is well."""
         if self._listener is not None:
             raise os_error(errno.EISCONN)
         if self._connection is not None:
             raise os_error(errno.EALREADY if self.is_connecting else errno.EISCONN)
         source, port = (self._claim.address, self._claim.port) if self._claim is not None else (None, 0)
-        if source is not None and source[0] == 127 and not self._table.host.is_local(address[0]):
+        remote, family = address.packed, self.options.family
+        interface = self._table.scoped(family, address, source, only_ipv6=self._only_ipv6)
+        if needs_scope(remote) and interface is None and remote[0] != 0xFF:
             raise os_error(errno.EINVAL)
-        if not address[1]:
+        if is_wildcard(source):
+            source = None
+        elif len(remote) == 4 and source is not None and source[0] == 127 and not self._table.host.is_local(remote):
+            raise os_error(errno.EINVAL)
+        if not address.port:
             raise os_error(errno.ECONNREFUSED)  # nobody can listen there
         try:
-            connection = self._tcp.connect(*address, source=source, source_port=port)
+            connection = self._tcp.connect(remote, address.port, source=source, source_port=port, interface=interface)
         except UsageError:
             raise os_error(errno.EADDRNOTAVAIL) from None
         self._was_established = self._was_told = False
@@ -245,7 +278,7 @@ class StreamSocket:
             raise BlockingIOError
         return taken
 
-    def send_to(self, data: memoryview, flags: int, address: TransportAddress) -> int:
+    def send_to(self, data: memoryview, flags: int, address: SocketAddress) -> int:
         """Send; the address of a stream is that of its peer."""
         if self._connection is None:
             raise os_error(errno.EPIPE)
@@ -288,6 +321,13 @@ class StreamSocket:
         """Apply an option that was set."""
         if self._connection is not None and option in (NO_DELAY, KEEP_ALIVE, KEEP_IDLE):
             self._apply(self._connection)
+
+    @property
+    def _only_ipv6(self) -> bool:
+        return self.options.family == socket.AF_INET6 and bool(self.options[ONLY_IPV6])
+
+    def _is_for_both(self, address: bytes | None) -> bool:
+        return self.options.is_both and address == ANY6
 
     def _use(self, connection: TcpConnection) -> None:
         self._connection = connection

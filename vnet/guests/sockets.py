@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from types import TracebackType
 from typing import Final, TypeAlias, final
 
@@ -12,6 +12,7 @@ import trio
 
 from vnet.errors import Unreachable, UsageError
 from vnet.guests.base import Address
+from vnet.guests.socket_address import interface_named, needs_scope
 from vnet.stack.host import Host
 from vnet.stack.transport import IcmpError, TransportAddress
 
@@ -25,6 +26,9 @@ Peer: TypeAlias = tuple[Address, int]
 @final
 class EmulatedUdpSocket:
     """A UDP socket of an emulated guest.
+
+    Link-local addresses are those on the link of the interface behind their percent sign (``fe80::1%eth0``), or else of the
+    first with IPv6.
 
     With *errors* an ICMP error about a datagram sent from here makes the next ``receive`` raise Unreachable; without, as
     usual for an unconnected socket, nobody hears of it.
@@ -45,7 +49,7 @@ class EmulatedUdpSocket:
         self._socket = host.udp_bind(port, packed, on_datagram=self._arrived, both=True)
         if errors:
             self._socket.on_error = self._failed
-        self._waiting: deque[tuple[bytes, TransportAddress] | IcmpError] = deque()
+        self._waiting: deque[tuple[bytes, TransportAddress, str] | IcmpError] = deque()
         self._readers = trio.lowlevel.ParkingLot()
         self._closed = False
 
@@ -55,11 +59,19 @@ class EmulatedUdpSocket:
         return self._socket.port
 
     async def send_to(self, payload: bytes, peer: tuple[Address | str, int]) -> None:
-        """Send a datagram to an address or a name; raise Unreachable if there is no route or it is too long."""
+        """Send a datagram to an address or a name; raise Unreachable if there is no way, or it is too long."""
         await trio.lowlevel.checkpoint()
         self._check_open()
         address = await self._address_of(peer[0])
-        problem = self._socket.send_to(payload, (address.packed, peer[1]))
+        interface = None
+        if isinstance(address, IPv6Address) and address.scope_id is not None:
+            interface = interface_named(self._host, address.scope_id)
+            if interface is None:
+                raise Unreachable(f"{self._host.name} cannot send to {peer[0]}: it has no interface {address.scope_id}")
+        if interface is None:
+            problem = self._socket.send_to(payload, (address.packed, peer[1]))
+        else:
+            problem = self._socket.send_by(interface, payload, (address.packed, peer[1]))
         if problem is not None:
             raise Unreachable(f"{self._host.name} cannot send to {peer[0]}: {problem}")
 
@@ -83,8 +95,9 @@ class EmulatedUdpSocket:
         found = self._waiting.popleft()
         if isinstance(found, IcmpError):
             raise Unreachable(f"{found.text} from {ip_address(found.reporter)}")
-        payload, (address, port) = found
-        return payload, (ip_address(address), port)
+        payload, (packed, port), scope = found
+        address = ip_address(packed)
+        return payload, (IPv6Address(f"{address}%{scope}") if scope else address, port)
 
     def close(self) -> None:
         """Free the port; whoever waits gets UsageError."""
@@ -105,12 +118,13 @@ class EmulatedUdpSocket:
             raise UsageError("the socket is closed")
 
     def _arrived(self, payload: bytes, source: TransportAddress) -> None:
-        self._put((payload, source))
+        by = self._socket.arrived_by if needs_scope(source[0]) else None
+        self._put((payload, source, "" if by is None else by.name))
 
     def _failed(self, destination: TransportAddress, error: IcmpError) -> None:
         self._put(error)
 
-    def _put(self, item: tuple[bytes, TransportAddress] | IcmpError) -> None:
+    def _put(self, item: tuple[bytes, TransportAddress, str] | IcmpError) -> None:
         if len(self._waiting) >= QUEUE:
             self._host.drop("udp-queue-full")
             return

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, final, overload
 
 import trio
 
+from vnet.guests.socket_address import Address, SocketAddress
 from vnet.guests.socket_datagram import DatagramSocket
 from vnet.guests.socket_errors import os_error
-from vnet.guests.socket_groups import GROUP_OPTIONS
-from vnet.guests.socket_options import ERROR, LINGER, LISTENING, SocketOptions
+from vnet.guests.socket_groups import GROUP_OPTIONS, GROUP_OPTIONS6
+from vnet.guests.socket_options import ERROR, LINGER, LISTENING, ONLY_IPV6, SocketOptions
 from vnet.guests.socket_stream import StreamSocket
-from vnet.guests.socket_table import Address, SocketTable
+from vnet.guests.socket_table import SocketTable
 from vnet.guests.socket_waiter import Waiter
-from vnet.stack.transport import TransportAddress
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -38,10 +38,11 @@ _ErrorType: TypeAlias = type[BaseException]  # within the class, ``type`` is the
 
 @final
 class GuestSocket(trio.socket.SocketType):
-    """A TCP or UDP socket over IPv4 on the stack of an emulated guest.
+    """A TCP or UDP socket over IPv4, IPv6 or both on the stack of an emulated guest.
 
     There is no file behind it: ``fileno`` is a number that no system call knows, ``detach`` and ``dup`` are refused.
-    Raise OSError for what is not there: EAFNOSUPPORT for other families than AF_INET, EPROTONOSUPPORT for other types.
+    Raise OSError for what is not there: EAFNOSUPPORT for other families than AF_INET and AF_INET6, EPROTONOSUPPORT for
+    other types.
     """
 
     def __init__(
@@ -50,15 +51,15 @@ class GuestSocket(trio.socket.SocketType):
         super().__init__()
         kind = type & ~_TYPE_FLAGS
         who = f"guest {table.host.name}"
-        if family != socket.AF_INET:
-            raise os_error(errno.EAFNOSUPPORT, f"{who} has IPv4 sockets only, none of {_name_of_family(family)}")
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            raise os_error(errno.EAFNOSUPPORT, f"{who} has IPv4 and IPv6 sockets, none of {_name_of_family(family)}")
         if kind not in _PROTOCOLS or proto not in (0, _PROTOCOLS[socket.SocketKind(kind)]):
             raise os_error(errno.EPROTONOSUPPORT, f"{who} has TCP and UDP sockets only")
         self._table = table
         self._type = socket.SocketKind(kind)
         self._proto = proto
         self._number = table.opened(self.close)
-        self._options = SocketOptions(kind)
+        self._options = SocketOptions(kind, family)
         self._reader, self._writer = Waiter("reading"), Waiter("writing")
         maker = StreamSocket if kind == socket.SOCK_STREAM else DatagramSocket
         self._half: StreamSocket | DatagramSocket = maker(table, self._changed, self._options)
@@ -72,8 +73,8 @@ class GuestSocket(trio.socket.SocketType):
 
     @property
     def family(self) -> socket.AddressFamily:
-        """AF_INET."""
-        return socket.AF_INET
+        """AF_INET or AF_INET6."""
+        return socket.AddressFamily(self._options.family)
 
     @property
     def type(self) -> socket.SocketKind:
@@ -155,9 +156,13 @@ class GuestSocket(trio.socket.SocketType):
             raise TypeError("either value or optlen must be None")
         if value is None:
             raise os_error(errno.EINVAL)
-        if (level, optname) in GROUP_OPTIONS and isinstance(half, DatagramSocket):
+        if isinstance(half, DatagramSocket) and (
+            (level, optname) in GROUP_OPTIONS or ((level, optname) in GROUP_OPTIONS6 and self.family == socket.AF_INET6)
+        ):
             half.set_group_option((level, optname), value)
             return
+        if (level, optname) == ONLY_IPV6 and half.is_bound:
+            raise os_error(errno.EINVAL)
         self._options.set((level, optname), value)
         half.option_changed((level, optname))
 
@@ -182,15 +187,15 @@ class GuestSocket(trio.socket.SocketType):
         if isinstance(half, DatagramSocket):
             raise os_error(errno.EOPNOTSUPP)
         connection = half.accept()
-        accepted = GuestSocket(self._table)
+        accepted = GuestSocket(self._table, self.family)
         accepted._options = self._options.copy()
         accepted._half = StreamSocket(self._table, accepted._changed, accepted._options)
         accepted._half.adopt(connection)
-        remote, port = connection.remote
-        return accepted, (socket.inet_ntoa(remote), port)
+        return accepted, accepted._half.peer_of(connection)
 
-    async def _resolve(self, address: object, *, local: bool = False) -> TransportAddress:
-        return await self._table.resolve(address, local=local)
+    async def _resolve(self, address: object, *, local: bool = False) -> SocketAddress:
+        only_ipv6 = self.family == socket.AF_INET6 and not self._options.is_both
+        return await self._table.resolve(address, local=local, family=self.family, only_ipv6=only_ipv6)
 
     async def connect(self, address: object) -> None:
         """Connect to a peer; if this is cancelled the socket is closed, as trio does."""
@@ -329,7 +334,7 @@ class GuestSocket(trio.socket.SocketType):
         data = b"".join(bytes(memoryview(buffer)) for buffer in buffers)
         if address is None:
             return await self.send(data, flags)
-        target: TransportAddress = await self._resolve(address)
+        target = await self._resolve(address)
         return await self._try(self._writer, lambda: self._open().send_to(memoryview(data), flags, target))
 
     # -- waiting

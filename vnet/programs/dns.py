@@ -14,6 +14,7 @@ from typing import Final, TypeAlias, final
 import trio
 
 from vnet.errors import WireError
+from vnet.programs.both_protocols import listening
 from vnet.programs.closed_sockets import raise_if_closed
 from vnet.wire import dns
 
@@ -107,7 +108,7 @@ async def serve(
     table: NameTable,
     port: int = DEFAULT_PORT,
     *,
-    host: str = "0.0.0.0",
+    host: str | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer queries until cancelled; with ``nursery.start`` it returns the port. Raise OSError if the port is taken."""
@@ -125,14 +126,10 @@ async def serve(
         finally:
             connections -= 1
 
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    port = listeners[0].socket.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-        with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as socket:
-            await socket.bind((host, port))
-            nursery.start_soon(trio.serve_listeners, handle, listeners)
-            task_status.started(port)
-            await _serve_datagrams(socket, table)
+    async with listening(port, host) as (port, listeners, socket), trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        task_status.started(port)
+        await _serve_datagrams(socket, table)
 
 
 async def _serve_datagrams(socket: trio.socket.SocketType, table: NameTable) -> None:

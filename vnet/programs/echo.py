@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from vnet.programs.both_protocols import listening
 from vnet.programs.closed_sockets import raise_if_closed
 
 DEFAULT_PORT: Final = 7
@@ -24,7 +25,7 @@ _BLOCK: Final = 64 * 1024
 async def serve(
     port: int = DEFAULT_PORT,
     *,
-    host: str = "0.0.0.0",
+    host: str | None = None,
     services: Collection[int] = (),
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -48,14 +49,10 @@ async def serve(
         finally:
             connections -= 1
 
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    port = listeners[0].socket.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-        with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as socket:
-            await socket.bind((host, port))
-            nursery.start_soon(trio.serve_listeners, handle, listeners)
-            task_status.started(port)
-            await _echo_datagrams(socket, frozenset((port, *services)))
+    async with listening(port, host) as (port, listeners, socket), trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        task_status.started(port)
+        await _echo_datagrams(socket, frozenset((port, *services)))
 
 
 async def _echo_datagrams(socket: trio.socket.SocketType, services: frozenset[int]) -> None:

@@ -31,7 +31,7 @@ async def serve(
     folder: Path,
     port: int = DEFAULT_PORT,
     *,
-    host: str = "0.0.0.0",
+    host: str | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a folder's files until cancelled; raise OSError if the port is taken."""

@@ -160,8 +160,9 @@ class _Client:
         return stream
 
     async def _open_udp(self, number: int) -> UdpStream:
-        peer = self._control.stream.socket.getpeername()[:2]
-        socket = self._opened.enter_context(trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM))
+        control = self._control.stream.socket
+        peer = control.getpeername()
+        socket = self._opened.enter_context(trio.socket.socket(control.family, trio.socket.SOCK_DGRAM))
         await socket.connect(peer)
         while True:  # within SETUP_TIMEOUT
             await socket.send(UDP_GREETING)

@@ -15,6 +15,7 @@ from typing import Final, final
 import trio
 
 from vnet.errors import PeerError, UsageError
+from vnet.programs.both_protocols import datagram_socket
 from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.iperf3_protocol import (
     COOKIE_OCTETS,
@@ -78,7 +79,7 @@ class _Test:
 class Iperf3Server:
     """The state that the connections of a server share."""
 
-    def __init__(self, port: int = DEFAULT_PORT, host: str = "0.0.0.0", on_result: OnResult | None = None) -> None:
+    def __init__(self, port: int = DEFAULT_PORT, host: str | None = None, on_result: OnResult | None = None) -> None:
         self._port = port
         self._host = host
         self._on_result = on_result
@@ -134,7 +135,7 @@ class Iperf3Server:
         if not parameters.udp:
             yield None
             return
-        with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as socket:
+        with datagram_socket(self._host) as socket:
             yield socket
 
     async def _run(
@@ -144,7 +145,7 @@ class Iperf3Server:
         quota = Quota(int(parameters.num) if counted else None, is_time=not parameters.num)
         async with open_plain_nursery() as nursery:
             if socket is not None:
-                await socket.bind((self._host, self._port))
+                await socket.bind((self._host or "", self._port))
                 nursery.start_soon(self._read_datagrams, socket, test, parameters, quota)
             with trio.fail_after(SETUP_TIMEOUT):
                 await control.send_state(State.CREATE_STREAMS)
@@ -217,7 +218,7 @@ class Iperf3Server:
 async def serve(
     port: int = DEFAULT_PORT,
     *,
-    host: str = "0.0.0.0",
+    host: str | None = None,
     on_result: OnResult | None = None,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:

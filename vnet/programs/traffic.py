@@ -349,8 +349,9 @@ def _read_report(body: bytes) -> FlowReport:
 
 @asynccontextmanager
 async def _open_datagrams(host: str, port: int, flow: int) -> AsyncIterator[_Channel]:
-    with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as socket:
-        await socket.connect((host, port))
+    (family, kind, protocol, _, where), *_ = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_DGRAM)
+    with trio.socket.socket(family, kind, protocol) as socket:
+        await socket.connect(where)
         yield _Datagrams(socket, flow)
 
 

@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from vnet.errors import PeerError, WireError
+from vnet.programs.both_protocols import listening
 from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.traffic_records import (
     DEFAULT_PORT,
@@ -46,18 +47,14 @@ class Sink:
         self,
         port: int = DEFAULT_PORT,
         *,
-        host: str = "0.0.0.0",
+        host: str | None = None,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Take traffic until cancelled; with ``nursery.start`` it returns the port. Raise OSError if the port is taken."""
-        listeners = await trio.open_tcp_listeners(port, host=host)
-        port = listeners[0].socket.getsockname()[1]
-        async with trio.open_nursery() as nursery:
-            with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as socket:
-                await socket.bind((host, port))
-                nursery.start_soon(trio.serve_listeners, self._serve_stream, listeners)
-                task_status.started(port)
-                await self._serve_datagrams(socket)
+        async with listening(port, host) as (port, listeners, socket), trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, self._serve_stream, listeners)
+            task_status.started(port)
+            await self._serve_datagrams(socket)
 
     def take(self, record: Record, octets: int, most: int) -> tuple[Record, bytes] | None:
         """Count a record; return the answer and its body, if there is to be one of at most *most* octets."""

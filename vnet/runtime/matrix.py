@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
@@ -14,7 +14,8 @@ from vnet.guests.base import Address, Guest, Verdict
 from vnet.guests.emulated import EmulatedGuest
 from vnet.runtime.usage import called_as
 from vnet.runtime.views import Row, address_of
-from vnet.topology.reachability import Probe, expected
+from vnet.topology.reachability import Expectation, Probe, expected
+from vnet.topology.reachability6 import expected_ipv6
 from vnet.topology.resolved import LINUX_KINDS
 from vnet.units import SECOND, Duration
 
@@ -25,7 +26,7 @@ PROTOCOLS: Final[tuple[Probe, ...]] = ("icmp", "tcp", "udp")
 MOST_AT_ONCE: Final = 256
 """Probes under way at a time: a live lab has descriptors for no more."""
 MAX_PORT: Final = 65535
-NOT_JUDGED: Final = "IPv6 is not judged yet"
+NOT_JUDGED: Final = "what IPv6 routers advertise and namespaces forward is not known"
 
 Pair: TypeAlias = tuple[str, str]
 """Source and target."""
@@ -141,9 +142,9 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     """Probe every guest from every other; return the rows of the matrix in the order of the topology.
 
     A TCP or UDP port that answers "closed" was reached: the packet came there and back. Where only a port forward leads to
-    the target, its outside address is probed. Pairs with a guest of IPv6 alone are measured, but not judged, since
-    ``vnet.topology.reachability`` knows IPv4 only: ``expected`` and ``agrees`` are None. Raise UsageError for an unknown
-    protocol or a missing port.
+    the target, its outside address is probed. Pairs with a guest of IPv6 alone are judged as far as the file says enough
+    (``vnet.topology.reachability6``); else ``expected`` and ``agrees`` are None. Raise UsageError for an unknown protocol or
+    a missing port.
     """
     kind = next((each for each in PROTOCOLS if each == protocol), None)
     if kind is None:
@@ -154,7 +155,7 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
         raise UsageError(f"{port!r} is no port: it is a whole number up to {MAX_PORT}")
     verdicts = expected(lab.topology, kind, port)
     modern = dict.fromkeys(name for name in lab.guests if _is_ipv6_only(lab, name))  # in order: each run starts alike
-    unjudged = {pair for pair in verdicts if pair[0] in modern or pair[1] in modern}
+    over_ipv6 = {pair: _judge(lab, *pair, modern) for pair in verdicts if pair[0] in modern or pair[1] in modern}
     async with trio.open_nursery() as nursery:
         for name in modern:
             if isinstance(guest := lab.guests[name], EmulatedGuest):
@@ -180,6 +181,7 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     async with trio.open_nursery() as nursery:
         for source, target in verdicts:
             nursery.start_soon(probe, source, target)
+    judged = {pair: over_ipv6.get(pair, verdict) for pair, verdict in verdicts.items()}
     matrix: list[Row] = [
         {
             "from": source,
@@ -187,12 +189,12 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
             "from_network": _network(lab, source),
             "to_network": _network(lab, target),
             **rows[source, target],
-            "expected": None if (source, target) in unjudged else verdict.allowed,
-            "reason": NOT_JUDGED if (source, target) in unjudged else verdict.reason,
-            "through": list(verdict.through),
-            "agrees": None if (source, target) in unjudged else verdict.allowed == rows[source, target]["reached"],
+            "expected": None if verdict is None else verdict.allowed,
+            "reason": NOT_JUDGED if verdict is None else verdict.reason,
+            "through": [] if verdict is None else list(verdict.through),
+            "agrees": None if verdict is None else verdict.allowed == rows[source, target]["reached"],
         }
-        for (source, target), verdict in verdicts.items()
+        for (source, target), verdict in judged.items()
     ]
     return {
         "protocol": kind,
@@ -201,6 +203,14 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
         "matrix": matrix,
         "differences": sum(row["agrees"] is False for row in matrix),
     }
+
+
+def _judge(lab: Lab, source: str, target: str, modern: Collection[str]) -> Expectation | None:
+    """Say what the file does of a pair of which one has IPv6 alone."""
+    if target in modern:
+        return expected_ipv6(lab.topology, source, target)
+    has_ipv4 = address_of(lab, target) is not None
+    return Expectation(False, f"{source} has no IPv4 address" if has_ipv4 else f"{target} has no address")
 
 
 def _is_ipv6_only(lab: Lab, name: str) -> bool:

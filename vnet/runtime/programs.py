@@ -209,9 +209,11 @@ def _datagram_services(lab: Lab) -> frozenset[int]:
 
 
 async def _wait_up(guest: Guest) -> None:
-    """Wait until DHCP has done its part."""
+    """Wait until DHCP has done its part, or a guest of IPv6 alone knows that nobody else has its address."""
     if any(each.dhcp for each in guest.interfaces()):
         await guest.dhcp(PATIENCE)
+    if guest.address is None and isinstance(guest, EmulatedGuest):
+        await guest.settle()
 
 
 def _traffic_options(program: RunTraffic) -> traffic.TrafficOptions:

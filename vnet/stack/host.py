@@ -17,7 +17,8 @@ from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD, Port, Randomness, Report, ReportLimit, Scheduler, no_report
 from vnet.stack.bond import MAX_MEMBERS, BondConfig
 from vnet.stack.bonded_nics import BondedNics
-from vnet.stack.icmp import Icmp, OnResult
+from vnet.stack.echo import OnResult
+from vnet.stack.icmp import Icmp
 from vnet.stack.igmp import GroupTable
 from vnet.stack.interface import Interface
 from vnet.stack.ip import Ipv4Input
@@ -331,8 +332,8 @@ class Host:
         shared: bool = False, both: bool = False,
     ) -> UdpSocket:  # fmt: skip
         """Open a UDP socket; port 0 picks a free one. Bound to an *interface* without address it takes what comes to its
-        port whatever the destination. Without address it is for IPv4 alone unless *both* is set. *shared* lets others that
-        are too have the same port. Raise UsageError if the port is taken."""
+        port whatever the destination. Without address it is for IPv4 alone unless *both* is set, with ``::`` for IPv6 alone.
+        *shared* lets others that are too have the same port. Raise UsageError if the port is taken."""
         socket = self.udp.bind(port, address, interface, on_datagram, shared=shared)
         socket.both = both
         return socket
@@ -340,17 +341,23 @@ class Host:
     def ping(
         self, destination: bytes, *, on_result: OnResult, size: int = 56, ttl: int = ipv4.DEFAULT_TTL,
         timeout: Duration = SECOND, source: bytes | None = None, dont_fragment: bool = False,
+        interface: Interface | None = None,
     ) -> None:  # fmt: skip
-        """Send one echo request with *size* octets of data and tell *on_result* what became of it."""
+        """Send one echo request with *size* octets of data and tell *on_result* what became of it; a link-local address is
+        one on the link of *interface*."""
         if len(destination) == 16:
-            icmp6 = self.use_ipv6().icmp
-            icmp6.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
+            self.use_ipv6().icmp.ping(
+                destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment, interface=interface
+            )
             return
         self.icmp.ping(destination, size, ttl, timeout, on_result, source=source, dont_fragment=dont_fragment)
 
-    def tcp_probe(self, destination: bytes, port: int, *, on_result: OnProbe, timeout: Duration = SECOND) -> None:
-        """Find out whether a TCP port is open, refused or silent."""
-        self.tcp.probe(destination, port, timeout, on_result)
+    def tcp_probe(
+        self, destination: bytes, port: int, *, on_result: OnProbe, timeout: Duration = SECOND,
+        interface: Interface | None = None,
+    ) -> None:  # fmt: skip
+        """Find out whether a TCP port is open, refused or silent; a link-local address is one on the link of *interface*."""
+        self.tcp.probe(destination, port, timeout, on_result, interface)
 
 
 def _is_udp_sum_right(frame: bytes, length: int) -> bool:

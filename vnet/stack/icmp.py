@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import WireError
+from vnet.stack.echo import EchoRequests, ErrorLimit, OnResult, echo_data
 from vnet.stack.transport import IcmpError
-from vnet.units import MILLISECOND, Duration, Instant
+from vnet.units import Duration
 from vnet.wire import icmpv4, ipv4
 from vnet.wire.ipv4 import PROTOCOL_ICMP
 
@@ -15,51 +15,20 @@ if TYPE_CHECKING:
     from vnet.stack.host import Host
     from vnet.stack.interface import Interface
 
-ERROR_INTERVAL: Final = 1 * MILLISECOND
-ERROR_BURST: Final = 50
-"""At most 1000 errors a second and 50 at once: what Linux sends by default; RFC 1812, 4.3.2.8 wants a limit."""
-MAX_PINGS: Final = 4096
 _UNHEEDED: Final = frozenset({icmpv4.SOURCE_QUENCH, icmpv4.REDIRECT})
 """Errors that end nothing: source quench is to be ignored (RFC 6633), and routes here are not learned from strangers."""
-
-
-class PingResult(NamedTuple):
-    """What became of one echo request. ``rtt`` is in nanoseconds; ``source`` is who answered, or who reported *error*."""
-
-    ok: bool
-    rtt: Duration | None = None
-    ttl: int | None = None
-    source: bytes | None = None
-    error: str | None = None
-
-
-OnResult = Callable[[PingResult], None]
-
-
-@final
-class _Ping:
-    """An echo request that waits."""
-
-    __slots__ = ("destination", "on_result", "sent")
-
-    def __init__(self, destination: bytes, sent: Instant, on_result: OnResult) -> None:
-        self.destination = destination
-        self.sent = sent
-        self.on_result = on_result
 
 
 @final
 class Icmp:
     """The ICMP transport of a host."""
 
-    __slots__ = ("_host", "_ident", "_pings", "_sequence", "_theoretical")
+    __slots__ = ("_host", "_limit", "_requests")
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._ident: int | None = None
-        self._sequence = 0
-        self._pings: dict[int, _Ping] = {}
-        self._theoretical: Instant = 0  # the generic cell rate algorithm: when the next error would be due at full rate
+        self._requests = EchoRequests(host, "ping")
+        self._limit = ErrorLimit()
 
     # What arrives
 
@@ -86,14 +55,12 @@ class Icmp:
             host.drop("icmp-type")
 
     def _receive_reply(self, packet: bytes, message: icmpv4.Icmp) -> None:
-        ident, sequence = message.rest >> 16, message.rest & 0xFFFF
-        ping = self._pings.get(sequence) if ident == self._ident else None
-        if ping is None or (ping.destination != packet[12:16] and not self._host.is_group(ping.destination)):
+        destination = self._requests.destination(message.rest)
+        if destination is None or (destination != packet[12:16] and not self._host.is_group(destination)):
             self._host.drop("icmp-unmatched")
             return
         self._host.delivered += 1
-        rtt = self._host.scheduler.now - ping.sent
-        self._finish(sequence, PingResult(True, rtt=rtt, ttl=packet[8], source=packet[12:16]))
+        self._requests.answered(message.rest, packet[12:16], packet[8])
 
     def _receive_error(self, packet: bytes, message: icmpv4.Icmp) -> None:
         mtu = message.rest & 0xFFFF if message.code == icmpv4.FRAGMENTATION_NEEDED else 0
@@ -115,12 +82,10 @@ class Icmp:
 
     def error(self, quoted: bytes, octets: int, error: IcmpError) -> bool:
         """Take an error about one of our echo requests."""
-        ident, sequence = quoted[octets + 4] << 8 | quoted[octets + 5], quoted[octets + 6] << 8 | quoted[octets + 7]
-        ping = self._pings.get(sequence) if ident == self._ident else None
-        if quoted[octets] != icmpv4.ECHO_REQUEST or ping is None or ping.destination != quoted[16:20]:
+        rest = int.from_bytes(quoted[octets + 4 : octets + 8], "big")
+        if quoted[octets] != icmpv4.ECHO_REQUEST or self._requests.destination(rest) != quoted[16:20]:
             return False
-        rtt = self._host.scheduler.now - ping.sent
-        self._finish(sequence, PingResult(False, rtt=rtt, source=error.reporter, error=error.text))
+        self._requests.failed(rest, error)
         return True
 
     # What is sent
@@ -142,11 +107,9 @@ class Icmp:
             return
         if packet[9] == PROTOCOL_ICMP and (len(packet) <= octets or packet[octets] in icmpv4.ERRORS):
             return
-        now = host.scheduler.now
-        if self._theoretical - now > (ERROR_BURST - 1) * ERROR_INTERVAL:
+        if not self._limit.allows(host.scheduler.now):
             host.drop("icmp-rate-limit")
             return
-        self._theoretical = max(self._theoretical, now) + ERROR_INTERVAL
         own = destination if destination in host.local else None  # else that of the way back (RFC 1812, 4.3.2.4)
         message = icmpv4.build(kind, code, rest, packet[: icmpv4.MAX_QUOTE])
         host.send_ipv4(source, PROTOCOL_ICMP, message, source=own)
@@ -156,32 +119,11 @@ class Icmp:
         *, source: bytes | None = None, dont_fragment: bool = False,
     ) -> None:  # fmt: skip
         """Send one echo request with *size* octets of data; *on_result* is called once, never from within this call."""
-        host = self._host
-        if self._ident is None:
-            self._ident = host.stream("ping").below(0x10000)
-        if len(self._pings) >= MAX_PINGS:
-            host.scheduler.soon(on_result, PingResult(False, error="too many pings"))
-            return
-        self._sequence = sequence = self._next_sequence()
-        now = host.scheduler.now
-        self._pings[sequence] = ping = _Ping(destination, now, on_result)
-        body = bytes(index & 0xFF for index in range(size))
-        message = icmpv4.build(icmpv4.ECHO_REQUEST, 0, self._ident << 16 | sequence, body)
-        problem = host.send_ipv4(destination, PROTOCOL_ICMP, message, source=source, ttl=ttl, dont_fragment=dont_fragment)
-        if problem is not None:
-            host.scheduler.soon(self._give_up, sequence, ping, problem)
-        else:
-            host.scheduler.at(now + timeout, self._give_up, sequence, ping, "no answer")
 
-    def _next_sequence(self) -> int:
-        sequence = (self._sequence + 1) & 0xFFFF
-        while sequence in self._pings:
-            sequence = (sequence + 1) & 0xFFFF
-        return sequence
+        def send(rest: int) -> str | None:
+            message = icmpv4.build(icmpv4.ECHO_REQUEST, 0, rest, echo_data(size))
+            return self._host.send_ipv4(
+                destination, PROTOCOL_ICMP, message, source=source, ttl=ttl, dont_fragment=dont_fragment
+            )
 
-    def _give_up(self, sequence: int, ping: _Ping, problem: str) -> None:
-        if self._pings.get(sequence) is ping:
-            self._finish(sequence, PingResult(False, error=problem))
-
-    def _finish(self, sequence: int, result: PingResult) -> None:
-        self._pings.pop(sequence).on_result(result)
+        self._requests.ping(destination, timeout, on_result, send)

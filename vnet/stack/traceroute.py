@@ -1,15 +1,15 @@
-"""Finding the routers on the way to a destination: probes with a growing time to live, as traceroute(8) does."""
+"""Finding the routers on the way to a destination: probes with a growing TTL, or hop limit, as traceroute(8) does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from vnet.stack.icmp import PingResult
+from vnet.stack.echo import PingResult
 from vnet.units import SECOND, Duration
-from vnet.wire import icmpv4
+from vnet.wire import icmpv4, icmpv6
 
 if TYPE_CHECKING:
     from vnet.stack.host import Host
@@ -38,9 +38,9 @@ class Hop(NamedTuple):
     error: str | None = None
 
     @property
-    def address(self) -> IPv4Address | None:
+    def address(self) -> IPv4Address | IPv6Address | None:
         """*source* for people; None if nobody answered."""
-        return None if self.source is None else IPv4Address(self.source)
+        return None if self.source is None else ip_address(self.source)
 
 
 OnRoute = Callable[[list[Hop], bool], None]
@@ -52,8 +52,8 @@ class Traceroute:
     """One run: hop by hop, up to three probes each; *on_route* is called once when it ends."""
 
     __slots__ = (
-        "_destination", "_hops", "_host", "_max_hops", "_method", "_on_route", "_sent", "_sent_at", "_socket", "_timeout",
-        "_tried",
+        "_destination", "_exceeded", "_hops", "_host", "_max_hops", "_method", "_on_route", "_sent", "_sent_at",
+        "_socket", "_timeout", "_tried", "_unreachable",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,10 @@ class Traceroute:
     ) -> None:  # fmt: skip
         self._host = host
         self._destination = destination
+        if len(destination) == 4:
+            self._exceeded, self._unreachable = icmpv4.TIME_EXCEEDED, (icmpv4.UNREACHABLE, icmpv4.PORT_UNREACHABLE)
+        else:
+            self._exceeded, self._unreachable = icmpv6.TIME_EXCEEDED, (icmpv6.UNREACHABLE, icmpv6.PORT_UNREACHABLE)
         self._on_route = on_route
         self._method = method
         self._max_hops = max_hops
@@ -75,7 +79,7 @@ class Traceroute:
     def start(self) -> None:
         """Send the first probe."""
         if self._method is Method.UDP:
-            self._socket = self._host.udp_bind(on_datagram=self._datagram)
+            self._socket = self._host.udp_bind(on_datagram=self._datagram, both=True)
             self._socket.on_error = self._error
         self._probe()
 
@@ -108,9 +112,9 @@ class Traceroute:
         if destination != (self._destination, FIRST_PORT + self._sent):
             return
         hop = Hop(len(self._hops) + 1, error.reporter, self._host.scheduler.now - self._sent_at)
-        if error.kind == icmpv4.TIME_EXCEEDED:
+        if error.kind == self._exceeded:
             self._next(hop)
-        elif error.kind == icmpv4.UNREACHABLE and error.code == icmpv4.PORT_UNREACHABLE:
+        elif (error.kind, error.code) == self._unreachable:
             self._ended(hop, True)
         else:
             self._ended(hop._replace(error=error.text), False)

@@ -1,20 +1,35 @@
-"""What a transport protocol is to the IPv4 layer of a host; ICMP, UDP and TCP are plugged in by this shape."""
+"""What a transport protocol is to the IPv4 layer of a host, by which ICMP, UDP and TCP are plugged in; and addresses."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
+from vnet.wire.ipv6 import ANY as ANY6
+
 if TYPE_CHECKING:
     from vnet.stack.interface import Interface
 
 TransportAddress: TypeAlias = tuple[bytes, int]
-"""A packed IPv4 address and a port number (RFC 8489)."""
+"""A packed address, of four octets or sixteen, and a port number (RFC 8489)."""
+
+
+def overlap(one: bytes | None, one_both: bool, other: bytes | None, other_both: bool) -> bool:
+    """Tell whether two bound addresses have one in common: None stands for all of IPv4, ``::`` for all of IPv6, and each of
+    them, where it is for *both*, for all of either."""
+    if one is None or one == ANY6:
+        if other is None or other == ANY6:
+            return one_both or other_both or one == other
+        return one_both or (one is None) == (len(other) == 4)
+    if other is None or other == ANY6:
+        return other_both or (other is None) == (len(one) == 4)
+    return one == other
 
 
 class IcmpError(NamedTuple):
     """An ICMP error, or our own finding that a neighbor is not there.
 
-    ``reporter`` is the packed address of who says so, ``text`` fit for a user, ``mtu`` that of "fragmentation needed".
+    ``reporter`` is the packed address of who says so, ``text`` fit for a user, ``mtu`` that
+    of "fragmentation needed" or "packet too big".
     """
 
     kind: int

@@ -17,6 +17,7 @@ from vnet.errors import UsageError, WireError
 from vnet.stack.transport import IcmpError, TransportAddress
 from vnet.wire import icmpv4, ipv4, udp
 from vnet.wire.ipv4 import PROTOCOL_UDP
+from vnet.wire.ipv6 import ANY as ANY6
 from vnet.wire.virtio_net import UDP_CHECKSUM
 
 if TYPE_CHECKING:
@@ -68,12 +69,17 @@ class UdpSocket:
     one that was sent here; both may be replaced. ``ttl`` and ``tos`` may be set. For what is sent to multicast groups there
     are ``group_ttl``, 0 to 255, ``group_interface``, and ``group_loop``: whether listeners on this host get it too. Sockets
     that are all ``shared`` may be bound to the same port. A socket without an address takes and sends IPv6 datagrams too if
-    it has ``both``; else whoever reads it sees IPv4 addresses only.
+    it has ``both``; else whoever reads it sees IPv4 addresses only. One bound to ``::`` is for IPv6 alone.
+
+    For IPv6 ``hop_limit`` and ``traffic_class`` take the place of ``ttl`` and ``tos`` if they are set, and
+    ``group_hop_limit`` and ``group_loop6`` that of the two for groups. While ``on_datagram`` is called ``arrived_by`` is the
+    interface by which an IPv6 datagram came.
     """
 
     __slots__ = (
-        "_paths", "_tos", "_ttl", "address", "both", "group_interface", "group_loop", "group_ttl", "host", "interface",
-        "on_datagram", "on_error", "port", "shared",
+        "_paths", "_tos", "_ttl", "address", "arrived_by", "both", "group_hop_limit", "group_interface", "group_loop",
+        "group_loop6", "group_ttl", "hop_limit", "host", "interface", "on_datagram", "on_error", "port", "shared",
+        "traffic_class",
     )  # fmt: skip
 
     def __init__(
@@ -91,8 +97,13 @@ class UdpSocket:
         self._paths: dict[TransportAddress, _Path] = {}
         self.group_ttl = 1  # RFC 1112, 6.1
         self.group_interface: Interface | None = None
-        self.group_loop = True
+        self.group_loop: bool | int = True
         self.shared = False
+        self.hop_limit: int | None = None
+        self.traffic_class: int | None = None
+        self.group_hop_limit = 1  # RFC 3493, 5.2
+        self.group_loop6: bool | int = True
+        self.arrived_by: Interface | None = None
 
     @property
     def ttl(self) -> int:
@@ -131,6 +142,10 @@ class UdpSocket:
                 )  # fmt: skip
                 return None
         return self._send_slowly(payload, destination)
+
+    def send_by(self, interface: Interface, payload: bytes, destination: TransportAddress) -> str | None:
+        """Do the same with an IPv6 destination that is on the link of *interface*: a link-local one, or a group."""
+        return self.host.use_ipv6().udp.send(self, payload, destination, interface)
 
     def close(self) -> None:
         """Receive nothing more and free the port."""
@@ -252,7 +267,7 @@ class UdpTable:
         found = [
             socket
             for socket in self._sockets.get(port, ())
-            if (socket.address == address or (socket.address is None and socket.both))
+            if (socket.address in (address, ANY6) or (socket.address is None and socket.both))
             and (interface is None or socket.interface in (None, interface))
         ]
         return sorted(found, key=_specificity, reverse=True)
@@ -324,4 +339,4 @@ class UdpTable:
 
 
 def _specificity(socket: UdpSocket) -> tuple[bool, bool]:
-    return socket.address is not None, socket.interface is not None
+    return socket.address is not None and socket.address != ANY6, socket.interface is not None

@@ -34,12 +34,19 @@ UDP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 6)
 """The header of an untagged IPv4 datagram without options whose UDP checksum is left to whoever needs it."""
 TCP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 16)
 """The same for a TCP segment."""
+TCP6_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 40, 16)
+"""The same for a TCP segment over IPv6."""
 
 
 def tcp_super(headers: int, mss: int, *, cwr: bool = False) -> bytes:
     """Make the header of an untagged IPv4 super-frame without IP options: *headers* octets of headers, *mss* of data in each
     frame cut from it. CWR has to be named, because only the first of them has it."""
     return HEADER.pack(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN if cwr else GSO_TCPV4, headers, mss, 14 + 20, 16)
+
+
+def tcp6_super(headers: int, mss: int, *, cwr: bool = False) -> bytes:
+    """Make the header of an untagged IPv6 super-frame without extension headers; the rest as in ``tcp_super``."""
+    return HEADER.pack(NEEDS_CSUM, GSO_TCPV6 | GSO_ECN if cwr else GSO_TCPV6, headers, mss, 14 + 40, 16)
 
 
 class Offload(NamedTuple):

@@ -1,4 +1,5 @@
-"""Libraries for trio, unmodified, as programs of two guests: httpx and h11, anyio, trio-websocket, dnspython."""
+"""Libraries for trio, unmodified, as programs of two guests, over both IP versions: httpx and h11, anyio, trio-websocket,
+dnspython."""
 
 from __future__ import annotations
 
@@ -17,19 +18,24 @@ import h11
 import httpx
 import pytest
 import trio
-from socket_bed import in_place
+from socket_bed import IPV4, IPV6, in_place
 from trio_websocket import ConnectionClosed, open_websocket, serve_websocket
 
 PLACES = ["fake", "guests"]
 
 
 def on_two_guests(function):
+    @pytest.mark.parametrize("family", [IPV4, IPV6])
     @pytest.mark.parametrize("place", PLACES)
-    def test(place):
-        in_place(place, function)
+    def test(place, family):
+        in_place(place, function, family)
 
     test.__name__, test.__doc__ = function.__name__, function.__doc__
     return test
+
+
+def in_url(address):
+    return f"[{address}]" if ":" in address else address
 
 
 async def http_server(stream):
@@ -62,7 +68,7 @@ async def test_httpx_talks_to_an_h11_server(guests):
         async with httpx.AsyncClient(verify=False, trust_env=False) as session:
             assert (await session.get("http://b/hello")).text == "/hello "
             big = b"0123456789" * 20_000
-            response = await session.post("http://10.0.0.2:80/", content=big)
+            response = await session.post(f"http://{in_url(guests.server_address)}:80/", content=big)
             assert response.content == b"/ " + big
             with pytest.raises(httpx.ConnectError):
                 await session.get("http://b:81/")
@@ -132,7 +138,7 @@ async def test_dnspython_asks_over_udp_and_then_over_tcp(guests):
         return reply.to_wire()
 
     async def over_udp(*, task_status):
-        with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:
+        with trio.socket.socket(guests.family, trio.socket.SOCK_DGRAM) as sock:
             await sock.bind(("", 53))
             task_status.started()
             while True:
@@ -146,14 +152,14 @@ async def test_dnspython_asks_over_udp_and_then_over_tcp(guests):
 
     async def client():
         resolver = dns.asyncresolver.Resolver(configure=False)
-        resolver.nameservers = ["10.0.0.2"]
+        resolver.nameservers = [guests.server_address]
         assert [each.address for each in await resolver.resolve("one.example", "A")] == ["192.0.2.0"]
         assert len(list(await resolver.resolve("many.example", "A"))) == 200
         with pytest.raises(dns.resolver.NXDOMAIN):
             await resolver.resolve("none.example", "A")
         before = trio.current_time()
         with pytest.raises(dns.exception.Timeout):
-            await dns.asyncquery.udp(dns.message.make_query("one.example", "A"), "10.0.0.9", timeout=3)
+            await dns.asyncquery.udp(dns.message.make_query("one.example", "A"), f"{guests.server_address}9", timeout=3)
         assert trio.current_time() - before == pytest.approx(3, abs=0.1)
 
     async with trio.open_nursery() as nursery:
@@ -172,8 +178,8 @@ async def test_anyio(guests):
 
     async def client():
         async with await anyio.connect_tcp("b", 7) as stream:
-            assert stream.extra(anyio.abc.SocketAttribute.remote_address) == ("10.0.0.2", 7)
-            assert stream.extra(anyio.abc.SocketAttribute.local_address)[0] == "10.0.0.1"
+            assert stream.extra(anyio.abc.SocketAttribute.remote_address)[:2] == (guests.server_address, 7)
+            assert stream.extra(anyio.abc.SocketAttribute.local_address)[0] == guests.server_address[:-1] + "1"
             await stream.send(b"hello")
             assert await stream.receive() == b"hello"
             await stream.send_eof()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from socket_bed import Guests
+from socket_bed import IPV4, IPV6, Guests
 from trio.testing import check_half_closeable_stream
 
 from vnet.runtime.clock import simulate
@@ -12,15 +12,17 @@ from vnet.runtime.clock import simulate
 PLACES = ["fake", "guests"]
 
 
+@pytest.mark.parametrize("family", [IPV4, IPV6])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_streams_are_what_trio_wants_of_them(place, seed):
+def test_streams_are_what_trio_wants_of_them(place, seed, family):
     async def main():
-        guests = Guests(fake=place == "fake")
+        guests = Guests(fake=place == "fake", family=family)
+        await guests.settle()
 
         async def make():
             async with guests.b.activate():
-                (listener,) = await trio.open_tcp_listeners(0, host="10.0.0.2")
+                (listener,) = await trio.open_tcp_listeners(0, host=guests.server_address)
             async with listener:
                 port = listener.socket.getsockname()[1]
                 client = await guests.a.open_tcp_stream("b", port)

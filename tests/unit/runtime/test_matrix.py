@@ -96,33 +96,88 @@ guests:
 """)
 
 
-def test_guests_of_ipv6_alone_are_measured_and_not_judged() -> None:
+def test_guests_of_ipv6_alone_are_judged_by_their_network() -> None:
     async def main() -> tuple[Reachability, dict[str, object]]:
         async with vnet.open_lab(SIX) as lab:
             matrix = await lab.reachability()
-            lab.links["new:eth0"].up = False
+            lab.links["new:eth0"].up = lab.links["b:eth0"].up = False
             return matrix, await measure(lab, "icmp", None, 0.1)
 
     matrix, data = vnet.simulate(main)
     assert matrix.pairs == {("a", "b"), ("b", "a"), ("old", "new"), ("new", "old")}
     assert matrix.unexpected == () and matrix.details["a", "old"] == "a has no IPv4 address"
-    assert data["differences"] == 2, "what has IPv4 is judged as ever"
+    assert data["differences"] == 4, "the cables that were cut"
     rows = {(row["from"], row["to"]): row for row in cast("list[Row]", data["matrix"])}
-    assert rows["a", "b"] | {"rtt_s": 0} == {
-        "from": "a", "to": "b", "from_network": "six", "to_network": "six", "reached": True, "detail": "", "rtt_s": 0,
-        "expected": None, "reason": "IPv6 is not judged yet", "through": [], "agrees": None,
+    assert rows["a", "b"]["expected"] is True and rows["a", "b"]["agrees"] is False
+    assert rows["old", "a"] | {"rtt_s": 0} == {
+        "from": "old", "to": "a", "from_network": "lan", "to_network": "six", "reached": False, "detail": "no route",
+        "rtt_s": 0, "expected": False, "reason": "old has no IPv6 address", "through": [], "agrees": True,
     }  # fmt: skip
-    assert rows["old", "b"]["agrees"] is None and rows["old", "new"]["agrees"] is False
+
+
+MANY_SIX = """
+name: many
+networks: {lan: {}, other: {}}
+guests:
+  a: {nics: [{network: lan, address: ["2001:db8::1/64", 10.0.0.1/24]}]}
+  b: {nics: [{network: lan, address: "2001:db8::2/64"}]}
+  narrow: {nics: [{network: lan, address: "2001:db8::3/126"}]}
+  away: {nics: [{network: other, address: "2001:db8::4/64"}]}
+  lost: {nics: [{network: lan, address: "2001:db8:9::5/64", gateway: "2001:db8:9::6"}]}
+  hop: {nics: [{network: lan, address: "2001:db8:9::6/64"}]}
+  two: {nics: [{network: lan, address: "2001:db8:a::7/64"}, {network: other, address: "2001:db8::7/64"}]}
+  local: {nics: [{network: lan, ipv6: link-local}]}
+  auto: {nics: [{network: lan, ipv6: auto}]}
+  old: {nics: [{network: lan, address: 10.0.0.9/24}]}
+"""
+
+
+def test_what_the_file_says_of_ipv6_is_what_is_measured() -> None:
+    topology = vnet.parse_topology(MANY_SIX)
+
+    async def main(protocol: str, port: int | None) -> dict[str, object]:
+        async with vnet.open_lab(topology) as lab:
+            return await measure(lab, protocol, port, 5)
+
+    for protocol, port in (("icmp", None), ("tcp", 80), ("udp", 80)):
+        data = vnet.simulate(main, protocol, port)
+        rows = {(str(row["from"]), str(row["to"])): row for row in cast("list[Row]", data["matrix"])}
+        assert [(pair, row["reason"], row["detail"]) for pair, row in rows.items() if row["agrees"] is False] == []
+        reached = {pair for pair, row in rows.items() if row["reached"]}
+        assert reached == {
+            (one, two) for pair in ("a b", "a narrow", "b narrow", "lost hop", "away two", "a old")
+            for one, two in (pair.split(), pair.split()[::-1])
+            if (one, two) not in {("b", "a"), ("narrow", "a"), ("away", "two")}
+        }, "b and narrow have no IPv4, by which a is measured; away knows no way to the first address of two"  # fmt: skip
+        reasons = {pair: row["reason"] for pair, row in rows.items()}
+        assert reasons["a", "away"] == "nobody on lan has 2001:db8::4"
+        assert reasons["lost", "b"] == "hop (2001:db8:9::6) does not forward"
+        assert reasons["hop", "b"] == "hop has no route to 2001:db8::2"
+        assert reasons["a", "local"] == "local has no IPv6 address but a link-local one"
+        assert reasons["b", "old"] == "b has no IPv4 address"
+        assert {pair for pair, row in rows.items() if row["expected"] is None} == {
+            (other, "auto") for other in topology.guests if other != "auto"
+        } | {("auto", other) for other in topology.guests if other not in ("a", "old", "auto", "local")}
 
 
 def test_pingall_tells_what_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    topology = vnet.parse_topology("""
+name: six
+networks: {six: {subnet: "2001:db8::/64"}, lan: {vlan: 10, subnet: 10.0.0.0/24}}
+guests:
+  a: {nics: [{network: six, ipv6: auto}]}
+  b: {nics: [{network: six, address: "2001:db8::2"}]}
+  old: {nics: [{network: lan, address: 10.0.0.1/24}]}
+  new: {nics: [{network: lan, address: 10.0.0.2/24}]}
+""")
+
     async def main() -> dict[str, object]:
-        async with vnet.open_lab(SIX) as lab:
+        async with vnet.open_lab(topology) as lab:
             return await measure(lab, "icmp", None, 0.1)
 
     print_matrix(vnet.simulate(main))
     out = capsys.readouterr().out
-    assert out.endswith("icmp: 4 of 12 pairs reached, just as the rules say; 10 over IPv6, which is not judged yet\n")
-    assert "six   six  ?            2 of 2    IPv6 is not judged yet\n" in out
+    assert out.endswith("icmp: 2 of 12 pairs reached, just as the rules say; 4 over IPv6 are not judged\n"), out
+    assert "six   six  ?            0 of 2    what IPv6 routers advertise and namespaces forward is not known\n" in out
     assert "lan   lan  2 of 2       2 of 2    same network\n" in out
-    assert out.splitlines()[1].split() == ["a", "yes?", "no?", "no?"]
+    assert out.splitlines()[1].split() == ["a", "no?", "-", "-"]

@@ -6,7 +6,7 @@ import dpkt
 import pytest
 
 from vnet.addresses import BROADCAST
-from vnet.stack.icmp import ERROR_BURST, MAX_PINGS, PingResult
+from vnet.stack.echo import ERROR_BURST, MAX_PINGS, PingResult
 from vnet.units import MILLISECOND, SECOND
 from vnet.wire import icmpv4, ipv4, udp
 from vnet.wire.ipv4 import Ipv4

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 import pytest
 
 from vnet.ports import NO_OFFLOAD, connect
+from vnet.stack.ipv6.node import Ipv6Node
 from vnet.stack.traceroute import Hop, Method, Traceroute
 from vnet.units import SECOND
-from vnet.wire import ipv4
+from vnet.wire import icmpv6, ipv4
+from vnet.wire.segmentation import complete
 
 DEFAULT = IPv4Network("0.0.0.0/0")
 
@@ -106,3 +108,72 @@ def test_the_number_of_hops_is_bounded(lan, path):
     path[1].on_ipv4 = lambda interface, frame, offload: None
     hops, reached = trace(lan, path[0], max_hops=5)
     assert not reached and hops == [Hop(ttl, None, None) for ttl in range(1, 6)]
+
+
+# IPv6
+
+
+def forwarder6(host):
+    """Make a host pass IPv6 packets on, with nothing but the hop limit."""
+    node = host.use_ipv6()
+
+    def receive(interface, frame, offload):
+        (plain,) = complete(frame, offload)
+        packet = plain[14:]
+        if frame[0] & 1 or packet[24:40] in node.local:
+            Ipv6Node.receive(node, interface, frame, offload)
+        elif packet[7] <= 1:
+            node.icmp.send_error(interface, packet, icmpv6.TIME_EXCEEDED, icmpv6.HOP_LIMIT_EXCEEDED)
+        else:
+            hop = node.next_hop(packet[24:40])
+            if hop is None:
+                node.icmp.send_error(interface, packet, icmpv6.UNREACHABLE, icmpv6.NO_ROUTE)
+            else:
+                hop[1].send(packet[:7] + bytes((packet[7] - 1,)) + packet[8:])
+
+    for interface in host.interfaces.values():
+        plain = interface.receive
+
+        def sort(frame, offload, interface=interface, plain=plain):
+            receive(interface, frame, offload) if frame[12:14] == b"\x86\xdd" else plain(frame, offload)
+
+        interface.port.receive = sort
+
+
+@pytest.fixture
+def path6(lan):
+    """h1 - h2 - h3 - h4 on networks 2001:db8:12::/64, 2001:db8:23::/64, ...; routes are set both ways."""
+    hosts = [lan.host(number, None) for number in range(1, 5)]
+    wires = []
+    for left, right in zip(hosts, hosts[1:], strict=False):
+        a, b = int(left.name[1:]), int(right.name[1:])
+        one = left.add_interface("right", bytes((2, 0, 0, 0, a, b)))
+        other = right.add_interface("left", bytes((2, 0, 0, 0, b, a)))
+        one.enable_ipv6().add_address(IPv6Interface(f"2001:db8:{a}{b}::{a}/64"))
+        other.enable_ipv6().add_address(IPv6Interface(f"2001:db8:{a}{b}::{b}/64"))
+        wires.append((one.port, other.port))
+    for host in hosts[1:-1]:
+        forwarder6(host)
+    for one, other in wires:
+        connect(one, other, defer=lan.timeline)
+    default = IPv6Network("::/0")
+    hosts[0].ipv6.routes.add(default, ip6("2001:db8:12::2"))
+    hosts[1].ipv6.routes.add(IPv6Network("2001:db8:34::/64"), ip6("2001:db8:23::3"))
+    hosts[2].ipv6.routes.add(IPv6Network("2001:db8:12::/64"), ip6("2001:db8:23::2"))
+    hosts[3].ipv6.routes.add(default, ip6("2001:db8:34::3"))
+    lan.run(5 * SECOND)
+    return hosts
+
+
+def ip6(text):
+    return IPv6Address(text).packed
+
+
+@pytest.mark.parametrize("method", Method)
+def test_routers_of_ipv6_are_found_in_order(lan, path6, method):
+    way = ["2001:db8:12::2", "2001:db8:23::3", "2001:db8:34::4"]
+    hops, reached = trace(lan, path6[0], ip6(way[-1]), method=method)
+    assert reached and hops == [Hop(ttl, ip6(source), 0) for ttl, source in enumerate(way, 1)]
+    assert [str(hop.address) for hop in hops] == way
+    hops, reached = trace(lan, path6[0], ip6("2001:db8:99::1"), method=method)
+    assert not reached and hops == [Hop(1, ip6(way[0]), 0), Hop(2, ip6(way[0]), 0, "no route to destination")]

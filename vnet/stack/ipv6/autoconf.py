@@ -75,6 +75,7 @@ class Autoconfiguration:
         """Take an advertisement that was checked (RFC 4861, section 6.3.4)."""
         interface, now = self._interface, self._interface.node.host.scheduler.now
         self._heard = True
+        before = interface.hop_limit, interface.mtu
         if message.hop_limit:
             interface.hop_limit = message.hop_limit
         if message.reachable:
@@ -83,6 +84,8 @@ class Autoconfiguration:
             interface.retransmit_time = min(message.retransmit * MILLISECOND, MAX_RETRANSMIT)
         if message.options.mtu is not None and ipv6.MIN_MTU <= message.options.mtu <= interface.interface.mtu:
             interface.mtu = message.options.mtu
+        if before != (interface.hop_limit, interface.mtu):
+            interface.node.host.changed()  # connections keep both with their path
         if message.lifetime == 0:
             self.forget_router(source)
         else:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final, final
 
 from vnet.addresses import Mac
 from vnet.errors import WireError
-from vnet.stack.icmp import ERROR_BURST, ERROR_INTERVAL, MAX_PINGS, OnResult, PingResult
+from vnet.stack.echo import EchoRequests, ErrorLimit, OnResult, echo_data
 from vnet.stack.transport import IcmpError
-from vnet.units import Duration, Instant
+from vnet.units import Duration
 from vnet.wire import icmpv6, ipv6
 from vnet.wire.ipv6 import FRAGMENT, FRAGMENT_OCTETS, PROTOCOL_ICMPV6
 
@@ -24,29 +24,15 @@ _TOO_BIG_CODE: Final = 0
 
 
 @final
-class _Ping:
-    """An echo request that waits."""
-
-    __slots__ = ("destination", "on_result", "sent")
-
-    def __init__(self, destination: bytes, sent: Instant, on_result: OnResult) -> None:
-        self.destination = destination
-        self.sent = sent
-        self.on_result = on_result
-
-
-@final
 class Icmpv6:
     """The ICMPv6 transport of a host."""
 
-    __slots__ = ("_ident", "_node", "_pings", "_sequence", "_theoretical")
+    __slots__ = ("_limit", "_node", "_requests")
 
     def __init__(self, node: Ipv6Node) -> None:
         self._node = node
-        self._ident: int | None = None
-        self._sequence = 0
-        self._pings: dict[int, _Ping] = {}
-        self._theoretical: Instant = 0  # the generic cell rate algorithm: when the next error would be due at full rate
+        self._requests = EchoRequests(node.host, "ping6")
+        self._limit = ErrorLimit()
 
     # What arrives
 
@@ -97,14 +83,12 @@ class Icmpv6:
         node.send(source, PROTOCOL_ICMPV6, reply, source=chosen, interface=via, traffic_class=traffic_class)
 
     def _receive_reply(self, packet: bytes, message: icmpv6.Icmpv6) -> None:
-        ident, sequence = message.rest >> 16, message.rest & 0xFFFF
-        ping = self._pings.get(sequence) if ident == self._ident else None
-        if ping is None or (ping.destination != packet[8:24] and ping.destination[0] != 0xFF):
+        destination = self._requests.destination(message.rest)
+        if destination is None or (destination != packet[8:24] and destination[0] != 0xFF):
             self._node.host.drop("icmp-unmatched")
             return
         self._node.host.delivered += 1
-        rtt = self._node.host.scheduler.now - ping.sent
-        self._finish(sequence, PingResult(True, rtt=rtt, ttl=packet[7], source=packet[8:24]))
+        self._requests.answered(message.rest, packet[8:24], packet[7])
 
     def _receive_error(self, interface: Interface, packet: bytes, message: icmpv6.Icmpv6) -> None:
         node = self._node
@@ -139,12 +123,10 @@ class Icmpv6:
 
     def error(self, quoted: bytes, offset: int, error: IcmpError) -> bool:
         """Take an error about one of our echo requests."""
-        ident, sequence = (int.from_bytes(quoted[at : at + 2], "big") for at in (offset + 4, offset + 6))
-        ping = self._pings.get(sequence) if ident == self._ident else None
-        if quoted[offset] != icmpv6.ECHO_REQUEST or ping is None or ping.destination != quoted[24:40]:
+        rest = int.from_bytes(quoted[offset + 4 : offset + 8], "big")
+        if quoted[offset] != icmpv6.ECHO_REQUEST or self._requests.destination(rest) != quoted[24:40]:
             return False
-        rtt = self._node.host.scheduler.now - ping.sent
-        self._finish(sequence, PingResult(False, rtt=rtt, source=error.reporter, error=error.text))
+        self._requests.failed(rest, error)
         return True
 
     # What is sent
@@ -165,11 +147,9 @@ class Icmpv6:
             return
         if _is_error(packet):
             return
-        now = node.host.scheduler.now
-        if self._theoretical - now > (ERROR_BURST - 1) * ERROR_INTERVAL:
+        if not self._limit.allows(node.host.scheduler.now):
             node.host.drop("icmp-rate-limit")
             return
-        self._theoretical = max(self._theoretical, now) + ERROR_INTERVAL
         via = interface if ipv6.is_link_local(source) else None
         own = destination if node.is_local(destination) else node.route(source, via)
         if isinstance(own, str):
@@ -179,51 +159,22 @@ class Icmpv6:
 
     def ping(
         self, destination: bytes, size: int, hop_limit: int, timeout: Duration, on_result: OnResult,
-        *, source: bytes | None = None, dont_fragment: bool = False,
+        *, source: bytes | None = None, dont_fragment: bool = False, interface: Interface | None = None,
     ) -> None:  # fmt: skip
         """Send one echo request with *size* octets of data; *on_result* is called once, never from within this call."""
-        node, host = self._node, self._node.host
-        if self._ident is None:
-            self._ident = host.stream("ping6").below(0x10000)
-        if len(self._pings) >= MAX_PINGS:
-            host.scheduler.soon(on_result, PingResult(False, error="too many pings"))
-            return
-        self._sequence = sequence = self._next_sequence()
-        now = host.scheduler.now
-        self._pings[sequence] = ping = _Ping(destination, now, on_result)
-        chosen = node.route(destination) if source is None else source
-        problem: str | None
-        if isinstance(chosen, str):
-            problem = chosen
-        else:
-            body = bytes(index & 0xFF for index in range(size))
-            rest = self._ident << 16 | sequence
-            request = icmpv6.build(chosen, destination, icmpv6.ECHO_REQUEST, 0, rest, body)
-            problem = node.send(
-                destination,
-                PROTOCOL_ICMPV6,
-                request,
-                source=chosen,
-                dont_fragment=dont_fragment,
+        node = self._node
+
+        def send(rest: int) -> str | None:
+            chosen = node.route(destination, interface) if source is None else source
+            if isinstance(chosen, str):
+                return chosen
+            request = icmpv6.build(chosen, destination, icmpv6.ECHO_REQUEST, 0, rest, echo_data(size))
+            return node.send(
+                destination, PROTOCOL_ICMPV6, request, source=chosen, dont_fragment=dont_fragment, interface=interface,
                 hop_limit=None if hop_limit == ipv6.DEFAULT_HOP_LIMIT else hop_limit,  # else what routers say
-            )
-        if problem is not None:
-            host.scheduler.soon(self._give_up, sequence, ping, problem)
-        else:
-            host.scheduler.at(now + timeout, self._give_up, sequence, ping, "no answer")
+            )  # fmt: skip
 
-    def _next_sequence(self) -> int:
-        sequence = (self._sequence + 1) & 0xFFFF
-        while sequence in self._pings:
-            sequence = (sequence + 1) & 0xFFFF
-        return sequence
-
-    def _give_up(self, sequence: int, ping: _Ping, problem: str) -> None:
-        if self._pings.get(sequence) is ping:
-            self._finish(sequence, PingResult(False, error=problem))
-
-    def _finish(self, sequence: int, result: PingResult) -> None:
-        self._pings.pop(sequence).on_result(result)
+        self._requests.ping(destination, timeout, on_result, send)
 
 
 def _is_error(packet: bytes) -> bool:

@@ -6,6 +6,7 @@ its link: unless the sender names an interface, the first one with IPv6 is taken
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from vnet.errors import WireError
@@ -15,12 +16,13 @@ from vnet.stack.ipv6.paths import PathMtus
 from vnet.stack.ipv6.reassembly import Ipv6Reassembler
 from vnet.stack.ipv6.udp import Ipv6Udp
 from vnet.stack.routes import RouteTable
+from vnet.stack.tcp.over_ipv6 import OverIpv6
 from vnet.stack.transport import IcmpError
 from vnet.wire import icmpv6, ipv6
 from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
-from vnet.wire.ipv6 import FRAGMENT, NO_NEXT_HEADER, PROTOCOL_ICMPV6, PROTOCOL_UDP
+from vnet.wire.ipv6 import FRAGMENT, NO_NEXT_HEADER, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from vnet.wire.segmentation import complete
-from vnet.wire.virtio_net import DATA_VALID, NEEDS_CSUM, is_super
+from vnet.wire.virtio_net import DATA_VALID, GSO_TCPV6, HEADER, NEEDS_CSUM, is_super
 
 if TYPE_CHECKING:
     from vnet.ports import Alarm
@@ -33,6 +35,8 @@ _PAYLOAD_LENGTH_AT: Final = 4
 _OFFSET_AT: Final = 2
 """Where a parameter problem points: in the fixed header, in the fragment header."""
 
+_TCP_AT: Final = ETHERNET_OCTETS + ipv6.HEADER_OCTETS
+_TCP_CHECKSUM_AT: Final = 16
 _ADVERTISEMENT: Final = bytes((icmpv6.NEIGHBOR_ADVERTISEMENT,))
 
 
@@ -55,7 +59,7 @@ class Ipv6Node:
     other is answered by "unrecognized next header".
     """
 
-    __slots__ = ("_alarm", "_ident", "_reassembler", "host", "icmp", "local", "paths", "protocols", "routes", "udp")
+    __slots__ = ("_alarm", "_ident", "_reassembler", "host", "icmp", "local", "paths", "protocols", "routes", "tcp", "udp")
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -64,7 +68,10 @@ class Ipv6Node:
         self.paths = PathMtus()
         self.icmp = Icmpv6(self)
         self.udp = Ipv6Udp(self)
-        self.protocols: dict[int, Ipv6Transport] = {PROTOCOL_ICMPV6: self.icmp, PROTOCOL_UDP: self.udp}
+        self.tcp = OverIpv6(host.tcp, self)
+        self.protocols: dict[int, Ipv6Transport] = {
+            PROTOCOL_ICMPV6: self.icmp, PROTOCOL_UDP: self.udp, PROTOCOL_TCP: self.tcp,
+        }  # fmt: skip
         self._ident: int | None = None
         self._reassembler: Ipv6Reassembler | None = None
         self._alarm: Alarm | None = None
@@ -82,6 +89,9 @@ class Ipv6Node:
                 self.host.drop("offload-malformed")
                 return
             if is_super(offload):
+                if _is_whole_tcp(frame, offload):
+                    self._packet(interface, frame, True)
+                    return
                 try:
                     frames = complete(frame, offload)
                 except WireError:
@@ -128,8 +138,16 @@ class Ipv6Node:
     def loop(self, packet: bytes) -> None:
         """Take a packet that the host sent to itself."""
         side = self.local.get(packet[24:40]) or next(iter(self.sides()), None)
-        if side is not None:
-            self._unwrap(side.interface, packet, side.mac, trusted=True, group=False)
+        interface = side.interface if side is not None else next(iter(self.host.interfaces.values()), None)
+        if interface is not None:
+            self._unwrap(interface, packet, interface.mac, trusted=True, group=False)
+
+    def loop_group(self, group: bytes, interface: Interface | None, packet: bytes) -> None:
+        """Take a packet that the host sends to a group, as an event, if it listens to that on the interface it leaves by."""
+        side = interface.ipv6 if interface is not None else next(iter(self.sides()), None)
+        if side is not None and side.is_group(group):
+            unwrap = partial(self._unwrap, side.interface, packet, side.mac, trusted=True, group=True)
+            self.host.scheduler.soon(unwrap)
 
     def _unwrap(self, interface: Interface, packet: bytes, sender: bytes, *, trusted: bool, group: bool) -> None:
         """Walk the extension headers, put fragments together, and hand over what is inside."""
@@ -304,3 +322,21 @@ class Ipv6Node:
 def _is_claim(packet: bytes) -> bool:
     """Tell whether a packet is an advertisement: from an address of ours it means that somebody else claims to have it."""
     return packet[6] == PROTOCOL_ICMPV6 and packet[40:41] == _ADVERTISEMENT
+
+
+def _is_whole_tcp(frame: bytes, offload: bytes) -> bool:
+    """Tell whether a super-frame is TCP right behind the fixed header: then it is one large segment, and nothing is cut.
+
+    What is odd in any way goes the long way, where it is cut or found to be a lie.
+    """
+    if len(frame) < _TCP_AT:
+        return False
+    flags, kind, _, size, start, offset = HEADER.unpack(offload)
+    return (
+        kind & 0x7F == GSO_TCPV6
+        and flags & NEEDS_CSUM != 0
+        and size > 0
+        and start == _TCP_AT
+        and offset == _TCP_CHECKSUM_AT
+        and frame[20] == PROTOCOL_TCP
+    )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import WireError
+from vnet.stack.reassembly import FragmentBuffer, Partial
 from vnet.units import SECOND, Instant
 from vnet.wire import ipv6
 from vnet.wire.ipv6 import FRAGMENT_OCTETS, HEADER_OCTETS, FragmentHeader, Walk
@@ -19,54 +20,16 @@ if TYPE_CHECKING:
 
 TIMEOUT: Final = 60 * SECOND
 """RFC 8200, section 4.5."""
-MAX_PACKETS: Final = 64
-MAX_OCTETS: Final = 4 * 1024 * 1024
-MAX_FRAGMENTS: Final = 1024
-"""Of one packet."""
-
-_Key = tuple[bytes, int]
 
 
 @final
-class _Partial:
-    """The fragments of one packet so far, by offset; ``dead`` once they overlapped."""
+class Ipv6Reassembler(FragmentBuffer):
+    """The IPv6 packets in pieces."""
 
-    __slots__ = ("dead", "deadline", "first", "head", "interface", "parts", "size", "total")
-
-    def __init__(self, interface: Interface, deadline: Instant) -> None:
-        self.interface = interface
-        self.deadline = deadline
-        self.parts: dict[int, bytes] = {}
-        self.size = 0
-        self.total: int | None = None
-        self.head = b""  # the headers before the first fragment's fragment header, naming what it carries
-        self.first: bytes | None = None  # as it came, for a time-exceeded error
-        self.dead = False
-
-    def overlaps(self, start: int, end: int) -> bool:
-        """Tell whether the range meets a part that is here, or lies behind the end."""
-        if self.total is not None and end > self.total:
-            return True
-        return any(start < other + len(part) and other < end for other, part in self.parts.items())
-
-
-@final
-class Ipv6Reassembler:
-    """The packets in pieces of one host, oldest first; it names its next deadline and its owner calls ``expire``."""
-
-    __slots__ = ("_drop", "_octets", "_partials")
+    __slots__ = ()
 
     def __init__(self, drop: Callable[[str], None]) -> None:
-        self._drop = drop
-        self._partials: dict[_Key, _Partial] = {}
-        self._octets = 0
-
-    def __len__(self) -> int:
-        return len(self._partials)
-
-    def next_deadline(self) -> Instant | None:
-        """Name the instant at which the oldest packet is given up."""
-        return next((partial.deadline for partial in self._partials.values()), None)
+        super().__init__(drop, TIMEOUT)
 
     def add(self, now: Instant, interface: Interface, packet: bytes, walk: Walk, header: FragmentHeader) -> bytes | None:
         """Take a fragment, cut to its length, whose fragment *header* is where the *walk* ends; return the packet that it
@@ -82,69 +45,35 @@ class Ipv6Reassembler:
         if start == 0 and not _whole_chain(packet, walk, header):
             self._drop("fragment-tiny")
             return None
-        key = packet[8:40], header.ident
-        partial = self._partials.get(key)
-        if partial is None:
-            self._make_room(len(payload))
-            partial = self._partials[key] = _Partial(interface, now + TIMEOUT)
+        key = packet[8:40], header.ident.to_bytes(4, "big")
+        partial = self._partial(now, interface, key, len(payload))
         if partial.dead:
             self._drop("fragment-overlap")
             return None
-        if partial.parts.get(start) == payload and header.more == (end != partial.total):
+        if partial.repeats(start, payload, more=header.more):
             self._drop("fragment-duplicate")
             return None
-        beyond = not header.more and any(other + len(part) > end for other, part in partial.parts.items())
-        second_end = not header.more and partial.total is not None
-        if beyond or second_end or partial.overlaps(start, end) or len(partial.parts) >= MAX_FRAGMENTS:
+        if partial.overlaps(start, end, more=header.more):
             self._kill(partial)
             return None
-        self._keep(partial, start, payload)
+        self._keep(partial, start, payload, more=header.more)
         if start == 0:
             partial.first = packet
-            partial.head = packet[: walk.named_at] + bytes((header.next_header,)) + packet[walk.named_at + 1 : walk.offset]
-        if not header.more:
-            partial.total = end
-        if not partial.head or partial.size != partial.total:
+        if partial.first is None or partial.size != partial.total:
             return None
         self._forget(key)
-        length = len(partial.head) - HEADER_OCTETS + partial.size
+        head = _unfragmented(partial.first)
+        length = len(head) - HEADER_OCTETS + partial.size
         if length > ipv6.MAX_PAYLOAD:
             self._drop("fragment-malformed")
             return None
-        head = partial.head[:4] + length.to_bytes(2, "big") + partial.head[6:]
-        return head + b"".join(partial.parts[at] for at in sorted(partial.parts))
+        return head[:4] + length.to_bytes(2, "big") + head[6:] + b"".join(partial.parts[at] for at in sorted(partial.parts))
 
-    def expire(self, now: Instant) -> list[tuple[Interface, bytes]]:
-        """Give up what is too old; return the first fragments of it, whose senders are to be told."""
-        given_up = []
-        for key, partial in list(self._partials.items()):
-            if partial.deadline > now:
-                break
-            self._forget(key)
-            if not partial.dead:
-                self._drop("fragment-timeout")
-                if partial.first is not None:
-                    given_up.append((partial.interface, partial.first))
-        return given_up
-
-    def _keep(self, partial: _Partial, start: int, payload: bytes) -> None:
-        partial.parts[start] = payload
-        partial.size += len(payload)
-        self._octets += len(payload)
-
-    def _kill(self, partial: _Partial) -> None:
+    def _kill(self, partial: Partial) -> None:
         self._octets -= partial.size
         partial.dead, partial.size, partial.first = True, 0, None
         partial.parts.clear()
         self._drop("fragment-overlap")
-
-    def _make_room(self, octets: int) -> None:
-        while self._partials and (len(self._partials) >= MAX_PACKETS or self._octets + octets > MAX_OCTETS):
-            self._forget(next(iter(self._partials)))
-            self._drop("fragment-queue-full")
-
-    def _forget(self, key: _Key) -> None:
-        self._octets -= self._partials.pop(key).size
 
 
 _TRANSPORT_OCTETS: Final = {ipv6.PROTOCOL_TCP: 20, ipv6.PROTOCOL_UDP: 8, ipv6.PROTOCOL_ICMPV6: 4}
@@ -157,3 +86,9 @@ def _whole_chain(packet: bytes, walk: Walk, header: FragmentHeader) -> bool:
     except WireError:
         return False
     return len(packet) >= found.offset + _TRANSPORT_OCTETS.get(found.protocol, 0)
+
+
+def _unfragmented(first: bytes) -> bytes:
+    """Return the headers before the first fragment's fragment header, naming what that one carries."""
+    found = ipv6.walk(first, heed=False)
+    return first[: found.named_at] + first[found.offset : found.offset + 1] + first[found.named_at + 1 : found.offset]

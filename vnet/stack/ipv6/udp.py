@@ -30,21 +30,45 @@ class Ipv6Udp:
     def __init__(self, node: Ipv6Node) -> None:
         self._node = node
 
-    def send(self, socket: UdpSocket, payload: bytes, destination: TransportAddress) -> str | None:
-        """Send a datagram from a socket; return None, or why it could not be sent."""
+    def send(
+        self, socket: UdpSocket, payload: bytes, destination: TransportAddress, interface: Interface | None = None
+    ) -> str | None:
+        """Send a datagram from a socket, by *interface* if one is named; return None, or why it could not be sent.
+
+        What goes to a group is also for those on this host that listen to it, unless the socket has ``group_loop6`` off.
+        """
         node = self._node
         address, port = destination
         if len(payload) > MAX_PAYLOAD:
             return "message too long"
         if not socket.both if socket.address is None else len(socket.address) != len(address):
             return "no address"
-        source = socket.address or node.route(address, socket.interface)
-        if isinstance(source, str):
-            return source
-        datagram = udp.build(source, address, socket.port, port, payload)
+        group = ipv6.is_multicast(address)
+        interface = interface or (socket.group_interface if group else None) or socket.interface
+        own = socket.address
+        if own is None or own == ipv6.ANY or ipv6.is_multicast(own):
+            found = node.route(address, interface)
+            if isinstance(found, str):
+                return found
+            own = found
+        elif interface is None and ipv6.is_link_local(own) and own in node.local:
+            interface = node.local[own].interface
+        datagram = udp.build(own, address, socket.port, port, payload)
+        traffic_class = socket.tos if socket.traffic_class is None else socket.traffic_class
+        if group:
+            hop_limit: int | None = socket.group_hop_limit
+            if socket.group_loop6:
+                head = ipv6.build(own, address, PROTOCOL_UDP, len(datagram), traffic_class=traffic_class)
+                node.loop_group(address, interface, head + datagram)
+            if not hop_limit:
+                return None
+        elif socket.hop_limit is not None:
+            hop_limit = socket.hop_limit
+        else:
+            hop_limit = socket.ttl
         return node.send(
-            address, PROTOCOL_UDP, datagram, source=source, interface=socket.interface, traffic_class=socket.tos,
-            hop_limit=None if socket.ttl == ipv6.DEFAULT_HOP_LIMIT else socket.ttl,  # else what routers say
+            address, PROTOCOL_UDP, datagram, source=own, interface=interface, traffic_class=traffic_class,
+            hop_limit=None if hop_limit == ipv6.DEFAULT_HOP_LIMIT else hop_limit,  # else what routers say
         )  # fmt: skip
 
     def receive(self, interface: Interface, packet: bytes, offset: int, *, trusted: bool, group: bool) -> None:
@@ -69,6 +93,7 @@ class Ipv6Udp:
             return
         host.delivered += 1
         for socket in fitting if group else fitting[:1]:
+            socket.arrived_by = interface
             socket.on_datagram(datagram.payload, (source, datagram.source_port))
 
     def error(self, quoted: bytes, offset: int, error: IcmpError) -> bool:

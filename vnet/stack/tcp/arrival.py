@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from vnet.stack.tcp.sender import DEFAULT_MSS
 from vnet.stack.tcp.states import MASK, RECEIVING, Segment, State, unwrap
 from vnet.units import MILLISECOND
 from vnet.wire.tcp import ACK, ECE, FIN, RST, SYN
@@ -34,7 +33,7 @@ def arrive(connection: TcpConnection, segment: Segment) -> None:
 def negotiate(connection: TcpConnection, options: TcpOptions) -> None:
     """Agree on what both ends can do, from the options of the peer's SYN."""
     sender, receiver = connection.sender, connection.receiver
-    connection.peer_mss = options.mss or DEFAULT_MSS
+    connection.peer_mss = options.mss or connection.lower.default_mss
     settings = connection.table.settings
     if options.window_scale is not None and settings.window_scaling:
         sender.scale = options.window_scale
@@ -44,7 +43,7 @@ def negotiate(connection: TcpConnection, options: TcpOptions) -> None:
     if options.timestamps is not None:
         receiver.recent, receiver.recent_at = options.timestamps[0], connection.host.scheduler.now
     path = connection.out.path()
-    room = path.mss if path is not None else DEFAULT_MSS
+    room = path.mss if path is not None else connection.lower.default_mss
     stamps = TIMESTAMPS_OCTETS if connection.stamps else 0
     sender.start(connection.peer_mss - stamps, room - stamps)
 

@@ -21,7 +21,7 @@ from vnet.stack.tcp.arrival import arrive
 from vnet.stack.tcp.ecn import EcnState
 from vnet.stack.tcp.idling import Idling
 from vnet.stack.tcp.receiver import Receiver
-from vnet.stack.tcp.sender import DEFAULT_MSS, Sender
+from vnet.stack.tcp.sender import Sender
 from vnet.stack.tcp.states import SENDING, Segment, State
 from vnet.stack.tcp.transmission import Transmission
 from vnet.stack.transport import TransportAddress
@@ -29,7 +29,10 @@ from vnet.units import Duration, Instant
 from vnet.wire.tcp import ACK, RST
 
 if TYPE_CHECKING:
-    from vnet.stack.tcp.tables import TcpListener, TcpTable
+    from vnet.stack.interface import Interface
+    from vnet.stack.tcp.listener import TcpListener
+    from vnet.stack.tcp.path import LowerLevel
+    from vnet.stack.tcp.tables import TcpTable
 
 
 @final
@@ -39,21 +42,32 @@ class TcpConnection:
     ``state`` is that of RFC 9293, ``error`` None or why the connection failed, in words ("refused", "reset", "timed out",
     "no route", ...). ``on_change`` is called, never from within the user's own call, when something a user may wait for has
     changed: it is established, data or the end of the stream came, there is room to send, it failed or closed. ``no_delay``
-    turns Nagle's algorithm off.
+    turns Nagle's algorithm off. ``lower`` is the IP version, ``scope`` the interface on whose link a link-local peer is.
     """
 
     __slots__ = (
-        "_busy", "changed", "ecn", "error", "heard_at", "host", "idling", "key", "listener", "local", "on_change", "out",
-        "peer_mss", "receiver", "remote", "sender", "stamps", "state", "synchronized", "table", "user_closed",
+        "_busy", "changed", "ecn", "error", "heard_at", "host", "idling", "key", "listener", "local", "lower", "on_change",
+        "out", "peer_mss", "receiver", "remote", "scope", "sender", "stamps", "state", "synchronized", "table",
+        "user_closed",
     )  # fmt: skip
 
-    def __init__(self, table: TcpTable, key: bytes, local: TransportAddress, remote: TransportAddress) -> None:
+    def __init__(
+        self,
+        table: TcpTable,
+        lower: LowerLevel,
+        key: bytes,
+        local: TransportAddress,
+        remote: TransportAddress,
+        scope: Interface | None,
+    ) -> None:
         host, settings = table.host, table.settings
         self.table = table
         self.host = host
+        self.lower = lower
         self.key = key
         self.local = local
         self.remote = remote
+        self.scope = scope
         self.state = State.CLOSED
         self.error: str | None = None
         self.on_change: Callable[[], None] | None = None
@@ -63,13 +77,14 @@ class TcpConnection:
         self.changed = False
         self.stamps = settings.timestamps
         self.ecn = EcnState(settings.ecn)
-        self.peer_mss = DEFAULT_MSS
+        self.peer_mss = lower.default_mss
         iss, stamp_offset = table.initial_numbers(key)
         self.out = Transmission(self, stamp_offset)
         path = self.out.path()
-        mss = path.mss if path is not None else DEFAULT_MSS
+        mss = path.mss if path is not None else lower.default_mss
         self.sender = Sender(iss, mss, settings.congestion(mss), settings.send_buffer)
-        self.receiver = Receiver(path.announced_mss if path is not None else DEFAULT_MSS, settings.receive_buffer)
+        announced_mss = path.announced_mss if path is not None else lower.default_mss
+        self.receiver = Receiver(announced_mss, settings.receive_buffer)
         self.heard_at: Instant = host.scheduler.now
         self.idling = Idling(self)
         self._busy = False

@@ -1,80 +1,30 @@
-"""The way from a connection to its peer: headers whose fields do not change are summed once, as for UDP sockets.
+"""What TCP asks of the IP version below it (RFC 9293, 3.9.2): chosen once for each connection, by its addresses.
 
-More data than fits one segment leaves as a super-frame, which links, captures and adapters cut where they must; checksums
-are left pending. Packets say "don't fragment", so that the path's MTU is found (RFC 1191), unless that is so small that no
-reasonable path has it. What the host sends to itself goes round in one packet of any size.
+``over_ipv4`` and ``over_ipv6`` have one of each. Which version it is, nothing else in TCP asks.
 """
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Protocol
 
-from vnet.stack.transport import TransportAddress
-from vnet.wire import ipv4
-from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
-from vnet.wire.ipv4 import DONT_FRAGMENT, PROTOCOL_TCP
-from vnet.wire.tcp import CWR
-from vnet.wire.tcp import HEADER_OCTETS as TCP_OCTETS
-from vnet.wire.virtio_net import TCP_CHECKSUM, tcp_super
+from vnet.stack.transport import IcmpError, TransportAddress
 
 if TYPE_CHECKING:
-    from vnet.stack.host import Host
     from vnet.stack.interface import Interface
-    from vnet.stack.neighbor import Neighbor
-
-MIN_PATH_MTU: Final = 552
-"""A smaller path MTU is not believed: packets may be fragmented instead, as Linux has it (RFC 8900, 4.6 says why)."""
-_TTL_PROTOCOL: Final = ipv4.DEFAULT_TTL << 8 | PROTOCOL_TCP
-HEADERS: Final = ipv4.HEADER_OCTETS + TCP_OCTETS
-
-_pack: Final = Struct("!HHHHHH8s4sIIHHHH").pack
-_from_bytes: Final = int.from_bytes
 
 
-@final
-class Path:
-    """Sends segments from *local* to *remote*; ``mtu`` is that of the path as far as it is known.
+class Path(Protocol):
+    """The way from a connection to its peer; ``mtu`` is that of the path as far as it is known.
 
     ``announced_mss`` is what the interface can take in, whatever the path carries (RFC 9293, 3.7.1).
     """
 
-    __slots__ = (
-        "_addresses", "_host", "_interface", "_ip_sum", "_local", "_neighbor", "_ports", "_pseudo_sum", "_remote", "_word",
-        "announced_mss", "mtu",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        host: Host,
-        hop: tuple[Interface, Neighbor] | None,
-        local: TransportAddress,
-        remote: TransportAddress,
-        limit: int,
-    ) -> None:
-        """Make a path by *hop*, or within the host if that is None; *limit* is an MTU that was found on it before."""
-        self._host = host
-        self._interface: Interface | None = None
-        self._neighbor: Neighbor | None = None
-        self._local, self._remote = local, remote
-        self.mtu = ipv4.MAX_PACKET if hop is None else hop[0].mtu
-        self.announced_mss = self.mtu - HEADERS
-        self._word = DONT_FRAGMENT
-        if hop is not None:
-            self._interface, self._neighbor = hop
-            if limit < MIN_PATH_MTU:
-                self._word = 0
-            self.mtu = min(self.mtu, max(limit, MIN_PATH_MTU))
-        self._addresses = local[0] + remote[0]
-        self._ports = local[1].to_bytes(2, "big") + remote[1].to_bytes(2, "big")
-        addresses = _from_bytes(self._addresses, "big")
-        self._ip_sum = (0x4500 + self._word + _TTL_PROTOCOL + addresses) % 0xFFFF
-        self._pseudo_sum = (addresses + PROTOCOL_TCP) % 0xFFFF
+    mtu: int
+    announced_mss: int
 
     @property
     def mss(self) -> int:
         """Octets that a segment has room for, options included (RFC 6691)."""
-        return self.mtu - HEADERS
 
     def send(
         self, sequence: int, acknowledgment: int, flags: int, window: int, options: bytes, payload: bytes, mss: int,
@@ -84,26 +34,37 @@ class Path:
 
         *ecn* is the ECN field of the IP header. Return None, or why it could not be sent.
         """
-        host = self._host
-        headers = HEADERS + len(options)
-        length = headers + len(payload)
-        host.ident = ident = (host.ident + 1) & 0xFFFF
-        packet = b"".join((
-            _pack(
-                0x4500 | ecn, length, ident, self._word, _TTL_PROTOCOL, -(self._ip_sum + ecn + length + ident) % 0xFFFF,
-                self._addresses, self._ports, sequence, acknowledgment, (headers - 20) << 10 | flags, window,
-                (self._pseudo_sum + length - 20) % 0xFFFF, 0,
-            ),
-            options,
-            payload,
-        ))  # fmt: skip
-        neighbor = self._neighbor
-        if neighbor is None or self._interface is None:
-            return host.send_ipv4(self._remote[0], PROTOCOL_TCP, packet[20:], source=self._local[0], tos=ecn)
-        offload = TCP_CHECKSUM if len(payload) <= mss else tcp_super(ETHERNET_OCTETS + headers, mss, cwr=bool(flags & CWR))
-        header = neighbor.header
-        if header is not None:
-            self._interface.port.send(header + packet, offload)
-        else:
-            neighbor.send(packet, offload)
-        return None
+
+
+class LowerLevel(Protocol):
+    """One IP version of one host.
+
+    ``unspecified`` is the address that stands for none, ``default_mss`` what a peer that says nothing takes, ``headers`` the
+    octets of both headers, ``black_hole_mtu`` what to try when large segments find no answer at all.
+    """
+
+    unspecified: bytes
+    default_mss: int
+    headers: int
+    black_hole_mtu: int
+
+    def source_for(self, destination: bytes, interface: Interface | None) -> bytes | str:
+        """Choose the address to talk from, or return why there is none."""
+
+    def scope_of(self, remote: bytes, interface: Interface | None) -> Interface | None:
+        """Return the *interface* if the address means something on its link only (RFC 4007)."""
+
+    def path(self, local: TransportAddress, remote: TransportAddress, interface: Interface | None) -> Path | None:
+        """Find the way to a peer, by *interface* if that is its scope; None without a route."""
+
+    def learn(self, destination: bytes, mtu: int, present: int) -> bool:
+        """Take what is said of a path's MTU, *present* until now; tell whether it is of use."""
+
+    def send(self, destination: bytes, segment: bytes, source: bytes, interface: Interface | None) -> str | None:
+        """Send a segment that belongs to no connection, complete; return None, or why it could not be sent."""
+
+    def is_too_large(self, error: IcmpError) -> bool:
+        """Tell whether an error says that a segment was too large."""
+
+    def is_refusal(self, error: IcmpError) -> bool:
+        """Tell whether an error ends the opening of a connection (RFC 9293, 3.9.2.2)."""

@@ -1,4 +1,4 @@
-"""What a host knows of the MTUs on its ways: from routers (RFC 1191), or because large segments vanish (RFC 4821)."""
+"""What a host knows of MTUs on its ways over IPv4: from routers (RFC 1191), or because large segments vanish (RFC 4821)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ LIFETIME: Final[Duration] = 10 * MINUTE
 """RFC 1191, 6.3: after that a larger packet is tried again."""
 PLATEAUS: Final = (65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68)
 """RFC 1191, 7.1: what to try when a router does not say what MTU it has."""
-BLACK_HOLE_MTU: Final = 1024 + 40
-"""What to try when large segments find no answer at all: the base size that RFC 4821, 7.7 falls back to."""
 BLACK_HOLE_TIMEOUTS: Final = 3
-"""After so many timeouts in a row."""
+"""Large segments that find no answer so many times in a row are given up for smaller ones (RFC 4821, 7.7)."""
 
 
 @final

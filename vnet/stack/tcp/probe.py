@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from vnet.stack.tcp.states import MASK, MODULUS, Segment
+from vnet.stack.tcp.states import MASK, MODULUS, Segment, split
 from vnet.stack.transport import IcmpError
 from vnet.units import Duration, Instant
-from vnet.wire.ipv4 import PROTOCOL_TCP
 from vnet.wire.tcp import ACK, RST, SYN, Tcp
+from vnet.wire.tcp_options import TcpOptions
 
 if TYPE_CHECKING:
     from vnet.stack.host import Host
+    from vnet.stack.interface import Interface
+    from vnet.stack.tcp.path import LowerLevel
 
 EPHEMERAL_FIRST: Final = 49152
 EPHEMERAL_COUNT: Final = 16384
@@ -72,24 +74,27 @@ class Probes:
         self._host.delivered += 1
         if segment.flags & (RST | SYN):
             state = "refused" if segment.flags & RST else "open"
-            self._finish(key, ProbeResult(state, rtt=self._host.scheduler.now - probe.sent, source=key[:4]))
+            (source, _), _ = split(key)
+            self._finish(key, ProbeResult(state, rtt=self._host.scheduler.now - probe.sent, source=source))
         return True
 
-    def error(self, quoted: bytes, octets: int, error: IcmpError) -> bool:
-        """Take an ICMP error; tell whether it was about a probe."""
-        key = quoted[16:20] + quoted[12:16] + quoted[octets + 2 : octets + 4] + quoted[octets : octets + 2]
+    def error(self, key: bytes, number: int, error: IcmpError) -> bool:
+        """Take an ICMP error about segment *number*; tell whether it was about a probe."""
         probe = self._probes.get(key)
-        if probe is None or int.from_bytes(quoted[octets + 4 : octets + 8], "big") != probe.sequence:
+        if probe is None or number != probe.sequence:
             return False
         self._finish(key, ProbeResult(error.text, rtt=self._host.scheduler.now - probe.sent, source=error.reporter))
         return True
 
-    def probe(self, destination: bytes, port: int, timeout: Duration, on_result: OnProbe, taken: Container[bytes]) -> None:
+    def probe(
+        self, lower: LowerLevel, destination: bytes, port: int, timeout: Duration, on_result: OnProbe,
+        taken: Container[bytes], interface: Interface | None,
+    ) -> None:  # fmt: skip
         """Send one SYN from a port whose key is not *taken*; *on_result* is called once, never from within this call."""
         host = self._host
-        source = host.source_for(destination)
-        if source is None:
-            host.scheduler.soon(on_result, ProbeResult("no route"))
+        source = lower.source_for(destination, interface)
+        if isinstance(source, str):
+            host.scheduler.soon(on_result, ProbeResult(source))
             return
         stream = host.stream("tcp")
         source_port = EPHEMERAL_FIRST + stream.below(EPHEMERAL_COUNT)
@@ -99,9 +104,9 @@ class Probes:
         probe = self._probes[key] = _Probe(stream.below(MODULUS), host.scheduler.now, on_result)
         syn = Tcp(
             source_port=source_port, destination_port=port, sequence=probe.sequence, flags=SYN, window=64240,
-            options=b"\x02\x04\x05\xb4",  # MSS 1460
+            options=TcpOptions(mss=1500 - lower.headers).encode(),
         )  # fmt: skip
-        problem = host.send_ipv4(destination, PROTOCOL_TCP, syn.encode(source, destination), source=source)
+        problem = lower.send(destination, syn.encode(source, destination), source, interface)
         if problem is not None:
             host.scheduler.soon(self._give_up, key, probe, problem)
         else:

@@ -20,12 +20,10 @@ from vnet.units import MILLISECOND, Instant
 
 SEND_BUFFER: Final = 1024 * 1024
 """Octets that wait to be sent or acknowledged."""
-DEFAULT_MSS: Final = 536
-"""What a peer that says nothing takes (RFC 9293, MUST-15)."""
 MIN_MSS: Final = 48
 """A smaller one is a mistake or an attack: headers would outweigh data. Linux has the same."""
-MAX_BURST: Final = 0xFFFF - 20 - 60
-"""Octets of data in the largest super-frame: what an IPv4 header can give the length of, less both headers."""
+MAX_BURST: Final = 0xFFFF - 40 - 60
+"""Octets of data in the largest super-frame: what an IPv4 header can give the length of, less the largest headers."""
 
 
 class Recovery(Enum):

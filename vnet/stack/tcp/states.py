@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NamedTuple
 
+from vnet.stack.transport import TransportAddress
+
 MODULUS: Final = 1 << 32
 MASK: Final = MODULUS - 1
 _HALF: Final = 1 << 31
@@ -51,3 +53,10 @@ def unwrap(number: int, near: int) -> int:
     compare as numbers do.
     """
     return near + ((number - near + _HALF) & MASK) - _HALF
+
+
+def split(key: bytes) -> tuple[TransportAddress, TransportAddress]:
+    """Read the peer's and the own address and port from the key of a connection."""
+    octets = (len(key) - 4) // 2
+    ports = key[2 * octets :]
+    return (key[:octets], int.from_bytes(ports[:2], "big")), (key[octets : 2 * octets], int.from_bytes(ports[2:], "big"))

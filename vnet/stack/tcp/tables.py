@@ -1,12 +1,12 @@
 """The TCP transport of a host: connections by their four numbers, listeners by port, and what belongs to nobody.
 
 A segment goes to its connection, else to a probe, else to a listener if it is a SYN, else it is answered with a reset. The
-key of a connection is the 12 octets of addresses and ports as they stand in what its peer sends.
+key of a connection is the addresses and ports as they stand in what its peer sends: 12 octets of IPv4, 36 of IPv6, so that
+both are found in one table.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2s
@@ -17,14 +17,16 @@ from vnet.stack.tcp.arrival import negotiate
 from vnet.stack.tcp.congestion import Congestion, Cubic
 from vnet.stack.tcp.connection import TcpConnection
 from vnet.stack.tcp.ecn import CE, Ecn
+from vnet.stack.tcp.listener import TcpListener
+from vnet.stack.tcp.over_ipv4 import OverIpv4
+from vnet.stack.tcp.path import LowerLevel
 from vnet.stack.tcp.path_mtu import PathMtus
 from vnet.stack.tcp.probe import EPHEMERAL_COUNT, EPHEMERAL_FIRST, OnProbe, Probes
 from vnet.stack.tcp.receiver import RECEIVE_BUFFER
 from vnet.stack.tcp.sender import SEND_BUFFER
-from vnet.stack.tcp.states import MASK, Segment, State, unwrap
-from vnet.stack.transport import IcmpError
-from vnet.units import MICROSECOND, SECOND, Duration, Instant
-from vnet.wire import icmpv4, ipv4
+from vnet.stack.tcp.states import MASK, Segment, State, split, unwrap
+from vnet.stack.transport import IcmpError, overlap
+from vnet.units import MICROSECOND, Duration
 from vnet.wire.checksum import is_valid, pseudo_header_sum
 from vnet.wire.ipv4 import PROTOCOL_TCP
 from vnet.wire.tcp import ACK, HEADER, HEADER_OCTETS, RST, SYN, Tcp, reset_answering
@@ -38,71 +40,7 @@ MAX_CONNECTIONS: Final = 32768
 """Connections of one host in all states; SYNs beyond are dropped."""
 MAX_TIME_WAIT: Final = 8192
 """Connections in TIME-WAIT; the oldest gives way."""
-HALF_OPEN_GRACE: Final[Duration] = 1 * SECOND
-"""How long a handshake is safe from giving way to another when the backlog is full."""
 _ISN_TICK: Final[Duration] = 4 * MICROSECOND
-
-
-@final
-class TcpListener:
-    """Takes connections to a port; made by ``TcpTable.listen``.
-
-    ``backlog`` bounds the handshakes under way and the connections not taken together: when it is full, the oldest handshake
-    of more than a second gives way, else the SYN is dropped and will come again. ``on_ready`` is called when ``accept`` has
-    something.
-    """
-
-    __slots__ = ("_pending", "_ready", "_table", "address", "backlog", "is_closed", "on_ready", "port")
-
-    def __init__(self, table: TcpTable, port: int, address: bytes | None, backlog: int) -> None:
-        self._table = table
-        self.port = port
-        self.address = address
-        self.backlog = max(1, backlog)
-        self.on_ready: Callable[[], None] | None = None
-        self.is_closed = False
-        self._pending: dict[bytes, tuple[Instant, TcpConnection]] = {}
-        self._ready: deque[TcpConnection] = deque()
-
-    def accept(self) -> TcpConnection | None:
-        """Take the next connection, or None; it may have failed since."""
-        return self._ready.popleft() if self._ready else None
-
-    def close(self) -> None:
-        """Listen no more; connections that nobody took are reset."""
-        if not self.is_closed:
-            self.is_closed = True
-            self._table.unlisten(self)
-            for connection in [*(pending for _, pending in self._pending.values()), *self._ready]:
-                connection.abort()
-            self._ready.clear()
-
-    # For the table and its connections
-
-    def admit(self, connection: TcpConnection, now: Instant) -> bool:
-        """Begin a handshake if there is room.
-
-        Its age counts from here: a peer that goes on repeating its SYN must not keep the whole backlog from giving way.
-        """
-        if len(self._pending) + len(self._ready) >= self.backlog:
-            admitted_at, oldest = next(iter(self._pending.values()), (now, None))
-            if oldest is None or now - admitted_at < HALF_OPEN_GRACE:
-                return False
-            oldest.fail("timed out")
-        self._pending[connection.key] = now, connection
-        return True
-
-    def established(self, connection: TcpConnection) -> None:
-        """Offer a connection to the user."""
-        if self._pending.pop(connection.key, None) is not None:
-            self._ready.append(connection)
-            if self.on_ready is not None:
-                self.on_ready()
-
-    def forget(self, connection: TcpConnection) -> None:
-        """Give up a handshake."""
-        if self._pending.get(connection.key, (0, None))[1] is connection:
-            del self._pending[connection.key]
 
 
 @final
@@ -124,7 +62,7 @@ class TcpSettings:
 class TcpTable:
     """The TCP transport of a host."""
 
-    __slots__ = ("_connections", "_listeners", "_probes", "_secret", "_waiting", "host", "path_mtus", "settings")
+    __slots__ = ("_connections", "_ipv4", "_listeners", "_probes", "_secret", "_waiting", "find", "host", "settings")
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -132,8 +70,9 @@ class TcpTable:
         self._connections: dict[bytes, TcpConnection] = {}
         self._waiting: dict[bytes, TcpConnection] = {}
         self._listeners: dict[int, list[TcpListener]] = {}
-        self.path_mtus = PathMtus(host.scheduler)
+        self._ipv4 = OverIpv4(host)
         self._probes = Probes(host)
+        self.find: Callable[[bytes], TcpConnection | None] = self._connections.get
         self._secret: bytes | None = None
 
     def __len__(self) -> int:
@@ -144,48 +83,67 @@ class TcpTable:
         """All connections, those in TIME-WAIT too, in the order they began."""
         return tuple(self._connections.values())
 
+    @property
+    def path_mtus(self) -> PathMtus:
+        """What is known of the MTUs on the ways to IPv4 destinations; those of IPv6 are ``Ipv6Node.paths``."""
+        return self._ipv4.mtus
+
     # What users ask for
 
-    def connect(self, destination: bytes, port: int, *, source: bytes | None = None, source_port: int = 0) -> TcpConnection:
+    def connect(
+        self, destination: bytes, port: int, *, source: bytes | None = None, source_port: int = 0,
+        interface: Interface | None = None,
+    ) -> TcpConnection:  # fmt: skip
         """Begin a connection: its SYN goes out at once, or it has failed with ``error`` set, as ``on_change`` tells later.
 
-        Port 0 picks a free dynamic one (RFC 6056, 3.3.1). Raise UsageError if the port is taken or cannot be.
+        Port 0 picks a free dynamic one (RFC 6056, 3.3.1). A link-local destination is one on the link of *interface*, or
+        else of the first with IPv6. Raise UsageError if the port is taken or cannot be.
         """
         if not 1 <= port <= 0xFFFF or not 0 <= source_port <= 0xFFFF:
             raise UsageError(f"{port} and {source_port} must be ports: 1 to 65535, the source's may be 0")
+        if source is not None and len(source) != len(destination):
+            raise UsageError("source and destination must be of the same IP version")
         host = self.host
         problem = None
-        if source is None:
-            source = None if host.is_group(destination) else host.source_for(destination)
-        if source is None:
-            source, problem = ipv4.ANY, "no route"
+        lower = self._lower(destination)
+        chosen = lower.source_for(destination, interface) if source is None else source
+        if isinstance(chosen, str):
+            source, problem = lower.unspecified, chosen
+        else:
+            source = chosen
         if len(self._connections) >= MAX_CONNECTIONS:
             raise UsageError(f"{host.name} has {MAX_CONNECTIONS} TCP connections already")
         local_port = source_port or self._free_port(destination, source, port)
         key = destination + source + port.to_bytes(2, "big") + local_port.to_bytes(2, "big")
         if key in self._connections:
             raise UsageError(f"TCP port {local_port} of {host.name} is taken for that destination")
-        connection = TcpConnection(self, key, (source, local_port), (destination, port))
+        scope = lower.scope_of(destination, interface)
+        connection = TcpConnection(self, lower, key, (source, local_port), (destination, port), scope)
         self._connections[key] = connection
         connection.open(problem)
         return connection
 
-    def listen(self, port: int = 0, address: bytes | None = None, *, backlog: int = 128) -> TcpListener:
-        """Listen on a port of one address or of all; port 0 picks a free dynamic one. Raise UsageError if it is taken."""
+    def listen(self, port: int = 0, address: bytes | None = None, *, backlog: int = 128, both: bool = False) -> TcpListener:
+        """Listen on a port of one address or of all; port 0 picks a free dynamic one.
+
+        Without *address* it is for IPv4, with ``::`` for IPv6, and with *both* for both. Raise UsageError if it is taken.
+        """
         if not 0 <= port <= 0xFFFF:
             raise UsageError(f"{port} is not a port: it must be 0 to 65535")
         if port == 0:
             port = self._free_listening_port()
         listeners = self._listeners.get(port, [])
-        if any(other.address == address or None in (other.address, address) for other in listeners):
+        if any(overlap(other.address, other.both, address, both) for other in listeners):
             raise UsageError(f"TCP port {port} of {self.host.name} is taken")
-        listener = TcpListener(self, port, address, backlog)
+        listener = TcpListener(self, port, address, backlog, both=both)
         self._listeners[port] = [*listeners, listener]
         return listener
 
-    def probe(self, destination: bytes, port: int, timeout: Duration, on_result: OnProbe) -> None:
+    def probe(
+        self, destination: bytes, port: int, timeout: Duration, on_result: OnProbe, interface: Interface | None = None
+    ) -> None:
         """Send one SYN and see what comes back; *on_result* is called once, never from within this call."""
-        self._probes.probe(destination, port, timeout, on_result, self._connections)
+        self._probes.probe(self._lower(destination), destination, port, timeout, on_result, self._connections, interface)
 
     # What arrives
 
@@ -196,9 +154,7 @@ class TcpTable:
         if size < HEADER_OCTETS:
             host.drop("tcp-malformed")
             return
-        source_port, destination_port, sequence, acknowledgment, offset, flags, window, _, _ = HEADER.unpack_from(
-            packet, octets
-        )
+        _, _, sequence, acknowledgment, offset, flags, window, _, _ = HEADER.unpack_from(packet, octets)
         start = octets + (offset >> 4 << 2)
         if not octets + HEADER_OCTETS <= start <= len(packet) or not (
             trusted or is_valid(packet[octets:], pseudo_header_sum(packet[12:16], packet[16:20], PROTOCOL_TCP, size))
@@ -212,28 +168,31 @@ class TcpTable:
         options, marked = packet[octets + HEADER_OCTETS : start], packet[1] & CE == CE
         segment = Segment(sequence, acknowledgment, flags, window, options, packet[start:], marked)
         connection = self._connections.get(key)
-        if connection is not None and (
-            connection.state is not State.TIME_WAIT or not self._may_replace(connection, segment)
-        ):
+        if connection is not None and (connection.state is not State.TIME_WAIT or not self.may_replace(connection, segment)):
             host.delivered += 1
             connection.arrive(segment)
             return
+        self.unexpected(self._ipv4, key, segment, None)
+
+    def unexpected(self, lower: LowerLevel, key: bytes, segment: Segment, scope: Interface | None) -> None:
+        """Take a segment that belongs to no connection: to a probe, to a listener, or to nobody (RFC 9293, 3.10.7.1)."""
+        flags = segment.flags
+        (source, source_port), (destination, port) = split(key)
         if self._probes.take(key, segment):
-            if segment.flags & RST:
+            if flags & RST:
                 return
-        elif flags & (SYN | ACK | RST) == SYN and (listener := self._listener(packet[16:20], destination_port)) is not None:
-            self._open(listener, key, segment)
+        elif flags & (SYN | ACK | RST) == SYN and (listener := self._listener(destination, port)) is not None:
+            self._open(lower, listener, key, segment, scope)
             return
         else:
-            host.drop("tcp-port")
+            self.host.drop("tcp-port")
         whole = Tcp(
-            source_port=source_port, destination_port=destination_port, sequence=sequence, acknowledgment=acknowledgment,
-            flags=flags, payload=segment.payload,
+            source_port=source_port, destination_port=port, sequence=segment.sequence,
+            acknowledgment=segment.acknowledgment, flags=flags, payload=segment.payload,
         )  # fmt: skip
         answer = reset_answering(whole)
         if answer is not None:
-            source, destination = packet[12:16], packet[16:20]
-            host.send_ipv4(source, PROTOCOL_TCP, answer.encode(destination, source), source=destination)
+            lower.send(source, answer.encode(destination, source), destination, scope)
 
     def expects(self, packet: bytes, octets: int) -> bool:
         """Tell whether somebody waits for the segment in *packet*, whose IPv4 header has *octets*."""
@@ -243,20 +202,27 @@ class TcpTable:
         return self._listener(packet[16:20], int.from_bytes(key[10:], "big")) is not None
 
     def error(self, quoted: bytes, octets: int, error: IcmpError) -> bool:
-        """Take an ICMP error about a segment of ours (RFC 9293, 3.9.2.2; RFC 5927 for the check of its number)."""
-        if self._probes.error(quoted, octets, error):
-            return True
+        """Take an ICMP error about a segment of ours."""
         ports = quoted[octets + 2 : octets + 4] + quoted[octets : octets + 2]
-        connection = self._connections.get(quoted[16:20] + quoted[12:16] + ports)
+        number = int.from_bytes(quoted[octets + 4 : octets + 8], "big")
+        return self.failed(quoted[16:20] + quoted[12:16] + ports, number, error)
+
+    def failed(self, key: bytes, number: int, error: IcmpError) -> bool:
+        """Take an error about segment *number* of what has this key; tell whether anybody was concerned.
+
+        RFC 9293, 3.9.2.2; RFC 5927 for the check of the number.
+        """
+        if self._probes.error(key, number, error):
+            return True
+        connection = self._connections.get(key)
         if connection is None:
             return False
         sender = connection.sender
-        sequence = unwrap(int.from_bytes(quoted[octets + 4 : octets + 8], "big"), sender.nxt)
-        if not sender.una <= sequence <= sender.high:
+        if not sender.una <= unwrap(number, sender.nxt) <= sender.high:
             return False
-        if error.kind == icmpv4.UNREACHABLE and error.code == icmpv4.FRAGMENTATION_NEEDED:
+        if connection.lower.is_too_large(error):
             connection.out.too_large(error.mtu)
-        elif error.kind == icmpv4.UNREACHABLE and connection.state is State.SYN_SENT:
+        elif connection.state is State.SYN_SENT and connection.lower.is_refusal(error):
             connection.fail(error.text)
             connection.tell()
         return True  # else it may pass: data goes on being sent until patience ends
@@ -289,7 +255,7 @@ class TcpTable:
         """Send a reset with this number to the connection's peer."""
         (local, local_port), (remote, remote_port) = connection.local, connection.remote
         segment = Tcp(source_port=local_port, destination_port=remote_port, sequence=sequence, flags=RST)
-        self.host.send_ipv4(remote, PROTOCOL_TCP, segment.encode(local, remote), source=local)
+        connection.lower.send(remote, segment.encode(local, remote), local, connection.scope)
 
     def initial_numbers(self, key: bytes) -> tuple[int, int]:
         """Choose the first sequence number and the timestamp offset of a connection (RFC 6528, section 3; RFC 7323, 5.4).
@@ -308,9 +274,7 @@ class TcpTable:
         for connection in self._connections.values():
             connection.out.forget_path()
 
-    # Inside
-
-    def _may_replace(self, connection: TcpConnection, segment: Segment) -> bool:
+    def may_replace(self, connection: TcpConnection, segment: Segment) -> bool:
         """Tell whether a SYN may take the place of a connection in TIME-WAIT, which then ends (RFC 6191, section 2)."""
         if segment.flags & (SYN | ACK | RST) != SYN or self._listener(*connection.local) is None:
             return False
@@ -325,15 +289,19 @@ class TcpTable:
         connection.enter(State.CLOSED)
         return True
 
-    def _open(self, listener: TcpListener, key: bytes, segment: Segment) -> None:
+    # Inside
+
+    def _lower(self, address: bytes) -> LowerLevel:
+        return self._ipv4 if len(address) == 4 else self.host.use_ipv6().tcp
+
+    def _open(self, lower: LowerLevel, listener: TcpListener, key: bytes, segment: Segment, scope: Interface | None) -> None:
         """Take a SYN (RFC 9293, 3.10.7.2)."""
         host = self.host
         if len(self._connections) >= MAX_CONNECTIONS:
             host.drop("tcp-connections-full")
             return
-        local = key[4:8], int.from_bytes(key[10:], "big")
-        remote = key[:4], int.from_bytes(key[8:10], "big")
-        connection = TcpConnection(self, key, local, remote)
+        remote, local = split(key)
+        connection = TcpConnection(self, lower, key, local, remote, scope)
         if not listener.admit(connection, host.scheduler.now):
             host.drop("tcp-backlog")
             return
@@ -348,7 +316,7 @@ class TcpTable:
 
     def _listener(self, address: bytes, port: int) -> TcpListener | None:
         for listener in self._listeners.get(port, ()):
-            if listener.address is None or listener.address == address:
+            if listener.takes(address):
                 return listener
         return None
 

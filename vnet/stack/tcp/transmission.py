@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from vnet.stack.tcp.ecn import ECT
 from vnet.stack.tcp.path import Path
-from vnet.stack.tcp.path_mtu import BLACK_HOLE_MTU, BLACK_HOLE_TIMEOUTS
+from vnet.stack.tcp.path_mtu import BLACK_HOLE_TIMEOUTS
 from vnet.stack.tcp.receiver import DELAYED_ACK
 from vnet.stack.tcp.states import MASK, State
 from vnet.units import MILLISECOND, MINUTE, SECOND, Duration, Instant
@@ -65,21 +65,17 @@ class Transmission:
     def path(self) -> Path | None:
         """Find the way to the peer; None without a route."""
         if self._path is None:
-            host, remote = self._host, self._connection.remote[0]
-            hop = None if host.is_local(remote) else host.next_hop(remote)
-            if hop is None and not host.is_local(remote):
-                return None
             connection = self._connection
-            self._path = Path(host, hop, connection.local, connection.remote, connection.table.path_mtus.get(remote))
-            if self._connection.synchronized:
+            self._path = connection.lower.path(connection.local, connection.remote, connection.scope)
+            if connection.synchronized:
                 self.resize()
         return self._path
 
     def too_large(self, mtu: int) -> None:
-        """Take "fragmentation needed" (RFC 1191, section 4 and 5): send again in segments that fit."""
+        """Take "fragmentation needed" (RFC 1191, 4 and 5) or "packet too big" (RFC 8201): send again in what fits."""
         path = self.path()
         connection = self._connection
-        if path is not None and connection.table.path_mtus.learn(connection.remote[0], mtu, path.mtu):
+        if path is not None and connection.lower.learn(connection.remote[0], mtu, path.mtu):
             self.forget_path()
             self.path()
             self.output()
@@ -228,8 +224,9 @@ class Transmission:
             return
         if sender.is_outstanding:
             self._timeouts += 1
-            if self._timeouts == BLACK_HOLE_TIMEOUTS and sender.mss > BLACK_HOLE_MTU:
-                self.too_large(BLACK_HOLE_MTU)
+            lower = self._connection.lower
+            if self._timeouts == BLACK_HOLE_TIMEOUTS and sender.mss + lower.headers > lower.black_hole_mtu:
+                self.too_large(lower.black_hole_mtu)
             sender.time_out()
             self.output()
         else:

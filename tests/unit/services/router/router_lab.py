@@ -10,8 +10,8 @@ from vnet.ports import NO_OFFLOAD, Handler
 from vnet.services.firewall.rules import FirewallConfig
 from vnet.services.nat.translator import NatConfig, PortForward
 from vnet.services.router.router import Router
+from vnet.stack.echo import PingResult
 from vnet.stack.host import Host
-from vnet.stack.icmp import PingResult
 from vnet.stack.interface import Interface
 from vnet.stack.tcp import ProbeResult
 from vnet.stack.udp import UdpSocket
