@@ -32,6 +32,7 @@ GROUPS: Final = (
     "switch_core",
     "sim_hops",
     "stack_tcp",
+    "sim_idle",
     "dhcp_vs_kea",
     "lab_build",
     "live_start",

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vnet.fabric.rng import RandomStreams
-from vnet.stack.resolver import Ask, AskStream, Done, Lookup, Outcome, ResolverSettings, State
+from vnet.stack.resolver import Ask, AskStream, Done, Lookup, ResolverSettings, State
+from vnet.stack.resolver_answer import Outcome
 from vnet.stack.resolver_names import MAX_SEARCH
 from vnet.units import SECOND
 from vnet.wire import dns

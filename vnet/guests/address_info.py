@@ -15,7 +15,7 @@ from vnet.guests.names import gai_error
 from vnet.guests.socket_address import interface_of
 from vnet.guests.socket_table import SocketTable
 from vnet.stack.host import Host
-from vnet.stack.resolver import Outcome, Result
+from vnet.stack.resolver_answer import Outcome, Result
 from vnet.wire import dns
 
 Resolved: TypeAlias = list[

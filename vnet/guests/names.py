@@ -21,7 +21,8 @@ from vnet.guests.socket_errors import name_error
 from vnet.stack.destinations import by_preference
 from vnet.stack.dhcp_lease import Lease
 from vnet.stack.host import Host
-from vnet.stack.resolver import Outcome, ResolverSettings, Result
+from vnet.stack.resolver import ResolverSettings
+from vnet.stack.resolver_answer import Outcome, Result
 from vnet.stack.resolver_client import HostLookup
 from vnet.wire import dns
 

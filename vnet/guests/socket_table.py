@@ -22,7 +22,7 @@ from vnet.guests.socket_address import (
 from vnet.guests.socket_errors import name_error, os_error
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
-from vnet.stack.resolver import Outcome
+from vnet.stack.resolver_answer import Outcome
 from vnet.stack.transport import overlap
 from vnet.wire import ipv6
 

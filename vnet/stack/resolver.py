@@ -19,7 +19,6 @@ Every input returns its effects. Whoever runs the machine closes the way to a se
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import ip_address
@@ -27,6 +26,7 @@ from typing import Final, NamedTuple, TypeAlias, final
 
 from vnet.errors import WireError
 from vnet.ports import Randomness
+from vnet.stack.resolver_answer import NEXT_SERVER, Outcome, Question, Result, read_answer, why_another
 from vnet.stack.resolver_names import candidates
 from vnet.units import SECOND, Duration, Instant
 from vnet.wire import dns
@@ -40,16 +40,6 @@ NDOTS: Final = 1
 """Names with as many dots are tried as they are before search domains (resolv.conf(5), ndots)."""
 MAX_SERVERS: Final = 3
 """Servers that are asked; others are for nothing (resolv.conf(5), nameserver)."""
-MAX_ALIASES: Final = 16
-"""CNAME records that are followed from the name that was asked for."""
-
-_ADDRESS_OCTETS: Final = {dns.A: 4, dns.AAAA: 16}
-_NEXT_SERVER: Final = {
-    dns.SERVER_FAILURE: "SERVFAIL", dns.NOT_IMPLEMENTED: "NOTIMP", dns.REFUSED: "REFUSED",
-}  # fmt: skip
-"""Response codes after which glibc asks another server."""
-_RECURSION_AVAILABLE: Final = 0x0080
-_CODE: Final = 0x000F
 
 
 class State(Enum):
@@ -60,19 +50,6 @@ class State(Enum):
     STREAMING = "streaming"
     """Asking over TCP, because an answer was truncated."""
     DONE = "done"
-
-
-class Outcome(Enum):
-    """What a lookup came to; the names are those of glibc's ``h_errno``."""
-
-    FOUND = "found"
-    NO_NAME = "no such name"
-    NO_DATA = "no such record"
-    """The name exists, but has no record of the kinds that were asked for."""
-    AGAIN = "no server answered"
-    """Nobody answered, or nobody could."""
-    FAILED = "not answered as it should be"
-    """A server answered with an error that asking again does not mend."""
 
 
 _WORDS: Final = {Outcome.NO_NAME: "NXDOMAIN", Outcome.NO_DATA: "no such record", Outcome.FAILED: "an error"}
@@ -93,22 +70,6 @@ class ResolverSettings:
         """Return how long the server at *index* is waited for, as glibc has it: twice as long for each, shared by all."""
         seconds = (self.timeout // SECOND) << index
         return max(1, seconds // len(self.servers) if index else seconds) * SECOND
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """The end of a lookup.
-
-    ``addresses`` are packed, those of the first kind asked for first; ``names`` what PTR records say. ``canonical`` is the
-    name at the end of the aliases. ``told`` says what each server did, in the order it did.
-    """
-
-    outcome: Outcome
-    addresses: tuple[bytes, ...] = ()
-    names: tuple[dns.Name, ...] = ()
-    canonical: dns.Name = ()
-    told: tuple[str, ...] = ()
 
 
 class Ask(NamedTuple):
@@ -132,35 +93,6 @@ class Done(NamedTuple):
 
 
 Effect: TypeAlias = Ask | AskStream | Done
-
-
-@final
-@dataclass(slots=True)
-class _Question:
-    """One kind of record that is asked for, of the spelling that is tried."""
-
-    kind: int
-    name: dns.Name
-    identifier: int = 0
-    answer: dns.Message | None = None
-    refusal: str = ""
-    """What the server that is asked now said instead of an answer."""
-
-    def encode(self, identifier: int) -> bytes:
-        """Write the query, with an identifier of its own (RFC 5452, 9.2)."""
-        self.identifier = identifier
-        question = dns.Question(self.name, self.kind)
-        return dns.encode(dns.Message(identifier, dns.RECURSION_DESIRED, (question,)))
-
-    def is_met(self, message: dns.Message) -> bool:
-        """Tell whether a message answers it."""
-        if message.identifier != self.identifier or not message.flags & dns.RESPONSE or message.flags & dns.OPCODE:
-            return False
-        if len(message.questions) != 1:
-            return False
-        (asked,) = message.questions
-        same = dns.folded(asked.name) == dns.folded(self.name)
-        return same and asked.kind == self.kind and asked.record_class == dns.INTERNET
 
 
 @final
@@ -206,7 +138,7 @@ class Lookup:
     state: State = State.IDLE
     ignored: int = 0
     _spellings: list[tuple[dns.Name, bool]] = field(default_factory=list)
-    _questions: list[_Question] = field(default_factory=list)
+    _questions: list[Question] = field(default_factory=list)
     _search: _Search = field(default_factory=_Search)
     _turn: int = 0
     _deadline: Instant | None = None
@@ -249,12 +181,12 @@ class Lookup:
             return []
         if message.flags & dns.TRUNCATED and self.state is State.ASKING:
             return self._ask(now, State.STREAMING)
-        reason = _why_another(message)
+        reason = why_another(message)
         if reason is None:
             question.answer = message
         else:
             question.refusal = reason
-            self._heard |= reason == _NEXT_SERVER[dns.SERVER_FAILURE]
+            self._heard |= reason == NEXT_SERVER[dns.SERVER_FAILURE]
         return self._settle(now)
 
     def failed(self, now: Instant, reason: str) -> list[Effect]:
@@ -285,7 +217,7 @@ class Lookup:
     def _try_next(self, now: Instant) -> list[Effect]:
         """Ask for the next spelling."""
         name, _ = self._spellings[0]
-        self._questions = [_Question(kind, name) for kind in self.kinds]
+        self._questions = [Question(kind, name) for kind in self.kinds]
         self._turn = 0
         self._heard = False
         return self._ask(now, State.ASKING)
@@ -327,7 +259,7 @@ class Lookup:
 
     def _judge(self, now: Instant) -> list[Effect]:
         """Decide what the answers to one spelling come to, and whether to try another."""
-        found = [_read(question.answer, question) for question in self._questions if question.answer is not None]
+        found = [read_answer(question.answer, question) for question in self._questions if question.answer is not None]
         outcomes = {each.outcome for each in found} or {Outcome.AGAIN}
         if Outcome.FOUND in outcomes:
             good = [each for each in found if each.outcome is Outcome.FOUND]
@@ -355,53 +287,3 @@ class Lookup:
     def _end(self, result: Result) -> list[Effect]:
         self.cancel()
         return [Done(replace(result, told=tuple(self._told)))]
-
-
-def _why_another(message: dns.Message) -> str | None:
-    """Say why another server should be asked instead, None if the answer is one."""
-    code = message.flags & _CODE
-    if code in _NEXT_SERVER:
-        return _NEXT_SERVER[code]
-    able = dns.AUTHORITATIVE | _RECURSION_AVAILABLE
-    if code == dns.NO_ERROR and not message.answers and not message.additional and not message.flags & able:
-        return "lame: neither an answer nor willing to find one"
-    return None
-
-
-def _read(message: dns.Message, question: _Question) -> Result:
-    """Read an answer: follow the aliases from the name that was asked for (RFC 1034, 3.6.2), take what stands at the end.
-
-    If nothing does there is a ``canonical`` name though none is found.
-    """
-    code = message.flags & _CODE
-    if code == dns.NAME_ERROR:
-        return Result(outcome=Outcome.NO_NAME)
-    if code != dns.NO_ERROR:
-        return Result(outcome=Outcome.FAILED)
-    if not message.answers:
-        return Result(outcome=Outcome.NO_DATA)
-    canonical = _follow(question.name, message.answers)
-    held = [
-        record for record in message.answers
-        if record.kind == question.kind and record.record_class == dns.INTERNET
-        and dns.folded(record.name) == dns.folded(canonical)
-    ]  # fmt: skip
-    octets = _ADDRESS_OCTETS.get(question.kind)
-    if octets is None:
-        names = tuple(dns.held_name(record) for record in held)
-        return Result(outcome=Outcome.FOUND if names else Outcome.NO_NAME, names=names, canonical=canonical)
-    addresses = tuple(record.data for record in held if len(record.data) == octets)
-    return Result(outcome=Outcome.FOUND if addresses else Outcome.NO_NAME, addresses=addresses, canonical=canonical)
-
-
-def _follow(name: dns.Name, records: Iterable[dns.Record]) -> dns.Name:
-    aliases: dict[dns.Name, dns.Name] = {}
-    for record in records:
-        if record.kind == dns.CNAME and record.record_class == dns.INTERNET:
-            aliases.setdefault(dns.folded(record.name), dns.held_name(record))
-    for _ in range(MAX_ALIASES):
-        target = aliases.get(dns.folded(name))
-        if target is None:
-            break
-        name = target
-    return name

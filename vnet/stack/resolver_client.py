@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError
-from vnet.stack.resolver import PORT, Ask, AskStream, Done, Effect, Lookup, Outcome, ResolverSettings, Result, State
+from vnet.stack.resolver import PORT, Ask, AskStream, Done, Effect, Lookup, ResolverSettings, State
+from vnet.stack.resolver_answer import Outcome, Result
 from vnet.stack.tcp import TcpConnection
 from vnet.stack.transport import IcmpError, TransportAddress
 from vnet.stack.udp import UdpSocket

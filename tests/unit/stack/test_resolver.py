@@ -8,16 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from vnet.fabric.rng import RandomStreams
-from vnet.stack.resolver import (
-    MAX_ALIASES,
-    Ask,
-    AskStream,
-    Done,
-    Lookup,
-    Outcome,
-    ResolverSettings,
-    State,
-)  # fmt: skip
+from vnet.stack.resolver import Ask, AskStream, Done, Lookup, ResolverSettings, State
+from vnet.stack.resolver_answer import MAX_ALIASES, Outcome
 from vnet.stack.resolver_names import MAX_SEARCH, candidates
 from vnet.units import SECOND
 from vnet.wire import dns

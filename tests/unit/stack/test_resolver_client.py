@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from vnet.programs.dns import NameTable
-from vnet.stack.resolver import Outcome, ResolverSettings
+from vnet.stack.resolver import ResolverSettings
+from vnet.stack.resolver_answer import Outcome
 from vnet.stack.resolver_client import HostLookup
 from vnet.units import SECOND
 from vnet.wire import dns
