@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Network, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -58,6 +59,9 @@ class _Ways(Protocol):
     def problem(self, network: str) -> str:
         """Say why nothing passes; empty if all is well."""
 
+    def has_carrier(self, network: str) -> bool:
+        """Tell whether the adapter's cable is up."""
+
     def details(self, network: str) -> dict[str, object]:
         """Tell what the adapter knows of itself."""
 
@@ -96,13 +100,15 @@ class LabNetwork:
 
     @property
     def state(self) -> str:
-        """How its way out is: "internal" without one, "up", "open end" in a simulation, or "unbound: " and why."""
+        """Its way out: "internal" without one, "up", "no carrier", "open end" in a simulation, "unbound: " and why."""
         if isinstance(self.adapter, NoAdapter):
             return "internal"
         if not self._lab.live and not isinstance(self.adapter, LoopbackSpec):
             return "open end"
         problem = self._ways.problem(self.name)
-        return f"unbound: {problem}" if problem else "up"
+        if problem:
+            return f"unbound: {problem}"
+        return "up" if self._ways.has_carrier(self.name) else "no carrier"
 
     @property
     def details(self) -> dict[str, object]:
@@ -209,6 +215,10 @@ class _SimulatedWays:
         """Nothing can go wrong."""
         return ""
 
+    def has_carrier(self, network: str) -> bool:
+        """The emulated machine has its cable."""
+        return True
+
     def details(self, network: str) -> dict[str, object]:
         """There is no adapter to ask."""
         return {}
@@ -255,6 +265,11 @@ class _LiveWays:
         found = self._open.get(network)
         return found.adapter.problem if found is not None else "not open"
 
+    def has_carrier(self, network: str) -> bool:
+        """Look at the cable, which is down when the adapter's own outside is, or somebody took it down."""
+        cable = self._builder.parts.links.get(f"{network}:{ADAPTER}")
+        return cable is None or cable.up
+
     def details(self, network: str) -> dict[str, object]:
         """Ask the adapter."""
         found = self._open.get(network)
@@ -281,7 +296,7 @@ class _LiveWays:
             return
         assert self._make_context is not None, "the lab is open"
         port = Port(f"{network.name}:{ADAPTER}", _nowhere)
-        context = self._make_context(port, network.name)
+        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name))
         with trio.CancelScope(shield=True):  # or else nobody would close it
             adapter = await trio.to_thread.run_sync(open_adapter, spec, context)
         self._open[network.name] = _Open(adapter, port)
@@ -290,6 +305,15 @@ class _LiveWays:
         self._builder.plug_adapter(port, ref)
         adapter.start()
         _announce(self._lab, network, ref)
+
+    def _set_carrier(self, network: str, up: bool) -> None:
+        """Take the cable of an adapter up or down with what is behind it; who is there now learns where everybody is."""
+        found = self._open.get(network)
+        cable = self._builder.parts.links.get(f"{network}:{ADAPTER}")
+        if found is not None and cable is not None and cable.up != up:
+            cable.up = up
+            if up:
+                _announce(self._lab, self._lab.topology.networks[network], self._ports[network])
 
     def _add_port(self, network: ResolvedNetwork) -> PortRef:
         topology, ref = with_adapter_port(self._lab.topology, network)
