@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
+from vnet.topology.adapter_kinds.bridge import BridgeSpec
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
+from vnet.topology.adapter_kinds.tap import FdSpec, TapSpec
 
 
 def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
@@ -18,5 +20,13 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.loopback import LoopbackAdapter
 
             return LoopbackAdapter(spec, context)
+        case BridgeSpec():
+            from vnet.adapters.bridge import BridgeAdapter
+
+            return BridgeAdapter(spec, context)
+        case TapSpec() | FdSpec():
+            from vnet.adapters.tap_device import TapAdapter
+
+            return TapAdapter(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")
