@@ -1,4 +1,4 @@
-"""Fetch the peer programs without installing them: ``python -m benchmarks.setup_peers``.
+"""Fetch the peer programs without installing them: ``python -m benchmarks.setup_peers [PROGRAM...]``.
 
 Some packages start services when they are installed, which a benchmark has no business doing. So every missing
 package is downloaded by apt, verified by it, and unpacked with ``dpkg -x`` into a cache folder: no maintainer script
@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -99,18 +99,20 @@ def unpack(what: str) -> None:
             archive.unlink()
 
 
-def main() -> int:
-    """Fetch whatever is missing; return 1 if something still is."""
-    for what in missing():
+def main(wanted: Sequence[str] = ()) -> int:
+    """Fetch whatever is missing, or of that what is *wanted*; return 1 if something still is."""
+    for what in [each for each in missing() if not wanted or each in wanted]:
         print(f"{what}: from {', '.join(PACKAGES[what])}", flush=True)
         try:
             unpack(what)
         except subprocess.CalledProcessError as failure:
             print(f"  failed: {failure}", file=sys.stderr)
-    still = missing()
+    still = [what for what in missing() if not wanted or what in wanted]
+    if wanted and not still:
+        return 0
     print(f"peers in {root()}: " + (f"still missing {', '.join(still)}" if still else "all there"))
     return 1 if still else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

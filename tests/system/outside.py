@@ -6,7 +6,6 @@ ports. Nothing needs kernel modules, and all of it is gone at the end.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import subprocess
@@ -16,13 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from machine import Machine
 
-SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+from benchmarks.setup_peers import environment, root, why_not
+
+SCHEMA = "usr/share/openvswitch/vswitch.ovsschema"
+_MISSING = why_not(("ovs-vswitchd", "ovsdb-server"))
+needs_switch = pytest.mark.skipif(bool(_MISSING), reason=_MISSING or "can run")
 
 
 def run(*words: str, check: bool = True) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=environment())
     assert done.returncode == 0 or not check, f"{' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -56,10 +60,10 @@ class Outside:
         self._peers: list[str] = []
 
     def _start(self, *words: str) -> None:
-        environment = {**os.environ, "OVS_RUNDIR": str(self._folder), "OVS_LOGDIR": str(self._folder)}
+        variables = {**environment(), "OVS_RUNDIR": str(self._folder), "OVS_LOGDIR": str(self._folder)}
         with (self._folder / "log").open("ab") as log:
             argv = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.space, *words]
-            self._processes.append(subprocess.Popen(argv, env=environment, stdout=log, stderr=log))
+            self._processes.append(subprocess.Popen(argv, env=variables, stdout=log, stderr=log))
 
     def configure(self, *words: str) -> str:
         return run("ovs-vsctl", f"--db=unix:{self._folder}/db.sock", "--timeout=20", *words)
@@ -67,7 +71,8 @@ class Outside:
     def open(self) -> None:
         run("ip", "netns", "add", self.space)
         database = str(self._folder / "conf.db")
-        run("ovsdb-tool", "create", database, str(SCHEMA))
+        schema = next(path for path in (root() / SCHEMA, Path("/") / SCHEMA) if path.exists())
+        run("ovsdb-tool", "create", database, str(schema))
         self._start("ovsdb-server", database, f"--remote=punix:{self._folder}/db.sock", f"--unixctl={self._folder}/a.ctl")
         deadline = time.monotonic() + 20
         while not (self._folder / "db.sock").exists() and time.monotonic() < deadline:
@@ -108,12 +113,56 @@ class Outside:
         self._plug(far, port)
         return Peer(space, address.partition("/")[0])
 
+    def wire(self, name: str, address: str) -> Peer:
+        """Give the machine a NIC that leads to one peer, without a switch: super-frames pass whole."""
+        space = f"{self.space}-{name}"
+        run("ip", "netns", "add", space)
+        self._peers.append(space)
+        run("ip", "link", "add", name, "netns", self.machine.name, "type", "veth", "peer", "name", "eth0", "netns", space)
+        self._quiet(self.machine.name, name)
+        self._quiet(space, "eth0")
+        run("ip", "-n", space, "addr", "add", address, "dev", "eth0")
+        return Peer(space, address.partition("/")[0])
+
+    def cable(self, name: str, up: bool) -> None:
+        """Plug the cable of a NIC in, or pull it."""
+        run("ip", "-n", self.space, "link", "set", f"p-{name}", "up" if up else "down")
+
+    @contextmanager
+    def watching(self, name: str, expression: str = "") -> Iterator[list[str]]:
+        """See what passes by the far end of a NIC's cable; the lines are there when the block has ended."""
+        lines: list[str] = []
+        argv = [
+            "ip",
+            "netns",
+            "exec",
+            self.space,
+            "tcpdump",
+            "--immediate-mode",
+            "-l",
+            "-n",
+            "-e",
+            "-i",
+            f"p-{name}",
+            *expression.split(),
+        ]
+        watcher = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert watcher.stderr is not None
+        while "listening on" not in watcher.stderr.readline():
+            assert watcher.poll() is None, "tcpdump did not start"
+        try:
+            yield lines
+        finally:
+            time.sleep(0.2)
+            watcher.terminate()
+            lines += watcher.communicate(timeout=10)[0].splitlines()
+
     def _quiet(self, space: str, name: str) -> None:
         run("ip", "-n", space, "link", "set", name, "addrgenmode", "none")
         run("ip", "-n", space, "link", "set", name, "up")
 
     def _plug(self, far: str, port: tuple[str, ...]) -> None:
-        run("ip", "-n", self.space, "link", "set", far, "up")
+        self._quiet(self.space, far)
         run("ip", "netns", "exec", self.space, "ethtool", "-K", far, "gro", "off")
         self.configure("--may-exist", "add-port", "br0", far, "--", "set", "port", far, *(port or ("vlan_mode=trunk",)))
 

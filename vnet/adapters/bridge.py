@@ -14,9 +14,11 @@ from collections import Counter
 from typing import Final, final
 
 from vnet.adapters.base import AdapterContext
-from vnet.adapters.netlink import LinkWatch, Netlink
+from vnet.adapters.macvtap import MacvtapChannel
+from vnet.adapters.netlink import Link, LinkWatch, Netlink
 from vnet.adapters.nic import NicBinding, NicEvent
 from vnet.adapters.packet_ring import PacketRing
+from vnet.adapters.to_machine import ToMachine
 from vnet.addresses import Mac, format_mac
 from vnet.errors import HostError, WireError
 from vnet.ports import NO_OFFLOAD, Handler
@@ -39,10 +41,11 @@ class BridgeAdapter:
     def __init__(self, spec: BridgeSpec, context: AdapterContext) -> None:
         self._spec = spec
         self._context = context
-        self.drops: Counter[str] = Counter()
+        self._drops: Counter[str] = Counter()
         self._nic = NicBinding(spec.nic, spec.mac)
-        self._ring: PacketRing | None = None
-        self._translation = MacTranslation(bytes(6), self.drops) if spec.mode == "wifi" else None
+        self._channel: PacketRing | MacvtapChannel | None = None
+        self._translation = MacTranslation(bytes(6), self._drops) if spec.mode == "wifi" else None
+        self._to_machine: ToMachine | None = None
         self._is_open = True
         self._is_started = False
         self._failure = ""
@@ -53,6 +56,7 @@ class BridgeAdapter:
             self._find()
             self._open()
         except BaseException:
+            self._close()
             self._watch.close()
             raise
         context.port.set_handler(self._outward())
@@ -62,7 +66,14 @@ class BridgeAdapter:
         """The NIC may be gone, or not let itself be opened again."""
         if not self._is_open:
             return ""
-        return f"{self._nic.name} is gone" if self._nic.link is None else self._failure
+        if self._nic.link is None:
+            return f"{self._nic.name} is gone"
+        return self._failure or (self._channel.problem if self._channel is not None else "")
+
+    @property
+    def drops(self) -> Counter[str]:
+        """What did not go out, what came too fast, and what may not pass."""
+        return self._drops + self._channel.drops if self._channel is not None else self._drops
 
     def start(self) -> None:
         """Begin to pass frames."""
@@ -85,9 +96,8 @@ class BridgeAdapter:
         link = self._nic.link
         found: dict[str, object] = {"interface": self._nic.name, "vlan": self._spec.vlan, "mode": self._spec.mode}
         if link is not None:
+            found["host"] = self._to_machine is not None
             found |= {"mac": format_mac(Mac(link.mac)), "mtu": link.mtu, "carrier": link.has_carrier}
-        if self._ring is not None:
-            self._ring.count_drops()
         if self._translation is not None:
             found["stations"] = len(self._translation)
         return found
@@ -112,13 +122,16 @@ class BridgeAdapter:
         """Open what is bound; raise HostError if the kernel refuses."""
         link = self._nic.link
         assert link is not None, "there is something to open"
-        is_wifi = self._translation is not None
         if self._translation is not None:
             self._translation.outside = Mac(link.mac)
         try:
-            self._ring = PacketRing(
-                link.index, self._spec.vlan, self._inward(), self.drops, promiscuous=not is_wifi, outgoing=False
-            )  # fmt: skip
+            if self._spec.mode == "macvtap":
+                self._channel = MacvtapChannel(link, self._inward(), self._context)
+            else:
+                hears_all = self._translation is None
+                vlan, deliver = self._spec.vlan, self._inward()
+                reaches = self._open_to_machine(link)
+                self._channel = PacketRing(link.index, vlan, deliver, promiscuous=hears_all, outgoing=reaches)
         except PermissionError as error:
             raise HostError(f"bridging with {link.name} needs root (CAP_NET_RAW and CAP_NET_ADMIN)") from error
         except OSError as error:
@@ -126,21 +139,31 @@ class BridgeAdapter:
         self._limit = link.mtu + HEADER_OCTETS
         self._failure = ""
 
+    def _open_to_machine(self, link: Link) -> bool:
+        """Have guests reach the machine, if they are to and can; tell whether they do."""
+        if self._spec.host:
+            try:
+                self._to_machine = ToMachine(link.index, link.mac)
+            except HostError as error:
+                self._context.report("machine-not-reached", nic=link.name, cause=str(error))
+        return self._to_machine is not None
+
     def _listen(self) -> None:
         link = self._nic.link
-        if self._ring is not None and link is not None:
-            self._context.poller.register(self._ring.fd, self._ring.on_readable)
+        if self._channel is not None and link is not None:
+            self._channel.start(self._context.poller)
             self._context.set_carrier(link.has_carrier)
             if link.mtu < self._context.mtu:
                 self._context.report("nic-mtu", nic=link.name, mtu=link.mtu, wanted=self._context.mtu)
 
     def _close(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            if self._is_started:
-                self._context.poller.unregister(ring.fd)
-            ring.count_drops()
-            ring.close()
+        if self._to_machine is not None:
+            self._to_machine.close()
+            self._to_machine = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+            self._drops += channel.drops
 
     def _on_news(self) -> None:
         try:
@@ -169,20 +192,25 @@ class BridgeAdapter:
             self._context.set_carrier(False)
             self._context.report("nic-gone", nic=self._nic.name)
         elif event is NicEvent.BOUND:
-            try:
-                self._open()
-            except HostError as error:
-                self._failure = str(error)
-                return
             self._context.report("nic-back", nic=self._nic.name)
-            self._listen()
+            self._reopen()
+        elif event is NicEvent.NEW_ADDRESS:
+            self._close()
+            self._reopen()
         elif link is not None:
             if event is NicEvent.RENAMED:
                 self._context.report("nic-renamed", nic=link.name)
-            if self._translation is not None:
-                self._translation.outside = Mac(link.mac)
             self._limit = link.mtu + HEADER_OCTETS
             self._context.set_carrier(link.has_carrier)
+
+    def _reopen(self) -> None:
+        try:
+            self._open()
+        except HostError as error:
+            self._close()
+            self._failure = str(error)
+        else:
+            self._listen()
 
     # -- frames
 
@@ -216,7 +244,7 @@ class BridgeAdapter:
         """Hold DHCP back, where the lab has its own and the wire its own (VS-57)."""
         if self._spec.passes_dhcp:
             return handler
-        drops = self.drops
+        drops = self._drops
 
         def fence(frame: bytes, offload: bytes) -> None:
             if frame[36:38] in _DHCP_PORTS and (is_dhcp(frame, _DHCP_SERVER) or is_dhcp(frame, _DHCP_CLIENT)):
@@ -231,15 +259,15 @@ class BridgeAdapter:
             try:
                 offload = shift(offload, TAG_OCTETS)
             except WireError:
-                self.drops["malformed"] += 1
+                self._drops["malformed"] += 1
                 return
         self._send(frame[:12] + self._tag + frame[12:], offload)
 
     def _send(self, frame: bytes, offload: bytes) -> None:
-        ring = self._ring
-        if ring is None:
-            self.drops["nic-gone"] += 1
+        channel = self._channel
+        if channel is None:
+            self._drops["nic-gone"] += 1
         elif len(frame) > self._limit and largest_frame(frame, offload) > self._limit + len(self._tag):
-            self.drops["oversize"] += 1
+            self._drops["oversize"] += 1
         else:
-            ring.send(frame, offload)
+            channel.send(frame, offload)

@@ -101,13 +101,12 @@ def link(
     return Message(_RTM_NEWLINK, 0, body, f"interface {name}")
 
 
-def macvtap(name: str, nic: int, mode: int, mac: bytes) -> Message:
+def macvtap(name: str, nic: int, mode: int) -> Message:
     """Make a macvtap device called *name* on the interface with index *nic*; *mode* is one of MACVLAN_MODE_*."""
     data = _attribute(_IFLA_INFO_DATA, _attribute(_IFLA_MACVLAN_MODE, _U32.pack(mode)))
     body = (
         _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, name.encode() + b"\0") + _attribute(_IFLA_LINK, _U32.pack(nic))
     )
-    body += _attribute(_IFLA_ADDRESS, mac)
     body += _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, b"macvtap\0") + data)
     return Message(_RTM_NEWLINK, _CREATE | _EXCLUSIVE, body, f"macvtap device {name}")
 

@@ -23,8 +23,10 @@ class NicEvent(Enum):
     GONE = auto()
     """The interface is no more: let go of it."""
     RENAMED = auto()
+    NEW_ADDRESS = auto()
+    """It has another MAC address."""
     CHANGED = auto()
-    """Its carrier, MTU or MAC address may be another."""
+    """Its carrier or MTU may be another."""
 
 
 @final
@@ -60,6 +62,8 @@ class NicBinding:
         if before.name != news.name:
             self.name = news.name
             return NicEvent.RENAMED
+        if before.mac != news.mac:
+            return NicEvent.NEW_ADDRESS
         return NicEvent.CHANGED if before != news else None
 
     def refresh(self, links: Iterable[Link]) -> list[NicEvent]:

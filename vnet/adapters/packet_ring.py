@@ -18,16 +18,15 @@ from collections import Counter
 from struct import Struct, pack
 from typing import Final, final
 
-from vnet.adapters.base import FRAMES_A_WAKE_UP
+from vnet.adapters.base import FRAMES_A_WAKE_UP, Poller
 from vnet.adapters.socket_filter import attach, of_vlan
 from vnet.adapters.tap import HEADER_OCTETS, JOIN_LIMIT, READ_OCTETS
+from vnet.adapters.to_machine import OWN_MARK
 from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD, Handler
 from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import is_super
 
-OWN_MARK: Final = 0x766E6574
-"""Socket mark (SO_MARK) of what labs send by NICs, so that no lab takes it for what the machine sends; "vnet" in ASCII."""
 SLOT_OCTETS: Final = 2048
 SLOTS: Final = 4096
 """Frames that may wait: 8 MiB of memory."""
@@ -64,17 +63,15 @@ class PacketRing:
     """The socket of one VLAN (None: what is untagged) on the interface with *index*; ``deliver`` gets what came in.
 
     With *promiscuous* the NIC takes frames for all addresses as long as the socket is open; with *outgoing* frames are seen
-    that the machine itself sends. ``drops`` counts by reason what did not go out and what came too fast. Raise OSError if
-    the kernel refuses.
+    that the machine itself sends. Raise OSError if the kernel refuses.
     """
 
-    __slots__ = ("_at", "_map", "_socket", "deliver", "drops", "fd")
+    __slots__ = ("_at", "_drops", "_map", "_poller", "_socket", "deliver", "fd")
 
-    def __init__(
-        self, index: int, vid: int | None, deliver: Handler, drops: Counter[str], *, promiscuous: bool, outgoing: bool
-    ) -> None:
+    def __init__(self, index: int, vid: int | None, deliver: Handler, *, promiscuous: bool, outgoing: bool) -> None:
         self.deliver = deliver
-        self.drops = drops
+        self._drops: Counter[str] = Counter()
+        self._poller: Poller | None = None
         self._at = 0
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = packets = socket.socket(socket.AF_PACKET, kind, 0)
@@ -83,13 +80,14 @@ class PacketRing:
                 packets.setsockopt(_SOL_PACKET, option, value)
             if not outgoing:
                 packets.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-            for option, value in ((_SO_MARK, OWN_MARK), (_SO_RCVBUFFORCE, QUEUE_OCTETS), (_SO_SNDBUFFORCE, QUEUE_OCTETS)):
+            mark = OWN_MARK if outgoing else 0
+            for option, value in ((_SO_MARK, mark), (_SO_RCVBUFFORCE, QUEUE_OCTETS), (_SO_SNDBUFFORCE, QUEUE_OCTETS)):
                 packets.setsockopt(socket.SOL_SOCKET, option, value)
             octets = SLOTS * SLOT_OCTETS
             ring = pack("=4I", _BLOCK_OCTETS, octets // _BLOCK_OCTETS, SLOT_OCTETS, SLOTS)
             packets.setsockopt(_SOL_PACKET, _RX_RING, ring)
             self._map = mmap.mmap(packets.fileno(), octets)
-            attach(packets, of_vlan(vid, OWN_MARK, outgoing=outgoing))
+            attach(packets, of_vlan(vid, outgoing=outgoing))
             packets.bind((socket.if_indextoname(index), _ETH_P_ALL))
             if promiscuous:
                 packets.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, pack("=iHH8s", index, _PROMISCUOUS, 0, bytes(8)))
@@ -97,6 +95,16 @@ class PacketRing:
             packets.close()
             raise
         self.fd = packets.fileno()
+
+    @property
+    def problem(self) -> str:
+        """Nothing can happen to a socket as long as its interface is there."""
+        return ""
+
+    def start(self, poller: Poller) -> None:
+        """Begin to pass frames."""
+        self._poller = poller
+        poller.register(self.fd, self.on_readable)
 
     def on_readable(self) -> None:
         """Pass on what has come, at most ``FRAMES_A_WAKE_UP`` frames."""
@@ -112,7 +120,7 @@ class PacketRing:
                 data = ring[begin - HEADER_OCTETS : begin + present]
             else:
                 data = b""
-                self.drops["queue-full"] += 1
+                self._drops["queue-full"] += 1
             _STATUS(ring, at, 0)
             at = (at + SLOT_OCTETS) % (SLOTS * SLOT_OCTETS)
             self._at = at
@@ -134,18 +142,21 @@ class PacketRing:
             if error.errno == errno.EINVAL and is_super(offload):
                 self._send_cut(frame, offload)
             else:
-                self.drops[_REASONS.get(error.errno or 0) or errno.errorcode.get(error.errno or 0, "error").lower()] += 1
+                self._drops[_REASONS.get(error.errno or 0) or errno.errorcode.get(error.errno or 0, "error").lower()] += 1
 
-    def count_drops(self) -> int:
-        """Tell how many frames came too fast since the socket was opened."""
+    @property
+    def drops(self) -> Counter[str]:
+        """Counts by reason of what did not go out, and of what came too fast."""
         if self.fd >= 0:
             _, dropped = _COUNTS.unpack(self._socket.getsockopt(_SOL_PACKET, _STATISTICS, _COUNTS.size))
             if dropped:  # the kernel begins anew whenever it is asked
-                self.drops["queue-full"] += dropped
-        return self.drops["queue-full"]
+                self._drops["overrun"] += dropped
+        return self._drops
 
     def close(self) -> None:
         """Give the socket up; blocks for some ms. The memory goes with the last who reads from it."""
+        if self._poller is not None:
+            self._poller.unregister(self.fd)
         self.fd = -1
         self._socket.close()
 
@@ -153,7 +164,7 @@ class PacketRing:
         try:
             return os.read(self.fd, READ_OCTETS)
         except OSError:
-            self.drops["unreadable"] += 1  # a kind of super-frame that the header cannot name; the kernel dropped it
+            self._drops["unreadable"] += 1  # a kind of super-frame that the header cannot name; the kernel dropped it
             return b""
 
     def _send_cut(self, frame: bytes, offload: bytes) -> None:
@@ -161,7 +172,7 @@ class PacketRing:
         try:
             frames = complete(frame, offload)
         except WireError:
-            self.drops["malformed"] += 1
+            self._drops["malformed"] += 1
             return
         for each in frames:
             self.send(each, NO_OFFLOAD)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from struct import pack
 from typing import Final
 
+from vnet.adapters.to_machine import OWN_MARK, TURNED_MARK
+
 Instruction = tuple[int, int, int, int]
 """Code, steps to skip if true, steps to skip if false, operand."""
 
@@ -28,14 +30,19 @@ _EVERYTHING: Final = 0x40000
 """Octets of the frame that are let through: more than it can have."""
 
 
-def of_vlan(vid: int | None, mark: int, *, outgoing: bool) -> list[Instruction]:
+def of_vlan(vid: int | None, *, outgoing: bool) -> list[Instruction]:
     """Write the filter for frames with a C-tag of *vid*, or with None for untagged and priority-tagged ones.
 
-    Frames with the socket mark *mark* are our own and are refused; with *outgoing* those that the machine itself sends pass.
+    What a lab has sent to the machine itself is refused. With *outgoing*, what the machine itself sends passes, and what
+    labs send does not.
     """
-    steps: list[tuple[int, str, str, int]] = [  # "-" goes on, "no" refuses
+    steps: list[tuple[int, str, str, int]] = [  # "-" goes on, "+2" skips two, "no" refuses
         (_LOAD, "-", "-", _MARK),
-        (_EQUAL, "no", "-", mark),
+        (_EQUAL, "no", "-", TURNED_MARK),
+    ]
+    if outgoing:
+        steps += [(_EQUAL, "-", "+2", OWN_MARK), (_LOAD, "-", "-", _PACKET_TYPE), (_EQUAL, "no", "-", _OUTGOING)]
+    steps += [
         (_LOAD, "-", "-", _PACKET_TYPE),
         (_ABOVE, "no", "-", _OUTGOING if outgoing else _OTHER_HOST),
         (_LOAD, "-", "-", _TAG_PRESENT),
@@ -54,7 +61,7 @@ def of_vlan(vid: int | None, mark: int, *, outgoing: bool) -> list[Instruction]:
     end = {"yes": len(steps), "no": len(steps) + 1}
 
     def jump(step: int, word: str) -> int:
-        return end[word] - step - 1 if word in end else 0
+        return end[word] - step - 1 if word in end else int(word.replace("-", "0"))
 
     program = [(code, jump(at, true), jump(at, false), operand) for at, (code, true, false, operand) in enumerate(steps)]
     return [*program, (_RETURN, 0, 0, _EVERYTHING), (_RETURN, 0, 0, 0)]

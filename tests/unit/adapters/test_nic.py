@@ -50,6 +50,8 @@ def test_a_new_name_is_the_same_nic() -> None:
     assert nic.hear(replace(ETH1, name="lan0")) is NicEvent.RENAMED
     assert nic.name == "lan0" and nic.hear(replace(ETH2, name="eth1")) is None
     assert nic.hear(replace(ETH1, name="lan0", has_carrier=False)) is NicEvent.CHANGED
+    assert nic.hear(replace(ETH1, name="lan0", has_carrier=False, mac=OTHER_MAC)) is NicEvent.NEW_ADDRESS
+    assert nic.mac == OTHER_MAC
 
 
 @pytest.mark.parametrize(

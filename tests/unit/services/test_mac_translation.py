@@ -42,7 +42,9 @@ def is_sound(frame: bytes) -> bool:
 def air() -> MacTranslation:
     made = MacTranslation(NIC)
     for mac, address in ((A, IP_A), (B, IP_B)):
-        assert made.outbound(arp.request_frame(mac, address, IP_PEER), NO_OFFLOAD, 0) == arp.request_frame(NIC, address, IP_PEER)
+        assert made.outbound(arp.request_frame(mac, address, IP_PEER), NO_OFFLOAD, 0) == arp.request_frame(
+            NIC, address, IP_PEER
+        )
     return made
 
 
@@ -118,16 +120,16 @@ def test_a_server_that_answers_by_unicast_is_understood() -> None:
     assert MacTranslation(NIC).inbound(group, 0) is None
 
 
-@pytest.mark.parametrize(
-    ("kind", "fixed", "option"), [(133, 8, 1), (134, 16, 1), (135, 24, 1), (136, 24, 2), (137, 40, 2)]
-)
+@pytest.mark.parametrize(("kind", "fixed", "option"), [(133, 8, 1), (134, 16, 1), (135, 24, 1), (136, 24, 2), (137, 40, 2)])
 def test_neighbor_discovery_names_the_nic(kind: int, fixed: int, option: int) -> None:
     air = MacTranslation(NIC)
     other = bytes((5, 1)) + bytes(6)
     message = icmpv6(V6_A, V6_PEER, bytes((kind, 0, 0, 0)) + bytes(fixed - 4) + other + bytes((option, 1)) + A)
     frame = ipv6(PEER, A, V6_A, V6_PEER, message, 58)
     sent = air.outbound(frame, NO_OFFLOAD, 0)
-    assert sent is not None and is_sound(sent) and sent.endswith(other + bytes((option, 1)) + NIC) and len(sent) == len(frame)
+    assert (
+        sent is not None and is_sound(sent) and sent.endswith(other + bytes((option, 1)) + NIC) and len(sent) == len(frame)
+    )
     back = ipv6(NIC, PEER, V6_PEER, V6_A)
     assert air.inbound(back, 1) == A + back[6:]
 
