@@ -90,12 +90,12 @@ class Outside:
             run("ip", "netns", "del", space, check=False)
 
     def nic(self, name: str, *port: str, mac: str | None = None) -> None:
-        """Give the machine a NIC, and what stands at its other end a port with settings such as ``trunks=16,20``."""
+        """Give the machine a NIC without offloads, and its other end a port with settings such as ``trunks=16,20``."""
         far = f"p-{name}"
         address = ["address", mac] if mac else []
         veth = ["ip", "link", "add", name, *address, "netns", self.machine.name, "type", "veth", "peer", "name", far]
         run(*veth, "netns", self.space)
-        self._quiet(self.machine.name, name)
+        self._plain(self.machine.name, name)
         self._plug(far, port)
 
     def peer(self, tag: str, address: str, *port: str) -> Peer:
@@ -106,9 +106,7 @@ class Outside:
         self._peers.append(space)
         veth = ["ip", "link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", far, "netns", self.space]
         run(*veth)
-        self._quiet(space, "eth0")
-        # the switch takes no super-frames and fills no checksums in
-        run("ip", "netns", "exec", space, "ethtool", "-K", "eth0", "tx", "off", "tso", "off", "gso", "off")
+        self._plain(space, "eth0")
         run("ip", "-n", space, "addr", "add", address, "dev", "eth0")
         self._plug(far, port)
         return Peer(space, address.partition("/")[0])
@@ -160,6 +158,11 @@ class Outside:
     def _quiet(self, space: str, name: str) -> None:
         run("ip", "-n", space, "link", "set", name, "addrgenmode", "none")
         run("ip", "-n", space, "link", "set", name, "up")
+
+    def _plain(self, space: str, name: str) -> None:
+        """Have an interface send plain frames: the switch takes no super-frames and fills no checksums in."""
+        run("ip", "netns", "exec", space, "ethtool", "-K", name, "tx", "off", "tso", "off", "gso", "off")
+        self._quiet(space, name)
 
     def _plug(self, far: str, port: tuple[str, ...]) -> None:
         self._quiet(self.space, far)

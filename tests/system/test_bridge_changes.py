@@ -63,9 +63,8 @@ def test_a_nic_that_is_renamed_goes_on(host: Machine, around: Outside) -> None:
     assert peer.reaches("10.1.0.5")
     for command in (("set", "eth1", "down"), ("set", "eth1", "name", "lan0"), ("set", "lan0", "up")):
         host.run("ip", "link", *command)
-    assert comes(lambda: state(host) == "up") and peer.reaches("10.1.0.5")
-    told = {str(row["kind"]): row for row in host.show(host.name, "events")}
-    assert "nic-renamed" in told and "lan0" in str(told["nic-renamed"])
+    assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+    assert "nic-renamed" in (told := str(host.show(host.name, "events"))) and "lan0" in told
 
 
 def test_a_nic_that_is_gone_leaves_the_network_unbound_until_it_is_back(host: Machine, around: Outside) -> None:
@@ -78,15 +77,19 @@ def test_a_nic_that_is_gone_leaves_the_network_unbound_until_it_is_back(host: Ma
     assert host.vnet("ping", host.name, "a", "10.1.0.6").returncode == 0 and not peer.reaches("10.1.0.5")
     around.configure("del-port", "br0", "p-eth1")
     around.nic("eth1", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")  # another one in its place
-    assert comes(lambda: state(host) == "up") and peer.reaches("10.1.0.5") and peer.reaches("10.1.0.6")
+    assert (
+        comes(lambda: state(host) == "up")
+        and comes(lambda: peer.reaches("10.1.0.5"))
+        and comes(lambda: peer.reaches("10.1.0.6"))
+    )
     host.run("ip", "link", "del", "eth1")
     around.nic("usb0", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")  # the same in another place
-    assert comes(lambda: state(host) == "up") and peer.reaches("10.1.0.5")
+    assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
     around.nic("eth9", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:09:09")
     host.run("ip", "link", "del", "usb0")
     assert comes(lambda: state(host) == "unbound: usb0 is gone")
     rebind(host, "{bridge: {nic: eth9, vlan: 16}}")
-    assert state(host) == "up" and peer.reaches("10.1.0.5")
+    assert state(host) == "up" and comes(lambda: peer.reaches("10.1.0.5"))
 
 
 def test_a_pulled_cable_is_seen(host: Machine, around: Outside) -> None:
@@ -111,15 +114,23 @@ def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> N
 
 
 def test_connections_outlive_every_change(host: Machine, around: Outside) -> None:
-    """S16, S9, VS-14: eth1, eth2, loopback, none and back, with a TCP flow and pings from outside; how long nothing passes."""
+    """S16, S9, VS-14: eth1, eth2, loopback, none and back, with a TCP flow and pings from outside; how long nothing passes.
+
+    Open vSwitch learns from the announcement at once, but sends by what it has cached for up to half a second more.
+    """
     around.nic("eth2", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")
     around.configure("set", "bridge", "br0", "other_config:mac-aging-time=300")
     peer = around.peer("lan", "10.1.0.9/24", "tag=16")
     host.up(LAB)
     assert peer.reaches("10.1.0.5")
-    flow = subprocess.Popen(peer.argv("iperf3", "-c", "10.1.0.5", "-t", "9", "-b", "20M", "-J"), stdout=subprocess.PIPE, text=True)
+    flow = subprocess.Popen(
+        peer.argv("iperf3", "-c", "10.1.0.5", "-t", "12", "-b", "20M", "-J"), stdout=subprocess.PIPE, text=True
+    )
     lost = {}
-    for name, adapter in (("eth1 to eth2", "{bridge: {nic: eth2, vlan: 16}}"), ("and back", "{bridge: {nic: eth1, vlan: 16}}")):
+    for name, adapter in (
+        ("eth1 to eth2", "{bridge: {nic: eth2, vlan: 16}}"),
+        ("and back", "{bridge: {nic: eth1, vlan: 16}}"),
+    ):
         with subprocess.Popen(
             peer.argv("ping", "-i", str(EVERY), "-w", "2", "-q", "10.1.0.6"), stdout=subprocess.PIPE, text=True
         ) as pings:
@@ -128,15 +139,15 @@ def test_connections_outlive_every_change(host: Machine, around: Outside) -> Non
             told = pings.communicate(timeout=10)[0]
         sent, received = (int(number) for number in re.findall(r"(\d+) (?:packets transmitted|received)", told))
         lost[name] = round((sent - received) * EVERY, 2)
-    for adapter in ("{loopback: {address: 10.1.0.1/24}}", "none"):
-        rebind(host, adapter)
-        assert not peer.reaches("10.1.0.5") and host.vnet("ping", host.name, "a", "10.1.0.6").returncode == 0
+    rebind(host, "{loopback: {address: 10.1.0.1/24}}")
+    assert host.run("ping", "-c", "1", "-W", "2", "10.1.0.6", check=False).returncode == 0
+    rebind(host, "none")
+    assert not peer.reaches("10.1.0.5") and host.vnet("ping", host.name, "a", "10.1.0.6").returncode == 0
     rebind(host, "{bridge: {nic: eth2, vlan: 16}}")
-    assert peer.reaches("10.1.0.5")
+    assert comes(lambda: peer.reaches("10.1.0.5"))
     report = json.loads(flow.communicate(timeout=60)[0])
     assert "error" not in report, report["error"]
-    print("seconds in which nothing passed:", lost)
-    assert all(seconds < 1 for seconds in lost.values()), lost
+    assert all(seconds < 1 for seconds in lost.values()), lost  # 0.4 and 0.5 when this was written
     assert report["end"]["sum_received"]["bytes"] > 0 and report["intervals"][-1]["sum"]["bytes"] > 0
 
 
@@ -190,7 +201,7 @@ def there():
 
 
 for spec in (
-    BridgeSpec(nic="eth1"), BridgeSpec(nic="eth1", vlan=16, host=False), BridgeSpec(nic="eth1", mode="wifi", host=False),
+    BridgeSpec(nic="eth1", vlan=16), BridgeSpec(nic="eth1", mode="wifi", host=False),
     BridgeSpec(nic="eth1", mode="macvtap", host=False), TapSpec(name="tapx"),
 ):
     cycle(spec)

@@ -22,7 +22,7 @@ from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.adapters.registry import open_adapter
 from vnet.errors import HostError, UsageError
 from vnet.guests.emulated import EmulatedGuest
-from vnet.ports import NO_OFFLOAD, Port
+from vnet.ports import NO_OFFLOAD, Port, Scheduler
 from vnet.runtime.build import Builder
 from vnet.topology.adapter_kinds.choice import AdapterChoice
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
@@ -30,6 +30,7 @@ from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.host import HOST, with_adapter_port, with_host
 from vnet.topology.resolve_adapter import ADAPTER, read_choice
 from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
+from vnet.units import MILLISECOND, Duration
 from vnet.wire.arp import rarp_frame
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 MakeContext = Callable[[Port, str], AdapterContext]
 """Gives what an adapter is opened with, for its port and the name of its network."""
+ANNOUNCED_AFTER: Final[tuple[Duration, ...]] = tuple(delay * MILLISECOND for delay in (50, 200, 500, 1000, 2000))
+"""When addresses are announced again: hypervisors do so five times within a second or two."""
 MOST_ANNOUNCED: Final = 1024
 """Addresses announced after a change; those left out are learned as they speak."""
 
@@ -48,6 +51,7 @@ class _Open:
 
     adapter: HostAdapter
     port: Port
+    scheduler: Scheduler
 
 
 class _Ways(Protocol):
@@ -299,12 +303,12 @@ class _LiveWays:
         context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name))
         with trio.CancelScope(shield=True):  # or else nobody would close it
             adapter = await trio.to_thread.run_sync(open_adapter, spec, context)
-        self._open[network.name] = _Open(adapter, port)
+        self._open[network.name] = _Open(adapter, port, context.scheduler)
         ref = self._ports.get(network.name) or self._add_port(network)
         _write_down(self._lab, self._builder, network, spec, ref)
         self._builder.plug_adapter(port, ref)
         adapter.start()
-        _announce(self._lab, network, ref)
+        self._announce(network)
 
     def _set_carrier(self, network: str, up: bool) -> None:
         """Take the cable of an adapter up or down with what is behind it; who is there now learns where everybody is."""
@@ -313,7 +317,19 @@ class _LiveWays:
         if found is not None and cable is not None and cable.up != up:
             cable.up = up
             if up:
-                _announce(self._lab, self._lab.topology.networks[network], self._ports[network])
+                self._announce(self._lab.topology.networks[network])
+
+    def _announce(self, network: ResolvedNetwork) -> None:
+        """Tell those behind a new way out several times: they may not forward yet when their port has just come up."""
+        found = self._open[network.name]
+
+        def again() -> None:
+            if self._open.get(network.name) is found:
+                _announce(self._lab, network, self._ports[network.name])
+
+        again()
+        for delay in ANNOUNCED_AFTER:
+            found.scheduler.at(found.scheduler.now + delay, again)
 
     def _add_port(self, network: ResolvedNetwork) -> PortRef:
         topology, ref = with_adapter_port(self._lab.topology, network)
