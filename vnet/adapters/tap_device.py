@@ -95,7 +95,10 @@ def _inherited(fd: int) -> TapDevice:
         )
     copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     os.set_blocking(copy, False)
-    return TapDevice(name.rstrip(b"\0").decode(errors="replace"), fd=copy)
+    device = TapDevice(name.rstrip(b"\0").decode(errors="replace"), fd=copy)
+    with suppress(OSError):
+        device.set_carrier(True)  # which the last network that was bound to it may have taken away
+    return device
 
 
 def _mtu_of(name: str) -> int | None:

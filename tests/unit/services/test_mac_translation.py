@@ -5,6 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vnet.ports import NO_OFFLOAD
 from vnet.services.mac_translation import AGEING_TIME, MOST_STATIONS, MacTranslation
@@ -163,3 +165,15 @@ def test_when_there_are_too_many_the_longest_silent_gives_way(air: MacTranslatio
     assert len(air) == MOST_STATIONS
     assert air.inbound(ipv4(NIC, PEER, IP_PEER, IP_B), later) is None
     assert air.inbound(ipv4(NIC, PEER, IP_PEER, IP_A), later) is not None
+
+
+@given(
+    st.binary(min_size=14, max_size=200), st.sampled_from([b"\x08\0", b"\x08\x06", b"\x86\xdd", b"\x80\x35", b"\x88\xb5"])
+)
+def test_whatever_comes_raises_nothing_and_keeps_its_length(octets: bytes, kind: bytes) -> None:
+    air = MacTranslation(NIC)
+    frame = PEER + octets[:6] + kind + octets[14:]
+    sent = air.outbound(frame, NO_OFFLOAD, 0)
+    assert sent is None or (len(sent) == len(frame) and sent[6:12] == NIC)
+    came = air.inbound(NIC + frame[6:], 0)
+    assert came is None or len(came) == len(frame)
