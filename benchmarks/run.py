@@ -27,6 +27,7 @@ from benchmarks.rows import ROUNDS, Row
 
 GROUPS: Final = (
     "live_switch",
+    "live_bridge",
     "live_nat",
     "stack_live",
     "switch_core",

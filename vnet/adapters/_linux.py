@@ -27,6 +27,7 @@ runs, unlike the inode number of the namespace."""
 # linux/if_tun.h
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
+TUNGETIFF: Final = 0x800454D2
 TUNSETVNETHDRSZ: Final = 0x400454D8
 TUNSETCARRIER: Final = 0x400454E2
 IFF_TAP: Final = 0x0002

@@ -45,6 +45,10 @@ class Adapter(Protocol):
         """Stop passing frames, and give the descriptors up; calling again does nothing."""
 
 
+def _ignore(up: bool) -> None:
+    """Stand for a port whose carrier nobody looks at."""
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterContext:
@@ -52,6 +56,7 @@ class AdapterContext:
 
     ``port`` is the adapter's end of its cable: frames handed to it are to go out, and what comes in is for ``port.send``.
     ``directory`` is the lab's own, for sockets; what would outlive the lab is written down in ``ledger`` first.
+    ``set_carrier`` is for those with a cable of their own outside: without carrier the switch port is down.
     """
 
     port: Port
@@ -62,6 +67,7 @@ class AdapterContext:
     ledger: Ledger
     directory: str
     mtu: int = 1500
+    set_carrier: Callable[[bool], None] = _ignore
 
 
 class HostAdapter(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from struct import Struct
 from typing import Final, NamedTuple, final
@@ -36,15 +37,20 @@ _RTM_NEWLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR, _RTM_NEWROUTE, _RTM_DELR
     25,
     26,
 )
-_REQUEST, _ACK, _REPLACE, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x400, 0x300
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC = 1, 3, 4, 13, 26
+_REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
+_RTM_DELLINK, _RTM_GETLINK = 17, 18
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_AF_SPEC = 1, 3, 4, 5, 13, 18, 26
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_IFLA_MACVLAN_MODE: Final = 1
 _IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _ADDR_GEN_MODE_NONE: Final = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
 _IFF_UP: Final = 1
+_IFF_LOWER_UP: Final = 0x10000
 _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_UNIVERSE, _SCOPE_LINK, _UNICAST = 254, 4, 0, 253, 1
+_RTMGRP_LINK: Final = 1
 _PADDING: Final = bytes(3)
 
 
@@ -55,6 +61,20 @@ class Message(NamedTuple):
     flags: int
     body: bytes
     what: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel tells it; ``mac`` is empty where there is none, ``exists`` false in news of its end."""
+
+    index: int
+    name: str
+    mac: bytes
+    mtu: int
+    is_up: bool
+    has_carrier: bool
+    exists: bool = True
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -79,6 +99,21 @@ def link(
     if queue_length is not None:
         body += _attribute(_IFLA_TXQLEN, _U32.pack(queue_length))
     return Message(_RTM_NEWLINK, 0, body, f"interface {name}")
+
+
+def macvtap(name: str, nic: int, mode: int) -> Message:
+    """Make a macvtap device called *name* on the interface with index *nic*; *mode* is one of MACVLAN_MODE_*."""
+    data = _attribute(_IFLA_INFO_DATA, _attribute(_IFLA_MACVLAN_MODE, _U32.pack(mode)))
+    body = (
+        _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, name.encode() + b"\0") + _attribute(_IFLA_LINK, _U32.pack(nic))
+    )
+    body += _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, b"macvtap\0") + data)
+    return Message(_RTM_NEWLINK, _CREATE | _EXCLUSIVE, body, f"macvtap device {name}")
+
+
+def delete_link(index: int) -> Message:
+    """Delete the interface with *index*."""
+    return Message(_RTM_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0), f"interface {index}")
 
 
 def quiet_ipv6(name: str) -> Message:
@@ -184,6 +219,10 @@ class Netlink:
                 found.append((index, IPv6Interface((packed, prefix_length))))
         return found
 
+    def links(self) -> list[Link]:
+        """List every interface."""
+        return [_read_link(body) for body in self._dump(_RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0))]
+
     def gateways(self) -> dict[int, IPv4Address]:
         """Find the gateway of the default route on each interface, by its index."""
         found: dict[int, IPv4Address] = {}
@@ -207,6 +246,48 @@ class Netlink:
                 if answer in (_NLMSG_DONE, _NLMSG_ERROR):
                     return
                 yield octets
+
+
+@final
+class LinkWatch:
+    """A descriptor on which the kernel tells of every change of an interface in the maker's network namespace."""
+
+    __slots__ = ("_socket", "fd")
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket.bind((0, _RTMGRP_LINK))
+        self.fd = self._socket.fileno()
+
+    def read(self) -> list[Link]:
+        """Take what was told, at most one datagram; raise OSError (ENOBUFS) if more was told than there is room for."""
+        try:
+            data = self._socket.recv(65536)
+        except BlockingIOError:
+            return []
+        kinds = (_RTM_NEWLINK, _RTM_DELLINK)
+        # a bridge tells of its ports as messages of its own family, with other meaning
+        told = ((kind, body) for kind, _, body in _messages(data) if kind in kinds and body[:1] == b"\0")
+        return [_read_link(body, exists=kind == _RTM_NEWLINK) for kind, body in told]
+
+    def close(self) -> None:
+        """Give the descriptor up."""
+        self._socket.close()
+
+
+def _read_link(body: bytes, *, exists: bool = True) -> Link:
+    _, _, index, flags, _ = _LINK.unpack_from(body)
+    attributes = _read_attributes(body[_LINK.size :])
+    return Link(
+        index=index,
+        name=attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        mac=attributes.get(_IFLA_ADDRESS, b""),
+        mtu=_U32.unpack(attributes.get(_IFLA_MTU, bytes(4)))[0],
+        is_up=bool(flags & _IFF_UP),
+        has_carrier=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
+        exists=exists,
+    )
 
 
 def _answers(data: bytes) -> Iterator[tuple[int, int]]:

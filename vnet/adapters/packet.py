@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from struct import pack
 from typing import Final, final
 
 from vnet.adapters.base import FRAMES_A_WAKE_UP, Poller
+from vnet.adapters.socket_filter import Instruction, attach
 from vnet.adapters.tap import HEADER_OCTETS, READ_OCTETS
 from vnet.ports import NO_OFFLOAD, Port
 
@@ -22,11 +21,8 @@ ETH_P_IP: Final = 0x0800
 ETH_P_ARP: Final = 0x0806
 _SOL_PACKET: Final = 263
 _PACKET_VNET_HDR: Final = 15
-_SO_ATTACH_FILTER: Final = 26
 
 _LDB, _LDH, _LDX_HEADER, _LDH_X, _JEQ, _JSET, _RETURN = 0x30, 0x28, 0xB1, 0x48, 0x15, 0x45, 0x06
-Instruction = tuple[int, int, int, int]
-"""Code, steps to skip if true, steps to skip if false, operand (linux/filter.h)."""
 
 
 def udp_to(port: int) -> list[Instruction]:
@@ -54,9 +50,8 @@ def packet_socket(
     try:
         packets.setblocking(False)
         packets.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        if program:  # before bind, so that nothing slips in
-            code = ctypes.create_string_buffer(b"".join(pack("HBBI", *step) for step in program))
-            packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pack("HP", len(program), ctypes.addressof(code)))
+        if program:
+            attach(packets, program)
         packets.bind((interface, protocol))
     except BaseException:
         packets.close()

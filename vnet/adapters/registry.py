@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
+from vnet.topology.adapter_kinds.bridge import BridgeSpec
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
+from vnet.topology.adapter_kinds.tap import FdSpec, TapSpec
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
 from vnet.topology.adapter_kinds.vde import VdeSpec
 
@@ -34,5 +36,13 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.vde_server import VdeServer
 
             return VdeServer(spec, context) if spec.listens else VdeClient(spec, context)
+        case BridgeSpec():
+            from vnet.adapters.bridge import BridgeAdapter
+
+            return BridgeAdapter(spec, context)
+        case TapSpec() | FdSpec():
+            from vnet.adapters.tap_device import TapAdapter
+
+            return TapAdapter(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

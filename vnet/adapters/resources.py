@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, final
 
 from vnet.adapters import _linux
-from vnet.adapters.netns import cookie_of
+from vnet.adapters.netlink import Netlink, delete_link
+from vnet.adapters.netns import cookie, cookie_of
 
 LAB_TOKEN: Final = "VNET_LAB_TOKEN"
 """Environment variable of every process that a lab starts: a random text that names this run of the lab."""
@@ -90,6 +92,42 @@ class FileResource:
 
 @final
 @dataclass(frozen=True, slots=True)
+class LinkResource:
+    """An interface that outlives who made it, in the network namespace with this cookie, by a name that is given only once.
+
+    The name has random octets: whoever writes it down before the interface is there cannot know its index.
+    """
+
+    name: str
+    cookie: int
+
+    def exists(self) -> bool:
+        """Tell whether it is there, which only somebody in its namespace can."""
+        return self._index() is not None
+
+    def remove(self) -> bool:
+        """Delete it; tell whether it was there."""
+        index = self._index()
+        if index is None:
+            return False
+        netlink = Netlink()
+        try:
+            netlink.run([delete_link(index)])
+        except OSError:
+            return False
+        finally:
+            netlink.close()
+        return True
+
+    def _index(self) -> int | None:
+        with contextlib.suppress(OSError):
+            if cookie() == self.cookie:
+                return socket.if_nametoindex(self.name)
+        return None
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ProcessResource:
     """A process, by its number and the clock tick at which it started."""
 
@@ -113,7 +151,7 @@ class ProcessResource:
         return end_processes([self])
 
 
-Resource: TypeAlias = NamespaceResource | FileResource | ProcessResource
+Resource: TypeAlias = NamespaceResource | FileResource | LinkResource | ProcessResource
 
 
 class Ledger(Protocol):

@@ -54,32 +54,38 @@ _REASONS: Final = {
 
 @final
 class TapDevice:
-    """An open TAP device in the network namespace of the thread that opens it.
+    """An open TAP device in the network namespace of the thread that opens it, a new one called *name*.
 
-    ``offloads`` are the TUN_F flags that the kernel took: segmentation of UDP is left out where it is unknown (before
-    Linux 6.2). Raise HostError if the device cannot be made.
+    With *attach* it may be there already. With *fd* it is open as that descriptor, which is from now on ours, as macvtap
+    devices are. ``offloads`` are the TUN_F flags that the kernel took: segmentation of UDP is left out where it is unknown
+    (before Linux 6.2). Raise HostError if the device cannot be had.
     """
 
     __slots__ = ("fd", "name", "offloads")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, attach: bool = False, fd: int | None = None) -> None:
         if not _linux.is_little_endian():
             raise HostError("live labs need a little-endian machine: virtio-net headers are not converted")
         if not 0 < len(name) <= _linux.MAX_INTERFACE_NAME:
             raise HostError(f"{name!r} is no name for an interface: Linux takes 1 to {_linux.MAX_INTERFACE_NAME} characters")
         self.name = name
-        self.fd = _open_tun()
+        self.fd = _open_tun() if fd is None else fd
         try:
-            flags = _linux.IFF_TAP | _linux.IFF_NO_PI | _linux.IFF_VNET_HDR | _linux.IFF_TUN_EXCL
-            fcntl.ioctl(self.fd, _linux.TUNSETIFF, _linux.IFREQ_FLAGS.pack(name.encode(), flags))
+            if fd is None:
+                flags = _linux.IFF_TAP | _linux.IFF_NO_PI | _linux.IFF_VNET_HDR | (0 if attach else _linux.IFF_TUN_EXCL)
+                fcntl.ioctl(self.fd, _linux.TUNSETIFF, _linux.IFREQ_FLAGS.pack(name.encode(), flags))
             fcntl.ioctl(self.fd, _linux.TUNSETVNETHDRSZ, pack("i", HEADER_OCTETS))
             self.offloads = _set_offloads(self.fd)
         except OSError as error:
             os.close(self.fd)
             if error.errno == errno.EPERM:
                 raise HostError(f"making TAP device {name} needs root (CAP_NET_ADMIN)") from error
-            if error.errno == errno.EBUSY:
+            if error.errno == errno.EBUSY and not attach:
                 raise HostError(f"there is an interface called {name} already") from error
+            if error.errno == errno.EBUSY:
+                raise HostError(f"TAP device {name} is in use by another program") from error
+            if error.errno == errno.EINVAL and attach:
+                raise HostError(f"interface {name} is no TAP device that can be attached") from error
             raise HostError(f"cannot make TAP device {name}: {error.strerror}") from error
 
     @classmethod

@@ -125,7 +125,7 @@ class VdeClient:
         self.close()
         self._problem = f"the vde_switch at {self._spec.directory} is gone"
         self._context.report("adapter-lost", problem=self._problem)
-        self._context.port.set_carrier(False)
+        self._context.set_carrier(False)
         self._alarm.set(self._context.scheduler.now + RETRY)
 
     def _retry(self) -> None:
@@ -136,7 +136,7 @@ class VdeClient:
             return
         self.start()
         self._context.report("adapter-back", switch=self._spec.directory)
-        self._context.port.set_carrier(True)
+        self._context.set_carrier(True)
 
     def _in(self) -> None:
         assert self._data is not None, "it is registered"

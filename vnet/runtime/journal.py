@@ -21,6 +21,7 @@ from typing import Final, final
 from vnet.adapters.resources import (
     FileId,
     FileResource,
+    LinkResource,
     NamespaceResource,
     ProcessResource,
     Resource,
@@ -28,7 +29,7 @@ from vnet.adapters.resources import (
 )
 from vnet.runtime.places import LabLock, LabPlace, all_labs
 
-_KINDS: Final = {NamespaceResource: "namespace", FileResource: "file", ProcessResource: "process"}
+_KINDS: Final = {NamespaceResource: "namespace", FileResource: "file", LinkResource: "interface", ProcessResource: "process"}
 
 
 def boot_id() -> str:
@@ -90,8 +91,8 @@ def read_journal(path: Path) -> Leftovers:
             elif "done" in entry and (resource := _resource(entry, "done")) in left.resources:
                 left.resources.remove(resource)
     if not same_boot:  # cookies and process numbers are counted anew; what can be left is files
-        files = (FileResource(each.path, each.file) for each in left.resources if not isinstance(each, ProcessResource))
-        left.resources = list(files)
+        files = (each for each in left.resources if isinstance(each, NamespaceResource | FileResource))
+        left.resources = [FileResource(each.path, each.file) for each in files]
     return left
 
 
@@ -112,6 +113,8 @@ def _resource(entry: dict[str, object], verb: str) -> Resource:
     kind = entry[verb]
     if kind == "process":
         return ProcessResource(_number(entry["pid"]), _number(entry["started"]))
+    if kind == "interface":
+        return LinkResource(str(entry["name"]), _number(entry["cookie"]))
     file = entry["file"]
     if not isinstance(file, dict):
         raise TypeError("file")
@@ -178,6 +181,8 @@ def describe(resource: Resource) -> str:
     """Name a resource for people."""
     if isinstance(resource, ProcessResource):
         return f"process {resource.pid}"
+    if isinstance(resource, LinkResource):
+        return f"interface {resource.name}"
     return f"{_KINDS[type(resource)]} {resource.path}"
 
 

@@ -33,6 +33,7 @@ from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.host import HOST, with_adapter_port, with_host
 from vnet.topology.resolve_adapter import ADAPTER, read_choice
 from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
+from vnet.units import MILLISECOND, Duration
 from vnet.wire.arp import rarp_frame
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 MakeContext = Callable[[Port, str], AdapterContext]
 """Gives what an adapter is opened with, for its port and the name of its network."""
+ANNOUNCED_AFTER: Final[tuple[Duration, ...]] = tuple(delay * MILLISECOND for delay in (50, 200, 500, 1000, 2000))
+"""When addresses are announced again: hypervisors do so five times within a second or two."""
 MOST_ANNOUNCED: Final = 1024
 """Addresses announced after a change; those left out are learned as they speak."""
 
@@ -53,6 +56,7 @@ class _Open:
 
     adapter: HostAdapter
     port: Port
+    scheduler: Scheduler
 
 
 @final
@@ -90,13 +94,15 @@ class LabNetwork:
 
     @property
     def state(self) -> str:
-        """How its way out is: "internal" without one, "up", "open end" in a simulation, or "unbound: " and why."""
+        """Its way out: "internal" without one, "up", "no carrier", "open end" in a simulation, "unbound: " and why."""
         if isinstance(self.adapter, NoAdapter):
             return "internal"
         if not (self._lab.live or self.adapter.works_simulated):
             return "open end"
         problem = self._ways.problem(self.name)
-        return f"unbound: {problem}" if problem else "up"
+        if problem:
+            return f"unbound: {problem}"
+        return "up" if self._ways.has_carrier(self.name) else "no carrier"
 
     @property
     def details(self) -> dict[str, object]:
@@ -219,6 +225,11 @@ class _Ways:
         found = self._open.get(network)
         return found.adapter.problem if found is not None else "not open"
 
+    def has_carrier(self, network: str) -> bool:
+        """Look at the cable, which is down when the adapter's own outside is, or somebody took it down."""
+        cable = self._builder.parts.links.get(f"{network}:{ADAPTER}")
+        return cable is None or cable.up
+
     def details(self, network: str) -> dict[str, object]:
         """Ask the adapter."""
         found = self._open.get(network)
@@ -245,16 +256,37 @@ class _Ways:
             return
         assert self._make_context is not None, "the lab is open"
         port = Port(f"{network.name}:{ADAPTER}", _nowhere)
-        context = self._make_context(port, network.name)
+        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name))
         with trio.CancelScope(shield=True):  # or else nobody would close it
             adapter = await self._aside(open_adapter, spec, context)
-        self._open[network.name] = _Open(adapter, port)
+        self._open[network.name] = _Open(adapter, port, context.scheduler)
         ref = self._ports.get(network.name) or self._add_port(network)
         _write_down(self._lab, self._builder, network, spec, ref)
         self._builder.plug_adapter(port, ref)
         adapter.start()
         if self._lab.live:
-            _announce(self._lab, network, ref)
+            self._announce(network)
+
+    def _set_carrier(self, network: str, up: bool) -> None:
+        """Take the cable of an adapter up or down with what is behind it; who is there now learns where everybody is."""
+        found = self._open.get(network)
+        cable = self._builder.parts.links.get(f"{network}:{ADAPTER}")
+        if found is not None and cable is not None and cable.up != up:
+            cable.up = up
+            if up:
+                self._announce(self._lab.topology.networks[network])
+
+    def _announce(self, network: ResolvedNetwork) -> None:
+        """Tell those behind a new way out several times: they may not forward yet when their port has just come up."""
+        found = self._open[network.name]
+
+        def again() -> None:
+            if self._open.get(network.name) is found:
+                _announce(self._lab, network, self._ports[network.name])
+
+        again()
+        for delay in ANNOUNCED_AFTER:
+            found.scheduler.at(found.scheduler.now + delay, again)
 
     def _add_port(self, network: ResolvedNetwork) -> PortRef:
         topology, ref = with_adapter_port(self._lab.topology, network)

@@ -45,6 +45,7 @@ def resolve_adapter(draft: Draft, network: str) -> tuple[AdapterSpec, PortRef | 
             gateway=_gateway(draft.subnets.get(network), wanted, scope.gateway if scope else None, taken),
             mac=lambda name: draft.macs.derive(network, name),
             addresses=statics,
+            has_dhcp=scope is not None,
         ),
         ("networks", network, "adapter"),
     )
@@ -90,6 +91,7 @@ def _around(topology: ResolvedTopology, network: ResolvedNetwork, problems: Prob
         gateway=_gateway(network.subnet, wanted, scope.gateway if scope else None, taken),
         mac=_derived_mac(topology, network.name),
         addresses=statics,
+        has_dhcp=scope is not None,
     )
 
 

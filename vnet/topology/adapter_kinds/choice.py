@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from vnet.topology.adapter_kinds.bridge import Bridge, resolve_bridge
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
 from vnet.topology.adapter_kinds.pcap import Pcap, resolve_pcap
 from vnet.topology.adapter_kinds.pending import resolve_pending
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
+from vnet.topology.adapter_kinds.tap import resolve_fd, resolve_tap
 from vnet.topology.adapter_kinds.tunnels import Geneve, Udp, Vxlan, resolve_tunnel, resolve_udp
 from vnet.topology.adapter_kinds.vde import Vde, resolve_vde
 from vnet.topology.vocabulary import Strict, about
@@ -24,8 +26,9 @@ class Adapter(Strict, frozen=True, kw_only=True):
     """A way out to the machine with its options; give exactly one."""
 
     loopback: Annotated[Loopback | None, about("An interface of the machine on the network.")] = None
-    bridge: Annotated[str | None, about("Bridge the network with this NIC of the machine.")] = None
-    tap: Annotated[str | None, about("A TAP device of this name on the machine.")] = None
+    bridge: Annotated[str | Bridge | None, about("A NIC of the machine: its name, or a mapping with options.")] = None
+    tap: Annotated[str | None, about("A TAP device of this name on the machine; made if it is not there.")] = None
+    fd: Annotated[int | None, about("A TAP device that is open as this file descriptor already.")] = None
     vxlan: Annotated[Vxlan | None, about("A VXLAN tunnel to other machines.")] = None
     geneve: Annotated[Geneve | None, about("A GENEVE tunnel to other machines.")] = None
     vde: Annotated[str | Vde | None, about("A vde_switch to plug into, by its directory, or the lab as one.")] = None
@@ -55,8 +58,9 @@ def _is(given: T | None) -> T:
 _KINDS: Final[Mapping[str, _Read]] = {
     "loopback": lambda given, around, path: resolve_loopback(given.loopback or Loopback(), around, path),
     "user": lambda given, around, path: resolve_pending("user", None, around, path),
-    "bridge": lambda given, around, path: resolve_pending("bridge", given.bridge, around, path),
-    "tap": lambda given, around, path: resolve_pending("tap", given.tap, around, path),
+    "bridge": lambda given, around, path: resolve_bridge(given.bridge or "", around, path),
+    "tap": lambda given, around, path: resolve_tap(given.tap or "", around, path),
+    "fd": lambda given, around, path: resolve_fd(given.fd or 0, around, path),
     "vxlan": lambda given, around, path: resolve_tunnel("vxlan", _is(given.vxlan), around, path),
     "geneve": lambda given, around, path: resolve_tunnel("geneve", _is(given.geneve), around, path),
     "vde": lambda given, around, path: resolve_vde(given.vde or "", around, path),
@@ -71,8 +75,8 @@ def read_adapter(choice: AdapterWord | Adapter, around: Surroundings, path: Path
         return NoAdapter() if choice == "none" else _KINDS[choice](Adapter(), around, path) or NoAdapter()
     kinds = msgspec.structs.fields(Adapter)
     given = [kind.name for kind in kinds if getattr(choice, kind.name) is not None]
-    if not given and around.problems.lost(path):
-        return NoAdapter()  # there was one that cannot be used, which was said already
+    if not given and any(around.problems.lost((*path, kind.name)) for kind in kinds):
+        return NoAdapter()  # what is wrong with it was said already
     if len(given) != 1:
         words = ", ".join(kind.name for kind in kinds)
         around.error(path, f"an adapter is one thing, not {len(given)}; write one of {words}")

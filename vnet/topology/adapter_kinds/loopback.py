@@ -6,19 +6,16 @@ import hashlib
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 from vnet.addresses import Mac
+from vnet.topology.adapter_kinds.names import LONGEST_NAME, check_interface_name
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.vocabulary import InterfaceText, MacText, Strict, about
 
 if TYPE_CHECKING:
     from vnet.topology.adapter_kinds.surroundings import Surroundings
     from vnet.topology.problems import Path
-
-LONGEST_NAME: Final = 15
-"""IFNAMSIZ in Linux is 16 octets with the final zero."""
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 
 
 class Loopback(Strict, frozen=True, kw_only=True):
@@ -51,9 +48,7 @@ class LoopbackSpec(AdapterSpec):
 def resolve_loopback(model: Loopback, around: Surroundings, path: Path) -> LoopbackSpec:
     """Read what is typed; choose name, MAC address and address where nothing is."""
     name = model.name or _derived_name(around.network)
-    if not _NAME.fullmatch(name):
-        text = f"{name[:40]!r} cannot be an interface's name; use up to 15 letters, digits, -, _ and ., a letter first"
-        around.error((*path, "name"), text)
+    check_interface_name(name, around, (*path, "name"))
     return LoopbackSpec(
         name=name,
         mac=around.reader.mac(model.mac, (*path, "mac")) or around.mac("host"),

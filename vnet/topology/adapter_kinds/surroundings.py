@@ -19,7 +19,8 @@ class Surroundings:
 
     ``free_address`` gives the first host address of the subnet that nobody has; ``gateway`` is the address that clients are
     told, or guests have, as their gateway although no router has it; ``mac`` derives a MAC address for a name;
-    ``addresses`` are the IPv4 addresses of guests and routers on the network, by name.
+    ``addresses`` are the IPv4 addresses of guests and routers on the network, by name; ``has_dhcp`` tells whether a DHCP
+    server of the lab serves it.
     """
 
     network: str
@@ -29,6 +30,7 @@ class Surroundings:
     gateway: IPv4Address | None
     mac: Callable[[str], Mac]
     addresses: Mapping[str, IPv4Address]
+    has_dhcp: bool = False
 
     @property
     def reader(self) -> Reader:

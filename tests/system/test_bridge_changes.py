@@ -1,0 +1,220 @@
+"""NICs that go, come and change their names, and networks that change NICs under traffic; what is left at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from machine import Machine, machine
+from outside import Outside, needs_switch, outside
+from rig import needs
+
+pytestmark = [pytest.mark.real, needs("ping", "iperf3", "ethtool"), needs_switch]
+
+LAB = """
+name: NAME
+networks:
+  lan: {vlan: 16, subnet: 10.1.0.0/24, adapter: {bridge: {nic: eth1, vlan: 16}}}
+guests:
+  a: {nics: [{network: lan, address: 10.1.0.5/24, mac: "00:03:ff:00:00:05"}], run: [iperf3]}
+  b: {kind: namespace, nics: [{network: lan, address: 10.1.0.6/24, mac: "00:03:ff:00:00:06"}]}
+"""
+EVERY = 0.02
+"""Seconds between the pings that measure how long nothing passes."""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Machine]:
+    with machine(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def around(host: Machine) -> Iterator[Outside]:
+    with outside(host) as made:
+        made.nic("eth1", "vlan_mode=trunk", "trunks=16,20", mac="02:00:00:00:01:01")
+        yield made
+
+
+def state(host: Machine) -> str:
+    return str(host.show(host.name, "networks")[0]["state"])
+
+
+def comes(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def rebind(host: Machine, adapter: str) -> None:
+    host.vnet("set", host.name, "network.lan", f"adapter={adapter}")
+
+
+def test_a_nic_that_is_renamed_goes_on(host: Machine, around: Outside) -> None:
+    peer = around.peer("lan", "10.1.0.9/24", "tag=16")
+    host.up(LAB)
+    assert peer.reaches("10.1.0.5")
+    for command in (("set", "eth1", "down"), ("set", "eth1", "name", "lan0"), ("set", "lan0", "up")):
+        host.run("ip", "link", *command)
+    assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+    assert "nic-renamed" in (told := str(host.show(host.name, "events"))) and "lan0" in told
+
+
+def test_a_nic_that_is_gone_leaves_the_network_unbound_until_it_is_back(host: Machine, around: Outside) -> None:
+    """S11, VS-15, X4: by its name, then by its MAC address under another name; the guests reach each other all the time."""
+    peer = around.peer("lan", "10.1.0.9/24", "tag=16")
+    host.up(LAB)
+    assert peer.reaches("10.1.0.5")
+    host.run("ip", "link", "del", "eth1")
+    assert state(host) == "unbound: eth1 is gone"
+    assert host.vnet("ping", host.name, "a", "10.1.0.6").returncode == 0 and not peer.reaches("10.1.0.5")
+    around.configure("del-port", "br0", "p-eth1")
+    around.nic("eth1", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")  # another one in its place
+    assert (
+        comes(lambda: state(host) == "up")
+        and comes(lambda: peer.reaches("10.1.0.5"))
+        and comes(lambda: peer.reaches("10.1.0.6"))
+    )
+    host.run("ip", "link", "del", "eth1")
+    around.nic("usb0", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")  # the same in another place
+    assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+    around.nic("eth9", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:09:09")
+    host.run("ip", "link", "del", "usb0")
+    assert comes(lambda: state(host) == "unbound: usb0 is gone")
+    rebind(host, "{bridge: {nic: eth9, vlan: 16}}")
+    assert state(host) == "up" and comes(lambda: peer.reaches("10.1.0.5"))
+
+
+def test_a_pulled_cable_is_seen(host: Machine, around: Outside) -> None:
+    peer = around.peer("lan", "10.1.0.9/24", "tag=16")
+    host.up(LAB)
+    assert peer.reaches("10.1.0.5")
+    around.cable("eth1", up=False)
+    assert comes(lambda: state(host) == "no carrier")
+    ports = {row["peer"]: row["state"] for row in host.show(host.name, "ports")}
+    assert "down" in str(next(value for key, value in ports.items() if "adapter" in str(key)))
+    around.cable("eth1", up=True)
+    assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+
+
+def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> None:
+    host.up(LAB)
+    done = host.vnet("set", host.name, "network.lan", "adapter={bridge: eth7}", check=False)
+    assert done.returncode == 1 and "there is no interface eth7 to bridge with; there are eth1" in done.stderr
+    done = host.vnet("set", host.name, "network.lan", "adapter={bridge: lo}", check=False)
+    assert done.returncode == 1 and "lo cannot be bridged" in done.stderr
+    assert state(host) == "up"
+
+
+def test_connections_outlive_every_change(host: Machine, around: Outside) -> None:
+    """S16, S9, VS-14: eth1, eth2, loopback, none and back, with a TCP flow and pings from outside; how long nothing passes.
+
+    Open vSwitch learns from the announcement at once, but sends by what it has cached for up to half a second more.
+    """
+    around.nic("eth2", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")
+    around.configure("set", "bridge", "br0", "other_config:mac-aging-time=300")
+    peer = around.peer("lan", "10.1.0.9/24", "tag=16")
+    host.up(LAB)
+    assert peer.reaches("10.1.0.5")
+    flow = subprocess.Popen(
+        peer.argv("iperf3", "-c", "10.1.0.5", "-t", "12", "-b", "20M", "-J"), stdout=subprocess.PIPE, text=True
+    )
+    lost = {}
+    for name, adapter in (
+        ("eth1 to eth2", "{bridge: {nic: eth2, vlan: 16}}"),
+        ("and back", "{bridge: {nic: eth1, vlan: 16}}"),
+    ):
+        with subprocess.Popen(
+            peer.argv("ping", "-i", str(EVERY), "-w", "2", "-q", "10.1.0.6"), stdout=subprocess.PIPE, text=True
+        ) as pings:
+            time.sleep(0.5)
+            rebind(host, adapter)
+            told = pings.communicate(timeout=10)[0]
+        sent, received = (int(number) for number in re.findall(r"(\d+) (?:packets transmitted|received)", told))
+        lost[name] = round((sent - received) * EVERY, 2)
+    rebind(host, "{loopback: {address: 10.1.0.1/24}}")
+    assert host.run("ping", "-c", "1", "-W", "2", "10.1.0.6", check=False).returncode == 0
+    rebind(host, "none")
+    assert not peer.reaches("10.1.0.5") and host.vnet("ping", host.name, "a", "10.1.0.6").returncode == 0
+    rebind(host, "{bridge: {nic: eth2, vlan: 16}}")
+    assert comes(lambda: peer.reaches("10.1.0.5"))
+    report = json.loads(flow.communicate(timeout=60)[0])
+    assert "error" not in report, report["error"]
+    assert all(seconds < 1 for seconds in lost.values()), lost  # 0.4 and 0.5 when this was written
+    assert report["end"]["sum_received"]["bytes"] > 0 and report["intervals"][-1]["sum"]["bytes"] > 0
+
+
+def test_a_killed_lab_leaves_the_nic_as_it_was(host: Machine, around: Outside) -> None:
+    def told() -> dict[str, object]:
+        (link,) = json.loads(host.run("ip", "-json", "-details", "link", "show", "eth1").stdout)
+        return {key: link[key] for key in ("promiscuity", "allmulti", "flags", "mtu", "address")}
+
+    before = told()
+    lab = host.up(LAB)
+    assert told()["promiscuity"] == 1
+    lab.kill()
+    lab.wait()
+    assert told() == before
+    host.vnet("down", host.name)
+
+
+CYCLES = """
+import os, sys
+from functools import partial
+from vnet.adapters.base import AdapterContext
+from vnet.adapters.registry import open_adapter
+from vnet.adapters.resources import NoLedger
+from vnet.fabric.rng import RandomStreams
+from vnet.fabric.timeline import Timeline
+from vnet.ports import Port
+from vnet.runtime.shell import Shell
+from vnet.topology.adapter_kinds.bridge import BridgeSpec
+from vnet.topology.adapter_kinds.tap import TapSpec
+
+timeline = Timeline()
+shell = Shell(timeline)
+streams = RandomStreams(int.from_bytes(os.urandom(8), "big"))
+
+
+def cycle(spec):
+    port = Port("lan:adapter", lambda frame, offload: None)
+    context = AdapterContext(
+        port=port, poller=shell, scheduler=timeline, streams=partial(streams.stream, port.name),
+        report=lambda kind, **fields: None, ledger=NoLedger(), directory="/tmp",
+    )
+    adapter = open_adapter(spec, context)
+    adapter.start()
+    shell._turn()
+    adapter.stop()
+    assert adapter.problem == ""
+
+
+def there():
+    return len(os.listdir("/proc/self/fd")), sorted(os.listdir("/sys/class/net"))
+
+
+for spec in (
+    BridgeSpec(nic="eth1", vlan=16), BridgeSpec(nic="eth1", mode="wifi", host=False),
+    BridgeSpec(nic="eth1", mode="macvtap", host=False), TapSpec(name="tapx"),
+):
+    cycle(spec)
+    before = there()
+    for _ in range(200):
+        cycle(spec)
+    assert there() == before, (spec, there(), before)
+print("nothing left")
+"""
+
+
+def test_two_hundred_times_up_and_down_leave_nothing(host: Machine, around: Outside) -> None:
+    done = host.run(sys.executable, "-c", CYCLES, timeout=120)
+    assert done.stdout == "nothing left\n"
+    (link,) = json.loads(host.run("ip", "-json", "-details", "link", "show", "eth1").stdout)
+    assert link["promiscuity"] == 0

@@ -1,0 +1,116 @@
+"""The adapters ``tap`` and ``fd``: a TAP device of the machine's, which belongs to others as much as to the lab."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections import Counter
+from contextlib import suppress
+from typing import Final, final
+
+from vnet.adapters import _linux
+from vnet.adapters.base import AdapterContext
+from vnet.adapters.netlink import Netlink, link, quiet_ipv6
+from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
+from vnet.errors import HostError
+from vnet.topology.adapter_kinds.tap import FdSpec, TapSpec
+
+_NEEDED: Final = _linux.IFF_TAP | _linux.IFF_NO_PI | _linux.IFF_VNET_HDR
+
+
+@final
+class TapAdapter:
+    """The device, from the making of the object to ``stop``; raise HostError if it cannot be had.
+
+    One that is there already keeps its settings, and stays. One that is made is up and goes with the adapter.
+    """
+
+    def __init__(self, spec: TapSpec | FdSpec, context: AdapterContext) -> None:
+        self._poller = context.poller
+        if isinstance(spec, FdSpec):
+            self._device, mtu = _inherited(spec.fd), None
+        else:
+            mtu = _mtu_of(spec.name)
+            self._device = TapDevice(spec.name, attach=True)
+            if mtu is None:
+                mtu = context.mtu
+                self._set_up(mtu)
+        found = mtu or _mtu_of(self._device.name) or context.mtu
+        self._tap = TapPort(context.port.name, self._device, found, context.report, context.port)
+        self._is_open = True
+
+    @property
+    def drops(self) -> Counter[str]:
+        """What Linux did not take."""
+        return self._tap.drops
+
+    @property
+    def problem(self) -> str:
+        """Somebody may have deleted the device."""
+        return "" if self._tap.is_reading or not self._is_open else f"interface {self._device.name} is gone"
+
+    def start(self) -> None:
+        """Begin to pass frames."""
+        self._tap.start(self._poller)
+
+    def stop(self) -> None:
+        """Let go of the device."""
+        if self._is_open:
+            self._is_open = False
+            self._tap.stop()
+
+    def close(self) -> None:
+        """Give the device back; it goes if it was made."""
+        self._device.close()
+
+    def details(self) -> dict[str, object]:
+        """Tell what the machine calls it."""
+        return {"interface": self._device.name}
+
+    def _set_up(self, mtu: int) -> None:
+        name = self._device.name
+        netlink = Netlink()
+        try:
+            quiet = [quiet_ipv6(name)] if os.path.exists("/proc/sys/net/ipv6") else []
+            netlink.run([*quiet, link(name, mtu=mtu, queue_length=QUEUE_LENGTH)])
+        except OSError as error:
+            self._device.close()
+            raise HostError(f"cannot configure interface {name}: {error.strerror}") from error
+        finally:
+            netlink.close()
+
+
+def _inherited(fd: int) -> TapDevice:
+    """Take a copy of a descriptor, so that the network may be bound to it again."""
+    try:
+        request = fcntl.ioctl(fd, _linux.TUNGETIFF, bytes(40))
+    except OSError as error:
+        what = "is not open" if error.errno == errno.EBADF else "is no TAP device that has been set up"
+        raise HostError(
+            f"file descriptor {fd} {what}: open /dev/net/tun, do TUNSETIFF, and let the lab inherit it"
+        ) from error
+    name, flags = _linux.IFREQ_FLAGS.unpack_from(request)
+    if flags & _NEEDED != _NEEDED:
+        raise HostError(
+            f"file descriptor {fd} is a TUN/TAP device without IFF_TAP, IFF_NO_PI or IFF_VNET_HDR: set all three"
+        )
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.set_blocking(copy, False)
+    device = TapDevice(name.rstrip(b"\0").decode(errors="replace"), fd=copy)
+    with suppress(OSError):
+        device.set_carrier(True)  # which the last network that was bound to it may have taken away
+    return device
+
+
+def _mtu_of(name: str) -> int | None:
+    """Ask for an interface's MTU; None if it is not there."""
+    netlink = Netlink()
+    try:
+        with suppress(OSError):
+            index = socket.if_nametoindex(name)
+            return next((each.mtu for each in netlink.links() if each.index == index), None)
+        return None
+    finally:
+        netlink.close()
