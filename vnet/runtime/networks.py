@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 
 import trio
 
-from vnet.adapters.base import AdapterContext, HostAdapter
+from vnet.adapters.base import AdapterContext, HostAdapter, StatefulAdapter
 from vnet.adapters.registry import open_adapter
 from vnet.errors import HostError, UsageError
 from vnet.guests.emulated import EmulatedGuest
@@ -263,6 +263,10 @@ class _LiveWays:
     async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
         """Close the old, then open the new: both may want the same NIC or name. If that fails, the old one comes back."""
         old = network.adapter
+        found = self._open.get(network.name)
+        if found is not None and isinstance(found.adapter, StatefulAdapter) and found.adapter.adapt(spec):
+            _write_down(self._lab, self._builder, network, spec, self._ports[network.name])
+            return
         if self._machine is not None and isinstance(old, LoopbackSpec):
             self._machine.unplug(old)
         await self._unplug(network.name)
@@ -301,6 +305,8 @@ class _LiveWays:
     async def _unplug(self, network: str) -> None:
         found = self._open.pop(network, None)
         if found is not None:
+            if isinstance(found.adapter, StatefulAdapter):
+                found.adapter.retire()
             self._builder.unplug(found.port.name)
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(found.adapter.stop)
