@@ -126,9 +126,10 @@ class Icmp:
     # What is sent
 
     def send_error(
-        self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False
-    ) -> None:
-        """Tell the sender of *packet*, which came in by *interface*, what became of it.
+        self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False,
+        reporter: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """Tell the sender of *packet*, which came in by *interface*, what became of it; *reporter* says so, else this host.
 
         Nothing is sent about an ICMP error, a fragment other than the first, or a packet to or from anything but one host;
         *group* says that the packet came in a broadcast or multicast frame (RFC 1122, 3.2.2).
@@ -147,7 +148,9 @@ class Icmp:
             host.drop("icmp-rate-limit")
             return
         self._theoretical = max(self._theoretical, now) + ERROR_INTERVAL
-        own = destination if destination in host.local else None  # else that of the way back (RFC 1812, 4.3.2.4)
+        own = reporter or (
+            destination if destination in host.local else None
+        )  # else that of the way back (RFC 1812, 4.3.2.4)
         message = icmpv4.build(kind, code, rest, packet[: icmpv4.MAX_QUOTE])
         host.send_ipv4(source, PROTOCOL_ICMP, message, source=own)
 

@@ -120,11 +120,20 @@ class TcpSettings:
     """Makes the congestion control from the segment size: ``Cubic`` or ``NewReno``."""
 
 
+OnForeign = Callable[["Interface", bytes, bytes, Segment], bool]
+
+
 @final
 class TcpTable:
-    """The TCP transport of a host."""
+    """The TCP transport of a host.
 
-    __slots__ = ("_connections", "_listeners", "_probes", "_secret", "_waiting", "host", "path_mtus", "settings")
+    ``foreign(interface, packet, key, segment)`` is asked about each segment that is nobody's; if it is seen to, it returns
+    True, and may ``admit`` a SYN later. With a ``transparent`` host, these are the connections of all others.
+    """
+
+    __slots__ = (
+        "_connections", "_listeners", "_probes", "_secret", "_waiting", "foreign", "host", "path_mtus", "settings",
+    )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -135,6 +144,7 @@ class TcpTable:
         self.path_mtus = PathMtus(host.scheduler)
         self._probes = Probes(host)
         self._secret: bytes | None = None
+        self.foreign: OnForeign | None = None
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -224,6 +234,8 @@ class TcpTable:
         elif flags & (SYN | ACK | RST) == SYN and (listener := self._listener(packet[16:20], destination_port)) is not None:
             self._open(listener, key, segment)
             return
+        elif self.foreign is not None and self.foreign(interface, packet, key, segment):
+            return
         else:
             host.drop("tcp-port")
         whole = Tcp(
@@ -234,6 +246,12 @@ class TcpTable:
         if answer is not None:
             source, destination = packet[12:16], packet[16:20]
             host.send_ipv4(source, PROTOCOL_TCP, answer.encode(destination, source), source=destination)
+
+    def admit(self, key: bytes, segment: Segment) -> TcpConnection | None:
+        """Answer a SYN that ``foreign`` saw to; None if there are too many connections. ``on_change`` tells the outcome."""
+        return (
+            None if len(self._connections) >= MAX_CONNECTIONS or key in self._connections else self._take(None, key, segment)
+        )
 
     def expects(self, packet: bytes, octets: int) -> bool:
         """Tell whether somebody waits for the segment in *packet*, whose IPv4 header has *octets*."""
@@ -312,7 +330,7 @@ class TcpTable:
 
     def _may_replace(self, connection: TcpConnection, segment: Segment) -> bool:
         """Tell whether a SYN may take the place of a connection in TIME-WAIT, which then ends (RFC 6191, section 2)."""
-        if segment.flags & (SYN | ACK | RST) != SYN or self._listener(*connection.local) is None:
+        if segment.flags & (SYN | ACK | RST) != SYN or (self.foreign is None and self._listener(*connection.local) is None):
             return False
         receiver = connection.receiver
         stamps = decode(segment.options).timestamps
@@ -331,13 +349,16 @@ class TcpTable:
         if len(self._connections) >= MAX_CONNECTIONS:
             host.drop("tcp-connections-full")
             return
+        if self._take(listener, key, segment) is None:
+            host.drop("tcp-backlog")
+
+    def _take(self, listener: TcpListener | None, key: bytes, segment: Segment) -> TcpConnection | None:
         local = key[4:8], int.from_bytes(key[10:], "big")
         remote = key[:4], int.from_bytes(key[8:10], "big")
         connection = TcpConnection(self, key, local, remote)
-        if not listener.admit(connection, host.scheduler.now):
-            host.drop("tcp-backlog")
-            return
-        host.delivered += 1
+        if listener is not None and not listener.admit(connection, self.host.scheduler.now):
+            return None
+        self.host.delivered += 1
         self._connections[key] = connection
         connection.listener = listener
         connection.state = State.SYN_RECEIVED
@@ -345,6 +366,7 @@ class TcpTable:
         negotiate(connection, decode(segment.options))
         connection.ecn.take_syn(segment.flags, is_first=True)
         connection.out.send_syn()
+        return connection
 
     def _listener(self, address: bytes, port: int) -> TcpListener | None:
         for listener in self._listeners.get(port, ()):
