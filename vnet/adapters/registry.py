@@ -6,6 +6,7 @@ from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
+from vnet.topology.adapter_kinds.user import UserSpec
 
 
 def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
@@ -18,5 +19,9 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.loopback import LoopbackAdapter
 
             return LoopbackAdapter(spec, context)
+        case UserSpec():
+            from vnet.adapters.user.gateway import UserAdapter
+
+            return UserAdapter(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

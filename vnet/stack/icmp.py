@@ -108,7 +108,7 @@ class Icmp:
         octets = (quoted[0] & 0x0F) << 2 if quoted else 0
         if octets < ipv4.HEADER_OCTETS or len(quoted) < octets + 8 or quoted[6] & 0x1F or quoted[7]:
             return False
-        if quoted[12:16] not in self._host.local:
+        if quoted[12:16] not in self._host.local and not self._host.transparent:
             return False  # we never sent that
         transport = self._host.protocols.get(quoted[9])
         return transport is not None and transport.error(quoted, octets, error)

@@ -206,9 +206,7 @@ class TcpTable:
         if size < HEADER_OCTETS:
             host.drop("tcp-malformed")
             return
-        source_port, destination_port, sequence, acknowledgment, offset, flags, window, _, _ = HEADER.unpack_from(
-            packet, octets
-        )
+        _, destination_port, sequence, acknowledgment, offset, flags, window, _, _ = HEADER.unpack_from(packet, octets)
         start = octets + (offset >> 4 << 2)
         if not octets + HEADER_OCTETS <= start <= len(packet) or not (
             trusted or is_valid(packet[octets:], pseudo_header_sum(packet[12:16], packet[16:20], PROTOCOL_TCP, size))
@@ -238,14 +236,18 @@ class TcpTable:
             return
         else:
             host.drop("tcp-port")
+        self.refuse(key, segment)
+
+    def refuse(self, key: bytes, segment: Segment) -> None:
+        """Answer a segment of no connection with a reset, unless it is one (RFC 9293, 3.10.7.1)."""
+        remote, local = key[:4], key[4:8]
         whole = Tcp(
-            source_port=source_port, destination_port=destination_port, sequence=sequence, acknowledgment=acknowledgment,
-            flags=flags, payload=segment.payload,
+            source_port=key[8] << 8 | key[9], destination_port=key[10] << 8 | key[11], sequence=segment.sequence,
+            acknowledgment=segment.acknowledgment, flags=segment.flags, payload=segment.payload,
         )  # fmt: skip
         answer = reset_answering(whole)
         if answer is not None:
-            source, destination = packet[12:16], packet[16:20]
-            host.send_ipv4(source, PROTOCOL_TCP, answer.encode(destination, source), source=destination)
+            self.host.send_ipv4(remote, PROTOCOL_TCP, answer.encode(local, remote), source=local)
 
     def admit(self, key: bytes, segment: Segment) -> TcpConnection | None:
         """Answer a SYN that ``foreign`` saw to; None if there are too many connections. ``on_change`` tells the outcome."""

@@ -10,6 +10,7 @@ import msgspec
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
 from vnet.topology.adapter_kinds.pending import resolve_pending
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
+from vnet.topology.adapter_kinds.user import User, resolve_user
 from vnet.topology.vocabulary import Strict, about
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Adapter(Strict, frozen=True, kw_only=True):
     """A way out to the machine with its options; give exactly one."""
 
     loopback: Annotated[Loopback | None, about("An interface of the machine on the network.")] = None
+    user: Annotated[User | None, about("To the outside by the machine's own sockets, without privileges.")] = None
     bridge: Annotated[str | None, about("Bridge the network with this NIC of the machine.")] = None
     tap: Annotated[str | None, about("A TAP device of this name on the machine.")] = None
     vxlan: Annotated[dict[str, str | int] | None, about("A VXLAN tunnel to other machines: vni, remote, port.")] = None
@@ -39,7 +41,7 @@ _Read: TypeAlias = "Callable[[Adapter, Surroundings, Path], AdapterSpec | None]"
 
 _KINDS: Final[Mapping[str, _Read]] = {
     "loopback": lambda given, around, path: resolve_loopback(given.loopback or Loopback(), around, path),
-    "user": lambda given, around, path: resolve_pending("user", None, around, path),
+    "user": lambda given, around, path: resolve_user(given.user or User(), around, path),
     "bridge": lambda given, around, path: resolve_pending("bridge", given.bridge, around, path),
     "tap": lambda given, around, path: resolve_pending("tap", given.tap, around, path),
     "vxlan": lambda given, around, path: resolve_pending("vxlan", given.vxlan, around, path),

@@ -1,0 +1,168 @@
+"""One connection of a guest, and the host socket that it goes on through: octets, ends and resets pass both ways.
+
+What one side does not take is left with the other: at most ``CHUNK`` octets are held in between, the rest stays in the
+buffers of the stack and of Linux, so that each peer sees the window of the other.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final, final
+
+from vnet.adapters.user.outside import Outside
+from vnet.stack.tcp.connection import TcpConnection
+from vnet.units import HOUR, Duration
+
+BLOCK: Final = 64 * 1024
+"""Octets read at a time: what the stack keeps without copying, and some more than a super-frame takes."""
+READS_A_WAKE_UP: Final = 4
+CHUNK: Final = 256 * 1024
+KEEP_ALIVE: Final[Duration] = 2 * HOUR
+"""How long a guest may be silent before it is asked whether it is there: RFC 5382, REQ-5 wants no less."""
+
+
+@final
+class Splice:
+    """Joins *connection* to *sock*, which is connected; *on_end* is called once, when neither is left to care for."""
+
+    __slots__ = (
+        "_connection", "_fd", "_is_full", "_is_reading", "_on_end", "_outside", "_rest", "_shut", "_sock", "_taken_all",
+    )  # fmt: skip
+
+    def __init__(
+        self, outside: Outside, connection: TcpConnection, sock: socket.socket, on_end: Callable[[Splice], None]
+    ) -> None:
+        self._outside = outside
+        self._connection = connection
+        self._sock: socket.socket | None = sock
+        self._fd = sock.fileno()
+        self._on_end = on_end
+        self._rest: bytes | memoryview = b""
+        self._is_full = False  # the socket takes no more; the poller will tell
+        self._is_reading = False
+        self._shut = False  # the guest's FIN went on
+        self._taken_all = False  # the socket is at its end
+        connection.no_delay = True  # the two ends chose their segments
+        connection.on_change = self._on_change
+        if connection.is_established:
+            self._begin()
+
+    @property
+    def connection(self) -> TcpConnection:
+        """The guest's side."""
+        return self._connection
+
+    def abort(self) -> None:
+        """Reset both sides."""
+        self._connection.on_change = None
+        self._connection.abort()
+        self._end(reset=True)
+
+    def _begin(self) -> None:
+        self._connection.keep_alive = KEEP_ALIVE
+        self._read(True)
+
+    def _read(self, wanted: bool) -> None:
+        if wanted is not self._is_reading:
+            self._is_reading = wanted
+            self._outside.poller.wants_read(self._fd, self._on_readable if wanted else None)
+
+    def _on_change(self) -> None:
+        """The guest's side has news."""
+        connection = self._connection
+        if connection.error is not None:
+            self._end(reset=True)
+            return
+        if not connection.synchronized or self._sock is None:
+            return
+        if not self._is_full:
+            self._push()
+        if self._sock is not None and not self._is_reading and not self._taken_all:
+            if connection.keep_alive is None:
+                self._begin()
+            elif connection.room >= connection.sender.capacity >> 1:
+                self._read(True)
+
+    def _push(self) -> None:
+        """Give the socket what the guest sent."""
+        connection, sock = self._connection, self._sock
+        assert sock is not None, "it ends with the splice"
+        while True:
+            data = self._rest or connection.receive(CHUNK)
+            if not data:
+                break
+            try:
+                count = sock.send(data)
+            except BlockingIOError:
+                count = 0
+            except OSError:
+                self.abort()
+                return
+            if count < len(data):
+                self._rest = memoryview(data)[count:]
+                if not self._is_full:
+                    self._is_full = True
+                    self._outside.poller.wants_write(self._fd, self._on_writable)
+                return
+            self._rest = b""
+        if connection.at_end and not self._shut:
+            self._shut = True
+            try:
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.abort()
+                return
+            self._end_if_done()
+
+    def _on_writable(self) -> None:
+        if self._sock is None:
+            return
+        self._is_full = False
+        self._push()
+        if not self._is_full and self._sock is not None:
+            self._outside.poller.wants_write(self._fd, None)
+
+    def _on_readable(self) -> None:
+        """The socket has something for the guest, or an error."""
+        connection, sock = self._connection, self._sock
+        if sock is None:
+            return
+        for _ in range(READS_A_WAKE_UP):
+            room = connection.room
+            if room < connection.sender.capacity >> 2:
+                self._read(False)
+                return
+            try:
+                data = sock.recv(min(room, BLOCK))
+            except BlockingIOError:
+                return
+            except OSError:
+                self.abort()
+                return
+            if not data:
+                self._taken_all = True
+                self._read(False)
+                connection.shutdown()
+                self._end_if_done()
+                return
+            connection.send(data)
+            if len(data) < BLOCK:
+                return
+
+    def _end_if_done(self) -> None:
+        if self._shut and self._taken_all:
+            self._connection.on_change = None
+            self._connection.close()
+            self._end(reset=False)
+
+    def _end(self, *, reset: bool) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._connection.on_change = None
+            self._rest = b""
+            if reset:
+                self._outside.reset(sock)
+            else:
+                self._outside.close(sock)
+            self._on_end(self)
