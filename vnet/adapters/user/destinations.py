@@ -25,14 +25,14 @@ class Destinations:
     """Where what is sent to an address may go; *own* subnet of the network is not outside."""
 
     def __init__(self, own: IPv4Network, alias: bytes | None) -> None:
-        self._alias = alias
+        self.alias = alias
         self._mask = int(own.netmask)
         self._own = int(own.network_address)
         self._routes = Routes()
 
     def resolve(self, address: bytes) -> str | None:
         """Return the address to give to a socket, or None if guests may not get there."""
-        if address == self._alias:
+        if address == self.alias:
             return LOOPBACK
         if is_never(address) or int.from_bytes(address, "big") & self._mask == self._own:
             return None

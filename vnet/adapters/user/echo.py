@@ -78,14 +78,12 @@ class _Flow:
 
     def _tell(self) -> bool:
         """Pass on the ICMP errors that the socket was told of, about the request that they name."""
-        outside, found = self._outside, False
+        found = False
         for error in told(self._sock):
             found = True
             sequence = error.about[6:8] if len(error.about) >= icmpv4.HEADER_OCTETS else bytes(2)
             request = icmpv4.build(icmpv4.ECHO_REQUEST, 0, self._ident << 16 | int.from_bytes(sequence, "big"), b"")
-            outside.host.send_icmp_error(
-                outside.interface, self._header + request, error.kind, error.code, reporter=error.reporter, rest=error.mtu
-            )
+            self._outside.tell(self._header + request, error)
         return found
 
 

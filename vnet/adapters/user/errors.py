@@ -38,11 +38,10 @@ UNREACHABLE: Final = {
 
 
 class Told(NamedTuple):
-    """An ICMP error that a socket was told of: its type, code and MTU, whose it is, and the start of what it is about."""
+    """An ICMP error that a socket was told of: its type and code, whose it is, and the start of what it is about."""
 
     kind: int
     code: int
-    mtu: int
     reporter: bytes | None
     about: bytes
 
@@ -57,8 +56,8 @@ def told(sock: socket.socket) -> Iterator[Told]:
         for level, kind, data in control:
             if level != socket.IPPROTO_IP or kind != IP_RECVERR or len(data) < _EXTENDED.size:
                 continue
-            _, origin, icmp_type, code, info, _ = _EXTENDED.unpack_from(data)
+            _, origin, icmp_type, code, _, _ = _EXTENDED.unpack_from(data)
             if origin == _ICMP:
                 who = data[_EXTENDED.size + 4 : _EXTENDED.size + 8]
                 reporter = who if len(who) == 4 and who != bytes(4) else None
-                yield Told(icmp_type, code, info if code == icmpv4.FRAGMENTATION_NEEDED else 0, reporter, about)
+                yield Told(icmp_type, code, reporter, about)

@@ -12,7 +12,7 @@ from typing import Final, final
 
 from vnet.adapters.base import Poller
 from vnet.adapters.user.destinations import Destinations
-from vnet.adapters.user.errors import IP_BIND_ADDRESS_NO_PORT
+from vnet.adapters.user.errors import IP_BIND_ADDRESS_NO_PORT, Told
 from vnet.ports import Scheduler
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
@@ -69,6 +69,19 @@ class Outside:
         """Count a packet that goes nowhere, and tell its sender."""
         self.drops[reason] += 1
         self.host.send_icmp_error(self.interface, packet, icmpv4.UNREACHABLE, code)
+
+    def tell(self, packet: bytes, error: Told) -> None:
+        """Tell the sender of *packet* what a socket was told of it, by whom it was if guests can know of that one.
+
+        What Linux found out itself is said by the gateway, and what the machine's loopback says by its alias.
+        """
+        if error.kind == icmpv4.UNREACHABLE and error.code == icmpv4.FRAGMENTATION_NEEDED:
+            return  # Linux has noted it, and fragments from now on
+        reporter = error.reporter
+        if reporter is not None and self.destinations.resolve(reporter) is None:
+            far = packet[16:20]
+            reporter = far if far == self.destinations.alias else None
+        self.host.send_icmp_error(self.interface, packet, error.kind, error.code, reporter=reporter)
 
     def expire(self, packet: bytes) -> bool:
         """Tell whether a packet has made its last hop, and its sender if so (RFC 1812, 5.3.1)."""

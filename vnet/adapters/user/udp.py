@@ -88,14 +88,10 @@ class _Flow:
 
     def _tell(self) -> bool:
         """Pass on what the socket was told of; tell whether there was anything."""
-        outside, found = self._outside, False
+        found = False
         for error in told(self._sock):
             found = True
-            if error.kind == icmpv4.UNREACHABLE and error.code == icmpv4.FRAGMENTATION_NEEDED:
-                continue  # Linux has noted it, and fragments from now on
-            outside.host.send_icmp_error(
-                outside.interface, self._quote, error.kind, error.code, reporter=error.reporter, rest=error.mtu
-            )
+            self._outside.tell(self._quote, error)
         return found
 
 
