@@ -29,6 +29,7 @@ GROUPS: Final = (
     "live_switch",
     "live_nat",
     "stack_live",
+    "user_adapter",
     "switch_core",
     "sim_hops",
     "stack_tcp",
