@@ -46,7 +46,7 @@ class Splice:
         connection.no_delay = True  # the two ends chose their segments
         connection.on_change = self._on_change
         if connection.is_established:
-            self._begin()
+            self._read(True)
 
     @property
     def connection(self) -> TcpConnection:
@@ -58,10 +58,6 @@ class Splice:
         self._connection.on_change = None
         self._connection.abort()
         self._end(reset=True)
-
-    def _begin(self) -> None:
-        self._connection.keep_alive = KEEP_ALIVE
-        self._read(True)
 
     def _read(self, wanted: bool) -> None:
         if wanted is not self._is_reading:
@@ -78,11 +74,10 @@ class Splice:
             return
         if not self._is_full:
             self._push()
-        if self._sock is not None and not self._is_reading and not self._taken_all:
-            if connection.keep_alive is None:
-                self._begin()
-            elif connection.room >= connection.sender.capacity >> 1:
-                self._read(True)
+        if self._sock is None or self._is_reading or self._taken_all:
+            return
+        if connection.room >= connection.sender.capacity >> 1:
+            self._read(True)
 
     def _push(self) -> None:
         """Give the socket what the guest sent."""
@@ -108,12 +103,13 @@ class Splice:
             self._rest = b""
         if connection.at_end and not self._shut:
             self._shut = True
+            if self._taken_all:
+                self._end_well()
+                return
             try:
                 sock.shutdown(socket.SHUT_WR)
             except OSError:
                 self.abort()
-                return
-            self._end_if_done()
 
     def _on_writable(self) -> None:
         if self._sock is None:
@@ -135,26 +131,28 @@ class Splice:
                 return
             try:
                 data = sock.recv(min(room, BLOCK))
+                is_last = len(data) < BLOCK and _is_at_end(sock, len(data))
             except BlockingIOError:
                 return
             except OSError:
                 self.abort()
                 return
-            if not data:
+            connection.send(data, more=is_last)
+            if is_last:
                 self._taken_all = True
                 self._read(False)
                 connection.shutdown()
-                self._end_if_done()
+                if self._shut:
+                    self._end_well()
                 return
-            connection.send(data)
             if len(data) < BLOCK:
                 return
 
-    def _end_if_done(self) -> None:
-        if self._shut and self._taken_all:
-            self._connection.on_change = None
-            self._connection.close()
-            self._end(reset=False)
+    def _end_well(self) -> None:
+        """Both directions are at their end."""
+        self._connection.on_change = None
+        self._connection.close()
+        self._end(reset=False)
 
     def _end(self, *, reset: bool) -> None:
         sock, self._sock = self._sock, None
@@ -166,3 +164,13 @@ class Splice:
             else:
                 self._outside.close(sock)
             self._on_end(self)
+
+
+def _is_at_end(sock: socket.socket, count: int) -> bool:
+    """Tell whether nothing comes behind *count* octets: an end that is there already goes on in the same segment."""
+    if not count:
+        return True
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return False  # nothing yet, or an error for the next read

@@ -15,16 +15,21 @@ from typing import Final, final
 from vnet.adapters.user.dns import DNS_PORT, Resolvers
 from vnet.adapters.user.errors import UNREACHABLE
 from vnet.adapters.user.outside import Outside
-from vnet.adapters.user.splice import Splice
+from vnet.adapters.user.splice import KEEP_ALIVE, Splice
 from vnet.stack.interface import Interface
 from vnet.stack.tcp.connection import TcpConnection
 from vnet.stack.tcp.states import Segment
+from vnet.units import MINUTE, Duration
 from vnet.wire.tcp import ACK, RST, SYN
 
 MAX_OPENING: Final = 4096
 """Host sockets that wait for their peer; SYNs beyond are dropped, and come again."""
 BUFFERS: Final = 256 * 1024 * 1024
 """Octets that all connections may hold for each direction, together; each new one gets its share."""
+COALESCED: Final = 8
+"""Super-frames of one guest acknowledged together: each acknowledgment costs a system call, and wakes the guest."""
+IDLE_LOOK: Final[Duration] = 10 * MINUTE
+"""How often connections are looked through for guests that have been silent for ``KEEP_ALIVE``."""
 SMALLEST_BUFFER: Final = 64 * 1024
 LARGEST_BUFFER: Final = 1024 * 1024
 
@@ -53,8 +58,10 @@ class TcpRelay:
         self._resolvers = resolvers
         self._opening: dict[bytes, _Opening] = {}
         self._splices: dict[Splice, None] = {}
+        self._looking = outside.scheduler.alarm(self._look)
         self._table = outside.host.tcp
         self._table.foreign = self._foreign
+        self._table.settings.coalesced = COALESCED
 
     def __len__(self) -> int:
         return len(self._splices)
@@ -67,6 +74,7 @@ class TcpRelay:
     def retire(self) -> None:
         """Reset everything."""
         self._table.foreign = None
+        self._looking.set(None)
         for opening in self._opening.values():
             self._outside.close(opening.sock)
         self._opening.clear()
@@ -78,11 +86,23 @@ class TcpRelay:
     def join(self, connection: TcpConnection, sock: socket.socket) -> None:
         """Pass on what the two sides send from now on."""
         self._splices[Splice(self._outside, connection, sock, self._splices.pop)] = None
+        if self._looking.deadline is None:
+            self._looking.set(self._outside.scheduler.now + IDLE_LOOK)
 
     def fit_buffers(self) -> None:
         """Let the next connection have its share of ``BUFFERS``."""
         share = max(SMALLEST_BUFFER, min(LARGEST_BUFFER, BUFFERS // (len(self._splices) + 1)))
         self._table.settings.send_buffer = self._table.settings.receive_buffer = share
+
+    def _look(self) -> None:
+        """Have those asked whether they are there who were silent for long; a timer for each would cost more."""
+        now = self._outside.scheduler.now
+        for splice in self._splices:
+            connection = splice.connection
+            if connection.keep_alive is None and now - connection.heard_at >= KEEP_ALIVE:
+                connection.keep_alive = KEEP_ALIVE
+        if self._splices:
+            self._looking.set(now + IDLE_LOOK)
 
     def _foreign(self, interface: Interface, packet: bytes, key: bytes, segment: Segment) -> bool:
         """See to a segment of no connection."""

@@ -70,6 +70,7 @@ class TcpConnection:
         mss = path.mss if path is not None else DEFAULT_MSS
         self.sender = Sender(iss, mss, settings.congestion(mss), settings.send_buffer)
         self.receiver = Receiver(path.announced_mss if path is not None else DEFAULT_MSS, settings.receive_buffer)
+        self.receiver.coalesced = settings.coalesced
         self.heard_at: Instant = host.scheduler.now
         self.idling = Idling(self)
         self._busy = False
@@ -129,10 +130,10 @@ class TcpConnection:
         self.idling.heard()
         self.idling.arm()
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes, *, more: bool = False) -> int:
         """Queue octets and return how many were taken: 0 if the buffer is full or the connection failed.
 
-        Raise UsageError after ``shutdown`` or ``close``.
+        With *more*, another call follows at once, and sends them. Raise UsageError after ``shutdown`` or ``close``.
         """
         if self.error is not None:
             return 0
@@ -142,7 +143,8 @@ class TcpConnection:
         taken = len(data) if len(data) <= room else room
         if taken:
             self.sender.data.append(data if taken == len(data) else memoryview(data)[:taken])
-            self._output_for_user()
+            if not more:
+                self._output_for_user()
         return taken
 
     def receive(self, limit: int) -> bytes:

@@ -30,8 +30,8 @@ class OctetQueue:
         size = len(data)
         last = (self._start + self._length) % BLOCK
         self._length += size
-        if last == 0 and size == BLOCK and isinstance(data, bytes):
-            self._blocks.append(data)  # a whole block need not be copied
+        if last == 0 and 0 < size <= BLOCK and isinstance(data, bytes):
+            self._blocks.append(data)  # copied when more is to go behind it, and often it is taken before
             return
         at = 0
         if last:
@@ -53,7 +53,10 @@ class OctetQueue:
         index, offset = divmod(self._start + at, BLOCK)
         end = offset + count
         if end <= BLOCK:
-            return bytes(memoryview(self._blocks[index])[offset:end])
+            block = self._blocks[index]
+            if count == len(block) and isinstance(block, bytes):
+                return block
+            return bytes(memoryview(block)[offset:end])
         parts = [memoryview(self._blocks[index])[offset:]]
         while end > BLOCK:
             index += 1

@@ -116,6 +116,8 @@ class TcpSettings:
     timestamps: bool = True
     window_scaling: bool = True
     ecn: Ecn = Ecn.ACCEPT
+    coalesced: int = 0
+    """Super-frames acknowledged together, see ``Receiver``."""
     congestion: Callable[[int], Congestion] = Cubic
     """Makes the congestion control from the segment size: ``Cubic`` or ``NewReno``."""
 
