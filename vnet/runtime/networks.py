@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Interface, IPv6Network
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Final, Literal, Protocol, final
 
 import trio
 
@@ -26,8 +26,9 @@ from vnet.runtime.build import Builder
 from vnet.topology.adapter_kinds.choice import AdapterChoice
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
+from vnet.topology.adapter_kinds.user import UserForward, UserSpec
 from vnet.topology.host import HOST, with_adapter_port, with_host
-from vnet.topology.resolve_adapter import ADAPTER, read_choice
+from vnet.topology.resolve_adapter import ADAPTER, read_choice, read_forward
 from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
 from vnet.wire.arp import rarp_frame
 
@@ -115,8 +116,43 @@ class LabNetwork:
         Guests keep their addresses and connections. Raise UsageError for what cannot be, HostError for what the machine
         refuses; the old way out is then still there.
         """
+        await self._change(read_choice(self._lab.topology, self.resolved, adapter))
+
+    async def forward(self, listen: str, to: str, protocol: Literal["tcp", "udp"] = "tcp") -> None:
+        """Have the machine listen for a guest: ``forward("127.0.0.1:8080", "web:80")``, as in a topology file.
+
+        A guest by name may have its address by DHCP. Raise UsageError for what cannot be, and HostError for what the machine
+        refuses.
+        """
+        name, _, port = to.rpartition(":")
+        if name in self._lab.guests:
+            address = self._lab.guests[name].address
+            to = f"{address}:{port}" if address is not None and self.subnet is not None and address in self.subnet else to
+        spec, wanted = self._user_adapter(), UserForward(protocol=protocol, listen=listen, to=to)
+        forward = read_forward(self._lab.topology, self.resolved, wanted)
+        if any(other.place == forward.place for other in spec.forwards):
+            raise UsageError(f"network {self.name}: {listen} is forwarded already")
+        await self._change(replace(spec, forwards=(*spec.forwards, forward)))
+
+    async def unforward(self, listen: str, protocol: Literal["tcp", "udp"] = "tcp") -> None:
+        """End a forward by where it listens; connections that came in by it stay. Raise UsageError if there is none."""
+        spec, wanted = self._user_adapter(), UserForward(protocol=protocol, listen=listen, to="0.0.0.0:1")
+        place = read_forward(self._lab.topology, self.resolved, wanted).place
+        left = tuple(other for other in spec.forwards if other.place != place)
+        if left == spec.forwards:
+            raise UsageError(f"network {self.name}: nothing listens on {protocol} {listen}")
+        await self._change(replace(spec, forwards=left))
+
+    def _user_adapter(self) -> UserSpec:
+        spec = self.adapter
+        if not isinstance(spec, UserSpec):
+            raise UsageError(
+                f"network {self.name} has no user adapter, whose forwards they would be: adapter {spec.describe()}"
+            )
+        return spec
+
+    async def _change(self, spec: AdapterSpec) -> None:
         network = self.resolved
-        spec = read_choice(self._lab.topology, network, adapter)
         await trio.lowlevel.checkpoint()
         if spec != network.adapter or self._ways.problem(self.name):
             before = network.adapter.describe()

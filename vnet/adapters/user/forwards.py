@@ -17,11 +17,13 @@ from vnet.errors import HostError, UsageError
 from vnet.stack.transport import TransportAddress
 from vnet.stack.udp import UdpSocket
 from vnet.topology.adapter_kinds.user import Forward
-from vnet.units import SECOND, Duration, Instant
+from vnet.units import MILLISECOND, SECOND, Duration, Instant
 
 BACKLOG: Final = 256
 TAKEN_A_WAKE_UP: Final = 64
 """Connections or datagrams taken from one socket before others have their turn."""
+BREATH: Final[Duration] = 100 * MILLISECOND
+"""How long a listener rests that cannot take a connection."""
 MAX_CLIENTS: Final = 1024
 """Peers of one UDP forward; the ones that were silent longest give way."""
 LIFETIME: Final[Duration] = 300 * SECOND
@@ -175,8 +177,10 @@ class Forwards:
                 sock, _ = found.sock.accept()
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError:  # no descriptor is left, most likely; it would be told again at once
                 outside.drops["forward-accept"] += 1
+                outside.poller.wants_read(found.sock.fileno(), None)
+                outside.scheduler.at(outside.scheduler.now + BREATH, self._resume, found)
                 return
             sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
@@ -190,6 +194,10 @@ class Forwards:
                 outside.reset(sock)
                 continue
             self._tcp.join(connection, sock)
+
+    def _resume(self, found: _Open) -> None:
+        if self._is_started and self._open.get(found.forward) is found:
+            self._outside.poller.wants_read(found.sock.fileno(), partial(self._accept, found))
 
     def _receive(self, found: _Open) -> None:
         clients = found.clients

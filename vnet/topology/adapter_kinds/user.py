@@ -164,7 +164,7 @@ def _routes(
 def _forwards(model: User, around: Surroundings, path: Path) -> tuple[Forward, ...]:
     found: list[Forward] = []
     for index, each in enumerate(model.forwards):
-        forward = _forward(each, around, (*path, index))
+        forward = resolve_forward(each, around, (*path, index))
         if forward is None:
             continue
         if any(other.place == forward.place for other in found):
@@ -177,7 +177,8 @@ def _forwards(model: User, around: Surroundings, path: Path) -> tuple[Forward, .
     return tuple(found)
 
 
-def _forward(model: UserForward, around: Surroundings, path: Path) -> Forward | None:
+def resolve_forward(model: UserForward, around: Surroundings, path: Path) -> Forward | None:
+    """Read one forward; None after a mistake, which is noted."""
     target = _target(model.to, around, (*path, "to"))
     place = _place(model, around, (*path, "listen"))
     if target is None or place is None:
