@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from vnet.adapters.user import dns as dns_module
 from vnet.adapters.user import udp as udp_module
 from vnet.adapters.user.dns import read_servers
 from vnet.adapters.user.outside import Outside
+from vnet.ports import Handler
 from vnet.stack.icmp import PingResult
 from vnet.stack.udp import UdpSocket
 from vnet.units import SECOND
@@ -203,6 +204,27 @@ def test_echo_goes_on_with_the_identifier_of_the_guest(lab: Rig, monkeypatch: py
         assert lab.adapter.details()["echo"] == 1 and ping_socket.destination == ("192.0.2.1", 0)
         lab.loop.skip(70 * SECOND)
         lab.loop.until(lambda: lab.adapter.details()["echo"] == 0)
+
+
+def test_whoever_watches_the_port_sees_both_directions(lab: Rig) -> None:
+    port, seen = lab.adapter._context.port, []
+
+    def watched(way: str) -> Callable[[Handler], Handler]:
+        def wrap(handler: Handler) -> Handler:
+            def handle(frame: bytes, offload: bytes) -> None:
+                seen.append(way)
+                handler(frame, offload)
+
+            return handle
+
+        return wrap
+
+    assert ping(lab, GATEWAY.ip.packed).ok
+    port.hook(watched("in"), watched("out"))
+    assert ping(lab, GATEWAY.ip.packed).ok
+    assert seen == ["in", "out"]
+    port.hook()
+    assert ping(lab, GATEWAY.ip.packed).ok and len(seen) == 2
 
 
 def test_echo_without_ping_sockets_is_counted(lab: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

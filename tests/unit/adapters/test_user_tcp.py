@@ -7,6 +7,7 @@ import errno
 import hashlib
 import socket
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from struct import pack
 
@@ -16,7 +17,7 @@ from user_rig import GUEST, MACHINE, Rig, port_of, rig, server
 from vnet.adapters.netlink import Netlink
 from vnet.adapters.user.outside import Outside
 from vnet.adapters.user.splice import CHUNK
-from vnet.ports import NO_OFFLOAD
+from vnet.ports import NO_OFFLOAD, Handler
 from vnet.stack.tcp.connection import TcpConnection
 from vnet.stack.tcp.states import State
 from vnet.units import HOUR, SECOND
@@ -302,3 +303,58 @@ def test_ends_with_the_adapter(lab: Rig) -> None:
         lab.loop.until(lambda: connection.error == "reset")
         with pytest.raises(ConnectionResetError):
             far.recv(1)
+
+
+def test_everything_leaves_from_the_source_that_is_stated(tmp_path: Path) -> None:
+    with rig(tmp_path, source=IPv4Address("127.0.0.7")) as lab:
+        _, far = joined(lab)
+        with far:
+            assert far.getpeername()[0] == "127.0.0.7"
+        with server(socket.SOCK_DGRAM) as datagrams:
+            lab.guest.udp_bind(on_datagram=lambda *_: None).send_to(b"x", (MACHINE.packed, port_of(datagrams)))
+            peers = []
+
+            def arrived() -> bool:
+                with contextlib.suppress(BlockingIOError):
+                    peers.append(datagrams.recvfrom(10)[1][0])
+                return bool(peers)
+
+            lab.loop.until(arrived)
+            assert peers == ["127.0.0.7"]
+
+
+def test_a_source_that_is_not_the_machines_is_counted(tmp_path: Path) -> None:
+    with rig(tmp_path, source=IPv4Address("192.0.2.1")) as lab, server() as listener:
+        lab.guest.tcp.connect(MACHINE.packed, port_of(listener))
+        lab.loop.until(lambda: lab.adapter.drops["source"] == 1)
+
+
+def test_a_guest_that_begins_anew_is_answered_by_its_new_number(lab: Rig) -> None:
+    """It gave up without a word, and tries again from the same port while the host socket still waits."""
+    with server(backlog=0) as listener, socket.create_connection(listener.getsockname()) as first:
+        second = socket.socket()
+        second.setblocking(False)
+        second.connect_ex(listener.getsockname())
+        port = port_of(listener)
+        given_up = lab.guest.tcp.connect(MACHINE.packed, port, source_port=5000)
+        lab.loop.until(lambda: lab.adapter.details()["tcp_opening"] == 1)
+        given_up.close()
+        lab.loop.skip(SECOND // 2)
+        flags: list[int] = []
+
+        def noted(send: Handler) -> Handler:
+            return lambda frame, offload: (
+                flags.append(frame[47] if frame[12:14] == b"\x08\x00" else 0),
+                send(frame, offload),
+            )[1]
+
+        lab.nic.port.hook(tx=noted)
+        connection = lab.guest.tcp.connect(MACHINE.packed, port, source_port=5000)
+        lab.loop.turn()
+        listener.accept()[0].close()
+        with contextlib.suppress(BlockingIOError):
+            listener.accept()[0].close()
+        lab.loop.until(lambda: connection.is_established)
+        assert not any(each & RST for each in flags), "it was not answered by the old one first"
+        second.close()
+        del first

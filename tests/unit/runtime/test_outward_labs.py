@@ -146,3 +146,46 @@ async def test_other_ways_out_have_no_forwards() -> None:
         await lab.networks["out"].rebind("none")
         with pytest.raises(UsageError, match="network out has no user adapter"):
             await lab.networks["out"].forward("8080", "web:80")
+
+
+BEHIND = """
+name: behind
+networks:
+  lan: {{subnet: 10.1.0.0/24}}
+  out: {{subnet: 10.0.2.0/24, adapter: {{user: {{host: 10.0.2.99{routes}}}}}}}
+routers:
+  gate:
+    interfaces: {{lan: 10.1.0.1/24, out: 10.0.2.7/24}}
+    default_gateway: 10.0.2.1
+{nat}
+guests:
+  pc: {{nics: [{{network: lan, address: 10.1.0.5/24, gateway: 10.1.0.1}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("routes", "nat"), [(", routes: {10.1.0.0/16: 10.0.2.7}", ""), ("", "    nat: {outside: out, inside: [lan]}")]
+)
+async def test_behind_a_router_of_the_lab(routes: str, nat: str) -> None:
+    """It is the gateway that the router names; without translation it needs to know the way back."""
+    topology = parse_topology(BEHIND.format(routes=routes, nat=nat), source="behind")
+    async with vnet.open_lab(topology, emulate=True) as lab, trio.open_nursery() as nursery:
+        await lab.wait_up()
+        assert lab.networks["out"].adapter.describe() == "user 10.0.2.1/24"
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, shout, [listener])
+        assert await guest(lab, "pc").run(ask, "10.0.2.99", listener.socket.getsockname()[1]) == b"HELLO"
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_changes_leave_nothing(tmp_path: Path) -> None:
+    async with vnet.open_lab(TOPOLOGY, emulate=True) as lab:
+        out, path = lab.networks["out"], tmp_path / "web.sock"
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(30):
+            await out.forward(str(path), "web:80")
+            assert path.exists()
+            await out.rebind("none")
+            assert not path.exists()
+            await out.rebind("{user: {host: 10.0.2.99}}")
+        assert len(os.listdir("/proc/self/fd")) == before

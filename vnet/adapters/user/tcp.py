@@ -113,8 +113,12 @@ class TcpRelay:
             return True
         if flags & (SYN | ACK) != SYN:
             return False
-        if key in self._opening:
-            return True  # the host socket goes on trying
+        if (opening := self._opening.get(key)) is not None:
+            opening.packet, opening.segment = (
+                packet,
+                segment,
+            )  # the host socket goes on trying; the guest may have begun anew
+            return True
         outside = self._outside
         destination, port = packet[16:20], key[10] << 8 | key[11]
         if destination == outside.own:
