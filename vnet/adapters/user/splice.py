@@ -83,10 +83,9 @@ class Splice:
         """Give the socket what the guest sent."""
         connection, sock = self._connection, self._sock
         assert sock is not None, "it ends with the splice"
-        while True:
+        ready = connection.receiver.ready
+        while self._rest or ready:
             data = self._rest or connection.receive(CHUNK)
-            if not data:
-                break
             try:
                 count = sock.send(data)
             except BlockingIOError:
