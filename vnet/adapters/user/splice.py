@@ -1,7 +1,6 @@
 """One connection of a guest, and the host socket that it goes on through: octets, ends and resets pass both ways.
 
-What one side does not take is left with the other: at most ``CHUNK`` octets are held in between, the rest stays in the
-buffers of the stack and of Linux, so that each peer sees the window of the other.
+What one side does not take is left with the other. Nothing is held in between, so each peer sees the window of the other.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ BLOCK: Final = 64 * 1024
 """Octets read at a time: what the stack keeps without copying, and some more than a super-frame takes."""
 READS_A_WAKE_UP: Final = 4
 CHUNK: Final = 256 * 1024
+"""Octets written at a time, at most."""
 KEEP_ALIVE: Final[Duration] = 2 * HOUR
 """How long a guest may be silent before it is asked whether it is there: RFC 5382, REQ-5 wants no less."""
 
@@ -27,7 +27,7 @@ class Splice:
     """Joins *connection* to *sock*, which is connected; *on_end* is called once, when neither is left to care for."""
 
     __slots__ = (
-        "_connection", "_fd", "_is_full", "_is_reading", "_on_end", "_outside", "_rest", "_shut", "_sock", "_taken_all",
+        "_connection", "_fd", "_is_full", "_is_reading", "_on_end", "_outside", "_shut", "_sock", "_taken_all",
     )  # fmt: skip
 
     def __init__(
@@ -38,7 +38,6 @@ class Splice:
         self._sock: socket.socket | None = sock
         self._fd = sock.fileno()
         self._on_end = on_end
-        self._rest: bytes | memoryview = b""
         self._is_full = False  # the socket takes no more; the poller will tell
         self._is_reading = False
         self._shut = False  # the guest's FIN went on
@@ -83,23 +82,23 @@ class Splice:
         """Give the socket what the guest sent."""
         connection, sock = self._connection, self._sock
         assert sock is not None, "it ends with the splice"
-        ready = connection.receiver.ready
-        while self._rest or ready:
-            data = self._rest or connection.receive(CHUNK)
+        while connection.receiver.ready:
+            pieces = connection.pieces(CHUNK)
+            offered = sum(map(len, pieces))
             try:
-                count = sock.send(data)
+                count = sock.sendmsg(pieces)
             except BlockingIOError:
                 count = 0
             except OSError:
                 self.abort()
                 return
-            if count < len(data):
-                self._rest = memoryview(data)[count:]
+            del pieces  # what is looked at cannot grow
+            connection.consume(count)
+            if count < offered:
                 if not self._is_full:
                     self._is_full = True
                     self._outside.poller.wants_write(self._fd, self._on_writable)
                 return
-            self._rest = b""
         if connection.at_end and not self._shut:
             self._shut = True
             if self._taken_all:
@@ -157,7 +156,6 @@ class Splice:
         sock, self._sock = self._sock, None
         if sock is not None:
             self._connection.on_change = None
-            self._rest = b""
             if reset:
                 self._outside.reset(sock)
             else:

@@ -150,10 +150,25 @@ class TcpConnection:
     def receive(self, limit: int) -> bytes:
         """Take up to *limit* octets; none if there are none now."""
         data = self.receiver.take(limit)
-        if data and self.synchronized and self.state is not State.CLOSED and self.receiver.is_update_due():
+        if data:
+            self._update_window()
+        return data
+
+    def pieces(self, limit: int) -> list[bytes | memoryview]:
+        """Look at what ``receive`` would return, without a copy: to be passed on at once, and then ``consume``d."""
+        return self.receiver.ready.pieces(limit)
+
+    def consume(self, count: int) -> None:
+        """Take *count* octets that ``pieces`` gave."""
+        if count:
+            self.receiver.ready.drop(count)
+            self._update_window()
+
+    def _update_window(self) -> None:
+        """Tell the peer of the room that there is, if it should hear of it now."""
+        if self.synchronized and self.state is not State.CLOSED and self.receiver.is_update_due():
             self.receiver.urgent = True
             self._output_for_user()
-        return data
 
     def shutdown(self) -> None:
         """Send a FIN behind what is queued; receiving goes on. Again, or on a connection that is over, it does nothing."""

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from operator import itemgetter
 from typing import Final, final
 
-from vnet.stack.tcp.queue import OctetQueue
+from vnet.stack.tcp.queue import PieceQueue
 from vnet.stack.tcp.states import MASK, unwrap
 from vnet.units import DAY, MILLISECOND, Duration, Instant
 from vnet.wire.tcp_options import Block
@@ -51,7 +51,7 @@ class Receiver:
         self.coalesced = 0
         self.scale = 0
         self.mss = mss
-        self.ready = OctetQueue()
+        self.ready = PieceQueue()
         self._blocks: list[tuple[int, bytearray]] = []
         self._touched: list[int] = []  # starts of blocks, the latest first
         self.fin: int | None = None
@@ -201,7 +201,7 @@ class Receiver:
 
     def take(self, limit: int) -> bytes:
         """Hand over up to *limit* octets."""
-        data = self.ready.peek(0, limit)
+        data = self.ready.peek(limit)
         self.ready.drop(len(data))
         return data
 
