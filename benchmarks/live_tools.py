@@ -162,6 +162,12 @@ def _stream(pair: Pair, seconds: float, rate: int) -> tuple[int, int, float]:
     return int(sent[0]), int(received), max(float(duration), 1e-6)
 
 
+def connections(pair: Pair, seconds: float = 3.0, width: int = 16) -> float:
+    """Open, use and close connections, *width* at a time; return how many a second."""
+    with _server(pair.b, traffic(), "serve", "8"):
+        return int(pair.a.run(traffic(), "connect", pair.address_b, "8", str(seconds), str(width))) / seconds
+
+
 def threads(pids: Iterable[int]) -> list[int]:
     """List the threads of processes that still run."""
     found = []

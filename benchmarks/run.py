@@ -30,6 +30,7 @@ GROUPS: Final = (
     "live_bridge",
     "live_nat",
     "stack_live",
+    "user_adapter",
     "switch_core",
     "sim_hops",
     "stack_tcp",

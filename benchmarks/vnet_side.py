@@ -52,6 +52,15 @@ guests:
 """
 
 
+OUTWARD: Final = """\
+name: {name}
+networks:
+  out: {{subnet: 10.0.2.0/24, adapter: {{user: {{address: 10.0.2.1, host: 10.0.2.2}}}}}}
+guests:
+  a: {{kind: namespace, namespace: {a}, nics: [{{network: out, address: 10.0.2.100/24, gateway: 10.0.2.1}}]}}
+"""
+
+
 def pair(bed: Bed) -> Pair:
     """Start a lab of one switch with two namespace guests."""
     return _pair(bed, SWITCHED, "10.77.0.1", "10.77.0.2")
@@ -67,12 +76,19 @@ def emulated_pair(bed: Bed) -> Pair:
     return _pair(bed, EMULATED, "10.77.0.1", "10.77.0.2")
 
 
-def _pair(bed: Bed, template: str, address_a: str, address_b: str) -> Pair:
+def outward_pair(bed: Bed) -> Pair:
+    """Start a lab whose guest a has the user adapter for a way out; ``b`` is the machine it leads to."""
+    return _pair(bed, OUTWARD, "10.0.2.100", "10.0.2.2", bed.space("outside"))
+
+
+def _pair(bed: Bed, template: str, address_a: str, address_b: str, machine: Space | None = None) -> Pair:
     name = f"{PREFIX}-{os.getpid()}-{bed.name}"
-    a, b = Space(f"{name}-a"), Space(f"{name}-b")
+    a, b = Space(f"{name}-a"), machine or Space(f"{name}-b")
     file = bed.folder / "lab.yaml"
     file.write_text(template.format(name=name, a=a.name, b=b.name))
-    lab = bed.start(sys.executable, "-m", "benchmarks.vnet_side", str(file), death="TERM", patience=20)
+    # only its network is another: the namespaces of guests are to be seen by all
+    enter = ["nsenter", f"--net=/run/netns/{machine.name}"] if machine is not None else []
+    lab = bed.start(*enter, sys.executable, "-m", "benchmarks.vnet_side", str(file), death="TERM", patience=20)
     log = bed.folder / "log"
     wait_until(lambda: lab.poll() is not None or READY in log.read_text(), "the lab becoming ready", 30)
     if lab.poll() is not None:

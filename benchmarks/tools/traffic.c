@@ -4,6 +4,8 @@
  *   traffic sink PORT SECONDS                              -> datagrams and octets received, until idle for 0.3 s
  *   traffic ping ADDRESS PORT COUNT SIZE                   -> round trip times in ns: p50 p99 lost
  *   traffic pong PORT                                      (answers until it is ended)
+ *   traffic connect ADDRESS PORT SECONDS WIDTH             -> connections that were made, used and closed, WIDTH at a time
+ *   traffic serve PORT                                     (answers an octet to each connection and closes it)
  *
  * blast sends UDP payloads of SIZE octets in bursts of 16; RATE 0 is as fast as it can, else datagrams per second. With SEGMENT it
  * hands the kernel super-datagrams of SIZE octets to be cut at SEGMENT (UDP_SEGMENT); sink takes them whole (UDP_GRO) and counts
@@ -18,6 +20,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -169,6 +172,58 @@ static void pong(int port) {
     }
 }
 
+static long connect_again(const struct sockaddr_in *to, int64_t end) {
+    long made = 0;
+    while (now() < end) {
+        char octet = 'x';
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        if (fd < 0) die("socket");
+        receive_timeout(fd, 2000000);
+        if (!connect(fd, (const struct sockaddr *)to, sizeof *to) && send(fd, &octet, 1, MSG_NOSIGNAL) == 1 &&
+            recv(fd, &octet, 1, 0) == 1 && recv(fd, &octet, 1, 0) == 0)
+            made++;
+        close(fd);
+    }
+    return made;
+}
+
+static void connect_all(const char *address, int port, double seconds, int width) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int64_t end = now() + (int64_t)(seconds * 1e9);
+    int ends[2];
+    long made, all = 0;
+    inet_pton(AF_INET, address, &to.sin_addr);
+    if (pipe(ends)) die("pipe");
+    for (int i = 0; i < width; i++)
+        if (!fork()) {
+            made = connect_again(&to, end);
+            if (write(ends[1], &made, sizeof made) != sizeof made) die("write");
+            _exit(0);
+        }
+    for (int i = 0; i < width; i++) {
+        if (read(ends[0], &made, sizeof made) != sizeof made) die("read");
+        all += made;
+    }
+    while (wait(NULL) > 0) {}
+    printf("%ld\n", all);
+}
+
+static void serve(int port) {
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int yes = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (bind(fd, (struct sockaddr *)&here, sizeof here) || listen(fd, 1024)) die("listen");
+    puts("ready");
+    fflush(stdout);
+    for (;;) {
+        char octet;
+        int taken = accept(fd, NULL, NULL);
+        if (taken < 0) continue;
+        if (recv(taken, &octet, 1, 0) == 1) send(taken, &octet, 1, MSG_NOSIGNAL);
+        close(taken);
+    }
+}
+
 int main(int count, char **words) {
     prctl(PR_SET_TIMERSLACK, 1);
     if (count == 8 && !strcmp(words[1], "blast"))
@@ -176,6 +231,9 @@ int main(int count, char **words) {
     else if (count == 4 && !strcmp(words[1], "sink")) sink(atoi(words[2]), atof(words[3]));
     else if (count == 6 && !strcmp(words[1], "ping")) ping(words[2], atoi(words[3]), atoi(words[4]), atoi(words[5]));
     else if (count == 3 && !strcmp(words[1], "pong")) pong(atoi(words[2]));
-    else { fputs("usage: traffic blast|sink|ping|pong ...\n", stderr); return 2; }
+    else if (count == 6 && !strcmp(words[1], "connect"))
+        connect_all(words[2], atoi(words[3]), atof(words[4]), atoi(words[5]));
+    else if (count == 3 && !strcmp(words[1], "serve")) serve(atoi(words[2]));
+    else { fputs("usage: traffic blast|sink|ping|pong|connect|serve ...\n", stderr); return 2; }
     return 0;
 }

@@ -44,6 +44,19 @@ class Machine:
         """Type a vnet command."""
         return self.run(sys.executable, "-m", "vnet", *words, check=check)
 
+    def inside(self, lab: subprocess.Popen[str], guest: str, *words: str, timeout: float = 60) -> str:
+        """Run a program in a namespace guest to its end, with the guest's own resolv.conf; return what it printed.
+
+        Where the lab mounted its guests' namespaces only its own processes see them.
+        """
+        enter = ["nsenter", "--target", str(lab.pid), "--mount", "--net", sys.executable, "-m", "vnet", "exec"]
+        done = subprocess.run(
+            [*enter, self.name, guest, "--", *words],
+            env=self._environment, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
     def show(self, lab: str, what: str) -> list[dict[str, object]]:
         """Ask a lab for a view."""
         rows: list[dict[str, object]] = json.loads(self.vnet("show", lab, what, "--json").stdout)

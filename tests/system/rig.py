@@ -51,6 +51,9 @@ class Pump:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def wants_read(self, fd: int, callback: Callable[[], None] | None) -> None:
+        raise NotImplementedError
+
     def wants_write(self, fd: int, callback: Callable[[], None] | None) -> None:
         raise NotImplementedError
 

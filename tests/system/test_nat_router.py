@@ -47,6 +47,9 @@ class Clocked:
     def unregister(self, fd: int) -> None:
         self.pump.unregister(fd)
 
+    def wants_read(self, fd: int, callback: Callable[[], None] | None) -> None:
+        self.pump.wants_read(fd, callback)
+
     def wants_write(self, fd: int, callback: Callable[[], None] | None) -> None:
         self.pump.wants_write(fd, callback)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, final
+from typing import Final, Protocol, final, runtime_checkable
 
 from vnet.adapters.resources import Ledger
 from vnet.ports import Port, Randomness, Report, Scheduler
+from vnet.topology.adapter_kinds.spec import AdapterSpec
 
 FRAMES_A_WAKE_UP: Final = 64
 """At most so many frames are read before the others get their turn; more gain nothing, less cost wake-ups."""
@@ -26,6 +27,9 @@ class Poller(Protocol):
 
     def unregister(self, fd: int) -> None:
         """Forget *fd*; it is safe to call within a callback, and for a descriptor that is not registered."""
+
+    def wants_read(self, fd: int, callback: Callable[[], None] | None) -> None:
+        """Call *callback* whenever *fd* has something to read; None stops that, and takes it up again when asked to."""
 
     def wants_write(self, fd: int, callback: Callable[[], None] | None) -> None:
         """Call *callback* whenever *fd* takes more; None ends that."""
@@ -92,3 +96,17 @@ class HostAdapter(Protocol):
 
     def details(self) -> dict[str, object]:
         """Tell what ``vnet show`` should say of it, fit for JSON."""
+
+
+@runtime_checkable
+class StatefulAdapter(Protocol):
+    """A way out with connections and timers of its own, which belong to the lab's thread."""
+
+    def retire(self) -> None:
+        """End what is under way while the cable is still there; called in the lab's thread before ``stop``."""
+
+    def adapt(self, spec: AdapterSpec) -> bool:
+        """Become what *spec* says without losing a connection; False if that needs another adapter.
+
+        Called in the lab's thread. Raise HostError for what the machine refuses; nothing has changed then.
+        """

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from struct import Struct
 from typing import Final, NamedTuple, final
@@ -167,6 +168,50 @@ def route(
         body += _attribute(_RTA_PREFSRC, source.packed)
     kind, flags = (_RTM_DELROUTE, 0) if remove else (_RTM_NEWROUTE, _CREATE | _REPLACE)
     return Message(kind, flags, body, f"route to {destination}")
+
+
+class RouteKind(IntEnum):
+    """What an address is to Linux (rtnetlink(7), rtm_type), as far as it names a destination."""
+
+    OTHER = 0
+    UNICAST = 1
+    LOCAL = 2
+    BROADCAST = 3
+
+
+@final
+class Routes:
+    """Asks how Linux would route packets, in the network namespace of the thread that makes it; never waits."""
+
+    __slots__ = ("_sequence", "_socket")
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._sequence = 0
+
+    def kind(self, address: bytes) -> RouteKind:
+        """Tell what an IPv4 or IPv6 address is; raise OSError if there is no way there."""
+        self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
+        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        body = _ROUTE.pack(family, 8 * len(address), 0, 0, 0, 0, 0, 0, 0) + _attribute(_RTA_DST, address)
+        self._socket.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _REQUEST, sequence, 0) + body)
+        while True:  # the kernel answers within the call; what is older was asked by a call that failed
+            for kind, number, octets in _messages(self._socket.recv(4096)):
+                if number != sequence:
+                    continue
+                if kind == _NLMSG_ERROR:
+                    code = -_ERRNO.unpack_from(octets)[0]
+                    raise OSError(code, os.strerror(code))
+                found: int = _ROUTE.unpack_from(octets)[7]
+                return RouteKind(found) if found in _ROUTE_KINDS else RouteKind.OTHER
+
+    def close(self) -> None:
+        """Give the socket up."""
+        self._socket.close()
+
+
+_ROUTE_KINDS: Final = frozenset(RouteKind)
 
 
 @final

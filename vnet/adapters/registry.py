@@ -10,6 +10,7 @@ from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.tap import FdSpec, TapSpec
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
+from vnet.topology.adapter_kinds.user import UserSpec
 from vnet.topology.adapter_kinds.vde import VdeSpec
 
 
@@ -44,5 +45,9 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.tap_device import TapAdapter
 
             return TapAdapter(spec, context)
+        case UserSpec():
+            from vnet.adapters.user.gateway import UserAdapter
+
+            return UserAdapter(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

@@ -22,7 +22,7 @@ def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool)
     TARGET is a link (core-edge, web:eth0, or core,edge), a guest with one NIC (web), a switch port (core:3), or a network
     (network.office). Links take state, rate, latency, delay_variation, loss, reordering, duplication, corruption and queue,
     ports take state; up and down are short for state=up and state=down. Networks take adapter: the way out to the machine,
-    as in a topology file.
+    as in a topology file. Those with a user adapter take forward ('8080 web:80') and unforward (8080), too.
 
     \b
     vnet set office core-edge down
@@ -32,6 +32,7 @@ def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool)
     vnet set office core:3 down
     vnet set office network.dmz adapter=loopback
     vnet set office network.dmz adapter='{loopback: {address: 10.10.10.2/24}}'
+    vnet set office network.dmz forward='8080 web:80' forward='udp 5353 web:53' unforward=8081
     """
     data = call(find_lab(lab), "set", {"target": target, "settings": list(settings)})
     if as_json:

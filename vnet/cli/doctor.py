@@ -16,6 +16,7 @@ from typing import Final, final
 
 import click
 
+from vnet.adapters.user.echo import may_ping
 from vnet.cli.output import print_json
 from vnet.runtime.places import run_root
 
@@ -76,6 +77,7 @@ def examine() -> Iterator[Finding]:
     yield from _namespaces(probe("root"))
     yield from _user_namespaces(probe("user"))
     yield _open_files()
+    yield _ping_sockets()
     yield _run_directory()
     yield _program("iproute2", ("ip",), "a look into namespace guests from outside: ip netns exec", "iproute2")
     yield _program(
@@ -130,6 +132,14 @@ def _open_files() -> Finding:
     return Finding(
         "open files", soft == resource.RLIM_INFINITY or soft >= _FILES_WANTED, f"{shown[0]}, at most {shown[1]}",
         "live labs with hundreds of namespace guests", f"ulimit -n {_FILES_WANTED}",
+    )  # fmt: skip
+
+
+def _ping_sockets() -> Finding:
+    allowed = may_ping()
+    return Finding(
+        "ping sockets", allowed, "usable" if allowed else "not for this user",
+        "guests that ping the outside by adapter: user", "sysctl net.ipv4.ping_group_range='0 2147483647'",
     )  # fmt: skip
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from vnet.errors import UsageError
 from vnet.links.impairments import Impairments
 from vnet.links.link import Link
 from vnet.switch.port import SwitchPort
 from vnet.switch.switch import Switch
+from vnet.topology.adapter_kinds.user import UserSpec
 from vnet.units import SECOND, parse_duration, parse_rate, parse_ratio, parse_size
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ RATIOS: Final = ("loss", "reordering", "duplication", "corruption")
 LINK_KEYS: Final = ("state", "rate", "latency", "delay_variation", *RATIOS, "queue")
 NETWORK: Final = "network."
 """What names of networks begin with where links and ports are named, too."""
-NETWORK_KEYS: Final = ("adapter",)
+NETWORK_KEYS: Final = ("adapter", "forward", "unforward")
 PORT_KEYS: Final = ("state",)
 _STATES: Final = {
     "up": True,
@@ -67,8 +68,31 @@ async def _change_network(lab: Lab, name: str, pairs: Sequence[tuple[str, str]])
         if key not in NETWORK_KEYS:
             raise _unknown_key(key, NETWORK_KEYS)
     network = lab.networks[name]
-    await network.rebind(pairs[-1][1])
-    return {"network": name, "adapter": network.adapter.describe(), "state": network.state}
+    for key, value in pairs:
+        if key == "adapter":
+            await network.rebind(value)
+            continue
+        protocol, words = _forward_words(key, value)
+        if key == "forward":
+            await network.forward(words[0], words[1], protocol)
+        else:
+            await network.unforward(words[0], protocol)
+    answer: dict[str, object] = {"network": name, "adapter": network.adapter.describe(), "state": network.state}
+    if isinstance(network.adapter, UserSpec) and network.adapter.forwards:
+        answer["forwards"] = [str(forward) for forward in network.adapter.forwards]
+    return answer
+
+
+def _forward_words(key: str, value: str) -> tuple[Literal["tcp", "udp"], list[str]]:
+    """Read "8080 web:80" or "udp 5353 web:53", and the same without the guest."""
+    words = value.split()
+    protocol: Literal["tcp", "udp"] = "udp" if words[:1] == ["udp"] else "tcp"
+    if words[:1] in (["tcp"], ["udp"]):
+        words = words[1:]
+    if len(words) != (2 if key == "forward" else 1):
+        right = "forward='8080 web:80' or forward='udp 5353 web:53'" if key == "forward" else "unforward=8080"
+        raise UsageError(f"{key}={value} is no forward: write {right}")
+    return protocol, words
 
 
 def _pair(setting: str) -> tuple[str, str]:

@@ -35,11 +35,12 @@ from vnet.runtime.faults import Faults
 from vnet.runtime.live import LiveHost
 from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.named import Links, Named
-from vnet.runtime.networks import Networks, simulated_context
+from vnet.runtime.networks import Networks
 from vnet.runtime.state import open_store
 from vnet.runtime.usage import called_as, seconds_of
 from vnet.runtime.views import address_of
 from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
+from vnet.runtime.ways import simulated_context
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
 from vnet.switch.switch import Switch

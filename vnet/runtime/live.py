@@ -28,7 +28,6 @@ from vnet.runtime.build import DEFAULT_ROUTE6, is_beside, leased_gateway, namesp
 from vnet.runtime.journal import Journal, begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
-from vnet.topology.adapter_kinds.pending import PendingSpec
 from vnet.topology.resolved import LINUX_KINDS, ResolvedGuest, ResolvedInterface, ResolvedTopology
 
 if TYPE_CHECKING:
@@ -152,12 +151,6 @@ class LiveHost:
 
 def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
     """Raise HostError for what the topology names and a live lab cannot do yet."""
-    for network in topology.networks.values():
-        if isinstance(network.adapter, PendingSpec):
-            raise HostError(
-                f"network {network.name}: adapter {network.adapter.describe()} is not built yet "
-                "(take `adapter` out, or run the lab with --simulate, where it is an open end)"
-            )
     for guest in topology.guests.values():
         if guest.kind == "qemu":
             raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")

@@ -106,6 +106,7 @@ class Shell:
         self._epoll.register(self._timer.fd, select.EPOLLIN)
         self._readers: dict[int, Callable[[], None]] = {self._timer.fd: self._timer_expired}
         self._writers: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, int] = {}
         self._armed: int | None = None
         self._epoch = time.monotonic_ns() - timeline.now
         self._present = _PresentTime(timeline, self._epoch)
@@ -115,22 +116,48 @@ class Shell:
     def register(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call *on_readable* whenever *fd* has something to read."""
         self._readers[fd] = on_readable
+        self._watched[fd] = select.EPOLLIN
         self._epoll.register(fd, select.EPOLLIN)
 
     def unregister(self, fd: int) -> None:
         """Forget *fd*; must be called before it is closed."""
         self._writers.pop(fd, None)
-        if self._readers.pop(fd, None) is not None:
+        self._readers.pop(fd, None)
+        if self._watched.pop(fd, 0):
             self._epoll.unregister(fd)
 
+    def wants_read(self, fd: int, on_readable: Callable[[], None] | None) -> None:
+        """Call *on_readable* whenever *fd* has something to read; None stops that, until it is asked for again.
+
+        A descriptor that is wanted for neither is not watched at all, or one that was hung up would wake us for ever.
+        """
+        if on_readable is None:
+            self._readers.pop(fd, None)
+        else:
+            self._readers[fd] = on_readable
+        self._watch(fd)
+
     def wants_write(self, fd: int, on_writable: Callable[[], None] | None) -> None:
-        """Call *on_writable* when the registered *fd* takes data again; None stops that."""
+        """Call *on_writable* when *fd* takes data again; None stops that."""
         if on_writable is None:
             self._writers.pop(fd, None)
-            self._epoll.modify(fd, select.EPOLLIN)
         else:
             self._writers[fd] = on_writable
-            self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+        self._watch(fd)
+
+    def _watch(self, fd: int) -> None:
+        before = self._watched.get(fd, 0)
+        events = select.EPOLLIN * (fd in self._readers) | select.EPOLLOUT * (fd in self._writers)
+        if events == before:
+            return
+        self._watched[fd] = events
+        if not events:
+            del self._watched[fd]
+            self._epoll.unregister(fd)
+        elif before:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
 
     async def run(self) -> None:
         """Move frames and run events until cancelled."""

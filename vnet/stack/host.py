@@ -62,12 +62,14 @@ class Host:
     ``local`` maps the host's own IPv4 addresses to their interfaces; ``ipv6`` is None as long as it has no use. ``drops``
     counts by reason what was not taken, ``delivered`` what was. ``on_ipv4(interface, frame, offload)`` gets every IPv4 frame
     for an interface's MAC address or a group. ``on_unresolved(interface, packet)`` gets each packet whose next hop did not
-    answer. ``on_change`` is called after addresses, routes or a carrier changed.
+    answer. ``on_change`` is called after addresses, routes or a carrier changed. A ``transparent`` host takes packets to any
+    address for its own: for whoever ends the connections of others, as ``TcpTable.foreign`` lets one do.
     """
 
     __slots__ = (
         "_drawn", "_input", "_limit", "_streams", "delivered", "drops", "groups", "icmp", "ident", "interfaces", "ipv6",
-        "local", "name", "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp", "udp",
+        "local", "name", "on_change", "on_ipv4", "on_unresolved", "protocols", "report", "routes", "scheduler", "tcp",
+        "transparent", "udp",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +83,7 @@ class Host:
         self.local: dict[bytes, Interface] = {}
         self.drops: dict[str, int] = {}
         self.delivered = 0
+        self.transparent = False
         self.ident = 0
         self.icmp = Icmp(self)
         self.udp = UdpTable(self)
@@ -310,10 +313,11 @@ class Host:
         return None
 
     def send_icmp_error(
-        self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False
-    ) -> None:
+        self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False,
+        reporter: bytes | None = None,
+    ) -> None:  # fmt: skip
         """Tell the sender of an IPv4 *packet* that came in by *interface* what became of it, if that may be told."""
-        self.icmp.send_error(interface, packet, kind, code, rest=rest, group=group)
+        self.icmp.send_error(interface, packet, kind, code, rest=rest, group=group, reporter=reporter)
 
     def undeliverable(self, interface: Interface, packet: bytes) -> None:
         """Deal with a packet whose next hop on *interface* does not answer: tell whoever sent it."""

@@ -75,7 +75,7 @@ class Icmp:
         octets = (quoted[0] & 0x0F) << 2 if quoted else 0
         if octets < ipv4.HEADER_OCTETS or len(quoted) < octets + 8 or quoted[6] & 0x1F or quoted[7]:
             return False
-        if quoted[12:16] not in self._host.local:
+        if quoted[12:16] not in self._host.local and not self._host.transparent:
             return False  # we never sent that
         transport = self._host.protocols.get(quoted[9])
         return transport is not None and transport.error(quoted, octets, error)
@@ -91,9 +91,10 @@ class Icmp:
     # What is sent
 
     def send_error(
-        self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False
-    ) -> None:
-        """Tell the sender of *packet*, which came in by *interface*, what became of it.
+        self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False,
+        reporter: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """Tell the sender of *packet*, which came in by *interface*, what became of it; *reporter* says so, else this host.
 
         Nothing is sent about an ICMP error, a fragment other than the first, or a packet to or from anything but one host;
         *group* says that the packet came in a broadcast or multicast frame (RFC 1122, 3.2.2).
@@ -110,9 +111,10 @@ class Icmp:
         if not self._limit.allows(host.scheduler.now):
             host.drop("icmp-rate-limit")
             return
-        own = destination if destination in host.local else None  # else that of the way back (RFC 1812, 4.3.2.4)
+        if reporter is None and destination in host.local:
+            reporter = destination  # else it is the address of the way back (RFC 1812, 4.3.2.4)
         message = icmpv4.build(kind, code, rest, packet[: icmpv4.MAX_QUOTE])
-        host.send_ipv4(source, PROTOCOL_ICMP, message, source=own)
+        host.send_ipv4(source, PROTOCOL_ICMP, message, source=reporter)
 
     def ping(
         self, destination: bytes, size: int, ttl: int, timeout: Duration, on_result: OnResult,

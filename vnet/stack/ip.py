@@ -85,7 +85,7 @@ class Ipv4Input:
         if destination not in host.local:
             if interface.is_group(destination):
                 group = True
-            elif not self._before_address(interface, packet, octets):
+            elif not (host.transparent or self._before_address(interface, packet, octets)):
                 host.drop("ipv4-not-ours")
                 return
         if packet[6] & 0x3F or packet[7]:

@@ -12,6 +12,7 @@ from vnet.errors import TopologyError, UsageError
 from vnet.topology.adapter_kinds.choice import Adapter, AdapterChoice, AdapterWord, read_adapter
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.surroundings import Surroundings
+from vnet.topology.adapter_kinds.user import Forward, UserForward, resolve_forward
 from vnet.topology.addressing import first_free
 from vnet.topology.draft import Draft
 from vnet.topology.problems import Problems
@@ -74,6 +75,15 @@ def read_choice(topology: ResolvedTopology, network: ResolvedNetwork, choice: Ad
             tuple(errors)
         )
     return spec
+
+
+def read_forward(topology: ResolvedTopology, network: ResolvedNetwork, model: UserForward) -> Forward:
+    """Resolve a way in by the user adapter of a network; raise UsageError for what cannot be."""
+    problems = Problems()
+    forward = resolve_forward(model, _around(topology, network, problems), ("forward",))
+    if forward is None:
+        raise UsageError(f"network {network.name}: " + "; ".join(problem.text for problem in problems.all()))
+    return forward
 
 
 def _around(topology: ResolvedTopology, network: ResolvedNetwork, problems: Problems) -> Surroundings:

@@ -7,14 +7,17 @@ VS-52.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Final, TypeAlias
 
 from vnet.addresses import Mac, format_mac
+from vnet.topology.adapter_kinds.choice import Adapter
+from vnet.topology.adapter_kinds.user import User
 from vnet.topology.addressing import first_free, free_range
 from vnet.topology.draft import Draft
 from vnet.topology.model import Dhcp, Network
-from vnet.topology.problems import Path, suggestion
+from vnet.topology.problems import Path, Problems, suggestion
+from vnet.topology.reading import Reader
 from vnet.topology.resolved import ResolvedDhcp
 from vnet.topology.wiring import access
 from vnet.units import HOUR, SECOND, Duration, format_duration
@@ -56,6 +59,11 @@ def resolve_dhcp(draft: Draft, network: str, model: Dhcp) -> ResolvedDhcp | None
             draft.problems.warning("which-gateway", path, text, key=True)
     taken = {s.address.ip for s in draft.statics_on(network) if isinstance(s.address.ip, IPv4Address)}
     taken |= {*reservations.values(), *((gateway,) if gateway else ())}
+    if model.gateway is None and not routers and (adapter := _user_adapter(draft, network)) is not None:
+        # whoever leads out is the gateway, and answers questions for names
+        gateway = _stated(adapter, subnet) or first_free(subnet, taken | ({server} if server else set()), reach)
+        taken |= {gateway} if gateway else set()
+        dns = dns or ((gateway,) if gateway and not model.dns else ())
     if server is None:
         server = first_free(subnet, taken, reach)
     if reach is None and server is not None:
@@ -81,6 +89,20 @@ def resolve_dhcp(draft: Draft, network: str, model: Dhcp) -> ResolvedDhcp | None
         reservations=reservations,
         port=draft.wiring.plug(switch, "dhcp", network, "dhcp", access(draft.vids[network])),
     )
+
+
+def _user_adapter(draft: Draft, network: str) -> User | None:
+    """Return what the file says of the network's adapter if that is a user adapter."""
+    choice = (draft.model.networks[network] or _NOTHING).adapter
+    if isinstance(choice, Adapter):
+        return choice.user
+    return User() if choice == "user" else None
+
+
+def _stated(adapter: User, subnet: IPv4Network) -> IPv4Address | None:
+    """Read the adapter's address; what is wrong with it is noted where the adapter is resolved."""
+    read = Reader(Problems()).interface(adapter.address, subnet, ()) if adapter.address else None
+    return read.ip if isinstance(read, IPv4Interface) and read.ip in subnet else None
 
 
 def _read_range(draft: Draft, text: str | None, path: Path) -> _Range | None:

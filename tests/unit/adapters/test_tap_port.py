@@ -42,6 +42,9 @@ class FakePoller:
     def unregister(self, fd: int) -> None:
         self.registered.pop(fd, None)
 
+    def wants_read(self, fd: int, callback: Callable[[], None] | None) -> None:
+        raise AssertionError("a TAP never waits to write")
+
     def wants_write(self, fd: int, callback: Callable[[], None] | None) -> None:
         raise AssertionError("a TAP never waits to write")
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 NAMES = [
     "privileges", "kernel", "/dev/net/tun", "network namespaces", "TAP", "checksum offload", "TCP offload (TSO)",
-    "UDP offload (USO)", "user namespaces", "nested user namespaces", "open files", "run directory", "iproute2",
-    "DHCP client", "tshark", "QEMU", "/dev/kvm",
+    "UDP offload (USO)", "user namespaces", "nested user namespaces", "open files", "ping sockets", "run directory",
+    "iproute2", "DHCP client", "tshark", "QEMU", "/dev/kvm",
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -172,3 +173,30 @@ async def test_a_task_that_was_woken_does_not_wait_until_no_more_frames_come() -
         shell.unregister(read_end)
         os.close(read_end)
         os.close(write_end)
+
+
+async def test_what_is_wanted_of_a_descriptor_can_change_at_any_time() -> None:
+    """Reading stops while a writer waits, and one that is hung up wakes nobody who wants nothing of it."""
+    async with driven() as (shell, epoll):
+        ours, theirs = socket.socketpair()
+        seen: list[str] = []
+        theirs.send(b"x")
+        shell.wants_read(ours.fileno(), lambda: seen.append("read"))
+        await trio.sleep(0.01)
+        assert "read" in seen
+        shell.wants_read(ours.fileno(), None)
+        seen.clear()
+        shell.wants_write(ours.fileno(), lambda: seen.append("write"))
+        await trio.sleep(0.01)
+        assert set(seen) == {"write"}
+        shell.wants_write(ours.fileno(), None)
+        theirs.close()
+        await trio.sleep(0.01)
+        seen.clear()
+        polls = epoll.polls
+        await trio.sleep(0.05)
+        assert not seen and epoll.polls - polls < 5
+        shell.wants_read(ours.fileno(), lambda: (seen.append("read"), shell.unregister(ours.fileno()))[0])
+        await trio.sleep(0.01)
+        assert seen == ["read"]
+        ours.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.tcp_bed import Scripted
 from vnet.stack.tcp.congestion import MAX_WINDOW, Cubic, NewReno, _cube_root
-from vnet.stack.tcp.queue import BLOCK, OctetQueue
+from vnet.stack.tcp.queue import BLOCK, MOST_PIECES, SMALL, OctetQueue, PieceQueue
 from vnet.stack.tcp.receiver import Receiver
 from vnet.stack.tcp.scoreboard import MAX_RANGES, Scoreboard
 from vnet.stack.tcp.sender import Recovery
@@ -49,6 +49,37 @@ def test_a_queue_is_a_string_of_octets(steps):
 
 
 # Scoreboard
+
+
+@given(st.lists(st.tuples(st.sampled_from(["append", "peek", "drop", "pieces"]), st.integers(0, 3 * SMALL)), max_size=60))
+def test_pieces_are_the_octets_that_came(steps):
+    queue, octets, number = PieceQueue(), b"", 0
+    for step, count in steps:
+        if step == "append":
+            number += 1
+            data = bytes([number & 255]) * count
+            queue.append(data if number % 3 else bytearray(data))
+            octets += data
+        elif step == "peek":
+            assert queue.peek(count) == octets[:count]
+        elif step == "pieces":
+            found = b"".join(queue.pieces(count))
+            assert octets.startswith(found) and (found or not octets)
+        else:
+            queue.drop(count)
+            octets = octets[count:]
+        assert len(queue) == len(octets)
+    assert queue.peek(len(octets)) == octets
+
+
+def test_single_octets_are_kept_together():
+    queue = PieceQueue()
+    for _ in range(3 * BLOCK):
+        queue.append(b"x")
+    assert len(queue.pieces(4 * BLOCK)) <= 4
+    for _ in range(MOST_PIECES + 1):
+        queue.append(bytes(SMALL))
+    assert len(queue.pieces(1 << 30)) == MOST_PIECES
 
 
 @given(st.lists(ranges, max_size=40), st.integers(0, 350), st.integers(0, 350))
@@ -104,12 +135,12 @@ def test_octets_come_out_in_order(irs, text, data):
             assert receiver.accept(first + at, piece, False)
             known |= set(range(at, at + len(piece)))
         arrived = next(octet for octet in range(len(text) + 1) if octet not in known)
-        assert receiver.nxt == first + arrived and receiver.ready.peek(0, 1000) == text[:arrived]
+        assert receiver.nxt == first + arrived and receiver.ready.peek(1000) == text[:arrived]
         blocks = {octet for octet in known if octet > arrived}
         named = {(left - first) % 2**32 for left, _ in receiver.sack_blocks()}
         assert all((octet in blocks) and (octet - 1 not in blocks) for octet in named)
         assert bool(named) == bool(blocks) == receiver.has_gap
-    assert receiver.accept(first, text, True) and receiver.ready.peek(0, 1000) == text and receiver.ended
+    assert receiver.accept(first, text, True) and receiver.ready.peek(1000) == text and receiver.ended
     assert receiver.take(5) + receiver.take(1 << 20) == text
 
 

@@ -85,6 +85,7 @@ class TcpConnection:
         self.sender = Sender(iss, mss, settings.congestion(mss), settings.send_buffer)
         announced_mss = path.announced_mss if path is not None else lower.default_mss
         self.receiver = Receiver(announced_mss, settings.receive_buffer)
+        self.receiver.coalesced = settings.coalesced
         self.heard_at: Instant = host.scheduler.now
         self.idling = Idling(self)
         self._busy = False
@@ -144,10 +145,10 @@ class TcpConnection:
         self.idling.heard()
         self.idling.arm()
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes, *, more: bool = False) -> int:
         """Queue octets and return how many were taken: 0 if the buffer is full or the connection failed.
 
-        Raise UsageError after ``shutdown`` or ``close``.
+        With *more*, another call follows at once, and sends them. Raise UsageError after ``shutdown`` or ``close``.
         """
         if self.error is not None:
             return 0
@@ -157,16 +158,32 @@ class TcpConnection:
         taken = len(data) if len(data) <= room else room
         if taken:
             self.sender.data.append(data if taken == len(data) else memoryview(data)[:taken])
-            self._output_for_user()
+            if not more:
+                self._output_for_user()
         return taken
 
     def receive(self, limit: int) -> bytes:
         """Take up to *limit* octets; none if there are none now."""
         data = self.receiver.take(limit)
-        if data and self.synchronized and self.state is not State.CLOSED and self.receiver.is_update_due():
+        if data:
+            self._update_window()
+        return data
+
+    def pieces(self, limit: int) -> list[bytes | memoryview]:
+        """Look at what ``receive`` would return, without a copy: to be passed on at once, and then ``consume``d."""
+        return self.receiver.ready.pieces(limit)
+
+    def consume(self, count: int) -> None:
+        """Take *count* octets that ``pieces`` gave."""
+        if count:
+            self.receiver.ready.drop(count)
+            self._update_window()
+
+    def _update_window(self) -> None:
+        """Tell the peer of the room that there is, if it should hear of it now."""
+        if self.synchronized and self.state is not State.CLOSED and self.receiver.is_update_due():
             self.receiver.urgent = True
             self._output_for_user()
-        return data
 
     def shutdown(self) -> None:
         """Send a FIN behind what is queued; receiving goes on. Again, or on a connection that is over, it does nothing."""

@@ -93,24 +93,21 @@ class Ipv4Path:
         headers = _HEADERS + len(options)
         length = headers + len(payload)
         host.ident = ident = (host.ident + 1) & 0xFFFF
-        packet = b"".join((
-            _pack(
-                0x4500 | ecn, length, ident, self._word, _TTL_PROTOCOL, -(self._ip_sum + ecn + length + ident) % 0xFFFF,
-                self._addresses, self._ports, sequence, acknowledgment, (headers - 20) << 10 | flags, window,
-                (self._pseudo_sum + length - 20) % 0xFFFF, 0,
-            ),
-            options,
-            payload,
-        ))  # fmt: skip
+        head = _pack(
+            0x4500 | ecn, length, ident, self._word, _TTL_PROTOCOL, -(self._ip_sum + ecn + length + ident) % 0xFFFF,
+            self._addresses, self._ports, sequence, acknowledgment, (headers - 20) << 10 | flags, window,
+            (self._pseudo_sum + length - 20) % 0xFFFF, 0,
+        )  # fmt: skip
         neighbor = self._neighbor
         if neighbor is None or self._interface is None:
-            return host.send_ipv4(self._remote[0], PROTOCOL_TCP, packet[20:], source=self._local[0], tos=ecn)
+            segment = b"".join((head[20:], options, payload))
+            return host.send_ipv4(self._remote[0], PROTOCOL_TCP, segment, source=self._local[0], tos=ecn)
         offload = TCP_CHECKSUM if len(payload) <= mss else tcp_super(ETHERNET_OCTETS + headers, mss, cwr=bool(flags & CWR))
         header = neighbor.header
         if header is not None:
-            self._interface.port.send(header + packet, offload)
+            self._interface.port.send(b"".join((header, head, options, payload)), offload)  # one copy: it may be 64 KB
         else:
-            neighbor.send(packet, offload)
+            neighbor.send(b"".join((head, options, payload)), offload)
         return None
 
 

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from operator import itemgetter
 from typing import Final, final
 
-from vnet.stack.tcp.queue import OctetQueue
+from vnet.stack.tcp.queue import PieceQueue
 from vnet.stack.tcp.states import MASK, unwrap
 from vnet.units import DAY, MILLISECOND, Duration, Instant
 from vnet.wire.tcp_options import Block
@@ -35,20 +35,23 @@ class Receiver:
 
     ``nxt`` is RCV.NXT, ``edge`` one after the last octet of the window offered, ``scale`` its shift, ``fin`` the number of
     the peer's FIN once one came, ``recent`` TS.Recent. ``due`` counts segments that are not acknowledged yet, ``urgent``
-    tells that an acknowledgment must not wait.
+    tells that an acknowledgment must not wait. With ``coalesced`` above 0, super-frames that arrive at one instant are
+    acknowledged together, at most so many.
     """
 
     __slots__ = (
-        "_blocks", "_touched", "acknowledged", "capacity", "due", "edge", "ended", "fin", "irs", "mss", "nxt", "ready",
+        "_blocks", "_touched", "acknowledged", "capacity", "coalesced",
+        "due", "edge", "ended", "fin", "irs", "mss", "nxt", "ready",
         "recent", "recent_at", "scale", "urgent",
     )  # fmt: skip
 
     def __init__(self, mss: int, capacity: int = RECEIVE_BUFFER) -> None:
         self.irs = self.nxt = self.edge = self.acknowledged = 0
         self.capacity = capacity
+        self.coalesced = 0
         self.scale = 0
         self.mss = mss
-        self.ready = OctetQueue()
+        self.ready = PieceQueue()
         self._blocks: list[tuple[int, bytearray]] = []
         self._touched: list[int] = []  # starts of blocks, the latest first
         self.fin: int | None = None
@@ -85,6 +88,8 @@ class Receiver:
         """Tell whether the user has taken so much that the peer should hear of it before the next acknowledgment."""
         if self.ended or self.edge - self.nxt >= self.capacity // 2:
             return False
+        if self.edge - self.irs <= 0x10000 and self.edge - self.nxt >= 0x8000:
+            return False  # the first window was small because a SYN's is not scaled; what is sent next offers more
         edge = self.nxt + min(self.capacity - len(self.ready), 0xFFFF << self.scale)
         return edge - self.edge >= min(2 * self.mss, self.capacity // 2)
 
@@ -125,8 +130,11 @@ class Receiver:
         if fin and self.fin is None and stop >= self.nxt:
             self.fin = stop
         self.due += 1
-        if len(payload) >= 2 * self.mss:
-            self.urgent = True  # a super-frame is more than every second segment (RFC 9293, MUST-59)
+        if len(payload) >= 2 * self.mss:  # a super-frame is more than every second segment (RFC 9293, MUST-59)
+            if self.coalesced:
+                self.due += 1
+            else:
+                self.urgent = True
         if sequence > self.nxt:
             self.urgent = True  # RFC 5681, 4.2
             if payload and not self._keep(sequence, payload):
@@ -193,7 +201,7 @@ class Receiver:
 
     def take(self, limit: int) -> bytes:
         """Hand over up to *limit* octets."""
-        data = self.ready.peek(0, limit)
+        data = self.ready.peek(limit)
         self.ready.drop(len(data))
         return data
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Final, final
 
@@ -54,15 +55,26 @@ class TcpSettings:
     timestamps: bool = True
     window_scaling: bool = True
     ecn: Ecn = Ecn.ACCEPT
+    coalesced: int = 0
+    """Super-frames acknowledged together, see ``Receiver``."""
     congestion: Callable[[int], Congestion] = Cubic
     """Makes the congestion control from the segment size: ``Cubic`` or ``NewReno``."""
 
 
+OnForeign = Callable[["Interface", bytes, bytes, Segment], bool]
+
+
 @final
 class TcpTable:
-    """The TCP transport of a host."""
+    """The TCP transport of a host.
 
-    __slots__ = ("_connections", "_ipv4", "_listeners", "_probes", "_secret", "_waiting", "find", "host", "settings")
+    ``foreign(interface, packet, key, segment)`` is asked about each segment over IPv4 that is nobody's; if it is seen to,
+    it returns True, and may ``admit`` a SYN later. With a ``transparent`` host, these are the connections of all others.
+    """
+
+    __slots__ = (
+        "_connections", "_ipv4", "_listeners", "_probes", "_secret", "_waiting", "find", "foreign", "host", "settings",
+    )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -74,6 +86,7 @@ class TcpTable:
         self._probes = Probes(host)
         self.find: Callable[[bytes], TcpConnection | None] = self._connections.get
         self._secret: bytes | None = None
+        self.foreign: OnForeign | None = None
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -172,23 +185,44 @@ class TcpTable:
             host.delivered += 1
             connection.arrive(segment)
             return
-        self.unexpected(self._ipv4, key, segment, None)
+        foreign = None if self.foreign is None else partial(self.foreign, interface, packet, key, segment)
+        self.unexpected(self._ipv4, key, segment, None, foreign)
 
-    def unexpected(self, lower: LowerLevel, key: bytes, segment: Segment, scope: Interface | None) -> None:
+    def unexpected(
+        self, lower: LowerLevel, key: bytes, segment: Segment, scope: Interface | None,
+        foreign: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
         """Take a segment that belongs to no connection: to a probe, to a listener, or to nobody (RFC 9293, 3.10.7.1)."""
         flags = segment.flags
-        (source, source_port), (destination, port) = split(key)
+        destination, port = split(key)[1]
         if self._probes.take(key, segment):
             if flags & RST:
                 return
         elif flags & (SYN | ACK | RST) == SYN and (listener := self._listener(destination, port)) is not None:
             self._open(lower, listener, key, segment, scope)
             return
+        elif foreign is not None and foreign():
+            return
         else:
             self.host.drop("tcp-port")
+        self._refuse(lower, key, segment, scope)
+
+    def refuse(self, key: bytes, segment: Segment) -> None:
+        """Answer a segment over IPv4 that ``foreign`` saw to with a reset."""
+        self._refuse(self._ipv4, key, segment, None)
+
+    def admit(self, key: bytes, segment: Segment) -> TcpConnection | None:
+        """Answer a SYN that ``foreign`` saw to; None if there are too many connections. ``on_change`` tells the outcome."""
+        if len(self._connections) >= MAX_CONNECTIONS or key in self._connections:
+            return None
+        return self._take(self._ipv4, None, key, segment, None)
+
+    def _refuse(self, lower: LowerLevel, key: bytes, segment: Segment, scope: Interface | None) -> None:
+        """Answer a segment of no connection with a reset, unless it is one (RFC 9293, 3.10.7.1)."""
+        (source, source_port), (destination, port) = split(key)
         whole = Tcp(
             source_port=source_port, destination_port=port, sequence=segment.sequence,
-            acknowledgment=segment.acknowledgment, flags=flags, payload=segment.payload,
+            acknowledgment=segment.acknowledgment, flags=segment.flags, payload=segment.payload,
         )  # fmt: skip
         answer = reset_answering(whole)
         if answer is not None:
@@ -276,7 +310,7 @@ class TcpTable:
 
     def may_replace(self, connection: TcpConnection, segment: Segment) -> bool:
         """Tell whether a SYN may take the place of a connection in TIME-WAIT, which then ends (RFC 6191, section 2)."""
-        if segment.flags & (SYN | ACK | RST) != SYN or self._listener(*connection.local) is None:
+        if segment.flags & (SYN | ACK | RST) != SYN or (self.foreign is None and self._listener(*connection.local) is None):
             return False
         receiver = connection.receiver
         stamps = decode(segment.options).timestamps
@@ -300,12 +334,17 @@ class TcpTable:
         if len(self._connections) >= MAX_CONNECTIONS:
             host.drop("tcp-connections-full")
             return
+        if self._take(lower, listener, key, segment, scope) is None:
+            host.drop("tcp-backlog")
+
+    def _take(
+        self, lower: LowerLevel, listener: TcpListener | None, key: bytes, segment: Segment, scope: Interface | None
+    ) -> TcpConnection | None:
         remote, local = split(key)
         connection = TcpConnection(self, lower, key, local, remote, scope)
-        if not listener.admit(connection, host.scheduler.now):
-            host.drop("tcp-backlog")
-            return
-        host.delivered += 1
+        if listener is not None and not listener.admit(connection, self.host.scheduler.now):
+            return None
+        self.host.delivered += 1
         self._connections[key] = connection
         connection.listener = listener
         connection.state = State.SYN_RECEIVED
@@ -313,6 +352,7 @@ class TcpTable:
         negotiate(connection, decode(segment.options))
         connection.ecn.take_syn(segment.flags, is_first=True)
         connection.out.send_syn()
+        return connection
 
     def _listener(self, address: bytes, port: int) -> TcpListener | None:
         for listener in self._listeners.get(port, ()):

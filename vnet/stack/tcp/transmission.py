@@ -40,8 +40,8 @@ class Transmission:
     """The way out of one connection."""
 
     __slots__ = (
-        "_acking", "_challenged_at", "_challenges", "_connection", "_host", "_path", "_progress_at", "_retransmission",
-        "_stamp_offset", "_timeouts",
+        "_acking", "_acks_soon", "_challenged_at", "_challenges", "_connection", "_host", "_path", "_progress_at",
+        "_retransmission", "_stamp_offset", "_timeouts",
     )  # fmt: skip
 
     def __init__(self, connection: TcpConnection, stamp_offset: int) -> None:
@@ -55,6 +55,7 @@ class Transmission:
         self._challenges = 0
         self._retransmission: Alarm = self._host.scheduler.alarm(self._expire)
         self._acking: Alarm | None = None
+        self._acks_soon = False
 
     def stop(self) -> None:
         """Send nothing more by itself."""
@@ -159,8 +160,12 @@ class Transmission:
         was_outstanding = sender.is_outstanding
         while (found := sender.next_range()) is not None:
             self._send_range(*found, now)
-        if receiver.urgent or receiver.due >= 2:
+        if receiver.urgent or receiver.due >= (2 * receiver.coalesced or 2):
             self.acknowledge()
+        elif receiver.due >= 2:
+            if not self._acks_soon:
+                self._acks_soon = True
+                self._host.scheduler.soon(self._acknowledge_soon)
         elif receiver.due:
             if self._acking is None:
                 self._acking = self._host.scheduler.alarm(self._acknowledge_late)
@@ -191,6 +196,11 @@ class Transmission:
         """Note that the peer is there and takes what it can."""
         self._timeouts = 0
         self._progress_at = self._host.scheduler.now
+
+    def _acknowledge_soon(self) -> None:
+        self._acks_soon = False
+        if self._connection.state is not State.CLOSED:
+            self._acknowledge_late()
 
     def _acknowledge_late(self) -> None:
         if self._connection.receiver.due:

@@ -10,10 +10,10 @@ import msgspec
 from vnet.topology.adapter_kinds.bridge import Bridge, resolve_bridge
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
 from vnet.topology.adapter_kinds.pcap import Pcap, resolve_pcap
-from vnet.topology.adapter_kinds.pending import resolve_pending
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.tap import resolve_fd, resolve_tap
 from vnet.topology.adapter_kinds.tunnels import Geneve, Udp, Vxlan, resolve_tunnel, resolve_udp
+from vnet.topology.adapter_kinds.user import User, resolve_user
 from vnet.topology.adapter_kinds.vde import Vde, resolve_vde
 from vnet.topology.vocabulary import Strict, about
 
@@ -26,6 +26,7 @@ class Adapter(Strict, frozen=True, kw_only=True):
     """A way out to the machine with its options; give exactly one."""
 
     loopback: Annotated[Loopback | None, about("An interface of the machine on the network.")] = None
+    user: Annotated[User | None, about("To the outside by the machine's own sockets, without privileges.")] = None
     bridge: Annotated[str | Bridge | None, about("A NIC of the machine: its name, or a mapping with options.")] = None
     tap: Annotated[str | None, about("A TAP device of this name on the machine; made if it is not there.")] = None
     fd: Annotated[int | None, about("A TAP device that is open as this file descriptor already.")] = None
@@ -57,7 +58,7 @@ def _is(given: T | None) -> T:
 
 _KINDS: Final[Mapping[str, _Read]] = {
     "loopback": lambda given, around, path: resolve_loopback(given.loopback or Loopback(), around, path),
-    "user": lambda given, around, path: resolve_pending("user", None, around, path),
+    "user": lambda given, around, path: resolve_user(given.user or User(), around, path),
     "bridge": lambda given, around, path: resolve_bridge(given.bridge or "", around, path),
     "tap": lambda given, around, path: resolve_tap(given.tap or "", around, path),
     "fd": lambda given, around, path: resolve_fd(given.fd or 0, around, path),

@@ -1,0 +1,103 @@
+"""A namespace that stands for the internet of a machine, and the plain programs that serve and measure there."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from machine import Machine
+
+SERVER, MACHINE = "203.0.113.80", "203.0.113.2"
+HTTP, ECHO, CLOSED = 80, 7, 9
+NOBODY = "203.0.113.99"
+"""An address that nobody answers for."""
+NO_ROUTE, PROHIBITED, SILENT = "198.51.100.1", "198.51.101.1", "198.51.102.1"
+
+ECHO_SERVER = """
+import asyncio, sys
+async def echo(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data); await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+class Datagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport): self.transport = transport
+    def datagram_received(self, data, peer): self.transport.sendto(data, peer)
+async def main():
+    server = await asyncio.start_server(echo, sys.argv[1], 7, backlog=4096)
+    await asyncio.get_running_loop().create_datagram_endpoint(Datagrams, (sys.argv[1], 7))
+    print("ready", flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+HTTP_SERVER = """
+import http.server, sys, os
+os.chdir(sys.argv[2])
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[3])), Quiet)
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+
+@contextmanager
+def running(*command: str, ready: bool = True) -> Iterator[subprocess.Popen[str]]:
+    """Run a program for the length of the block; it says "ready" when it is."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert not ready or process.stdout.readline().strip() == "ready"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@contextmanager
+def outside(host: Machine, directory: Path) -> Iterator[list[str]]:
+    """Give *host* an internet with servers; yield how a command line there begins."""
+    name = f"{host.name}o"
+    there = ["ip", "netns", "exec", name]
+
+    def run(*words: str) -> None:
+        subprocess.run([*there, *words], check=True, capture_output=True)
+
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        host.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "up0", "netns", name)
+        host.run("ip", "address", "add", f"{MACHINE}/24", "dev", "eth0")
+        host.run("ip", "link", "set", "eth0", "up")
+        run("ip", "link", "set", "lo", "up")
+        run("ip", "address", "add", f"{SERVER}/24", "dev", "up0")
+        run("ip", "link", "set", "up0", "up")
+        host.run("ip", "route", "add", "default", "via", SERVER)
+        run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0")
+        run("ip", "route", "add", "prohibit", f"{PROHIBITED}/32")
+        run("ip", "route", "add", "blackhole", f"{SILENT}/32")
+        host.run("sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647")
+        with contextlib.ExitStack() as stack:
+            python = [*there, sys.executable, "-c"]
+            stack.enter_context(running(*python, ECHO_SERVER, SERVER))
+            stack.enter_context(running(*python, HTTP_SERVER, SERVER, str(directory), str(HTTP)))
+            yield there
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def soon(condition: object, patience: float = 10.0) -> None:
+    """Ask again and again until it is so."""
+    assert callable(condition)
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end

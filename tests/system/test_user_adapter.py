@@ -1,0 +1,287 @@
+"""The user adapter on a machine with an internet of its own: real programs in a real guest, and a user without any right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from internet import CLOSED, ECHO, HTTP_SERVER, MACHINE, NO_ROUTE, NOBODY, PROHIBITED, SERVER, SILENT, outside, running, soon
+from machine import Machine, machine
+from rig import needs
+
+pytestmark = [pytest.mark.real, needs("curl", "dnsmasq", "traceroute", "ping", "nsenter", "setpriv")]
+
+SIZE = 300 * 1024 * 1024
+TOPOLOGY = """
+name: NAME
+networks:
+  out:
+    subnet: 10.0.2.0/24
+    dhcp: {}
+    adapter:
+      user: {forwards: [{listen: "203.0.113.2:8080", to: "10.0.2.5:80"}, {listen: "5300", to: "pc:53", protocol: udp}]}
+guests:
+  pc: {kind: namespace, nics: [{network: out, address: 10.0.2.5/24, gateway: 10.0.2.1}], dns: [10.0.2.1]}
+  phone: {nics: [out]}
+"""
+CONNECT = """
+import errno, socket, sys
+sock = socket.socket()
+sock.settimeout(5)
+try:
+    sock.connect((sys.argv[1], int(sys.argv[2])))
+    print("connected")
+except TimeoutError:
+    print("silence")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+ASK = """
+import socket, sys
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.settimeout(5)
+sock.connect((sys.argv[1], int(sys.argv[2])))
+sock.send(bytes(4000))
+try:
+    print(len(sock.recv(5000)))
+except OSError as error:
+    print(type(error).__name__)
+"""
+ASK_BY_TCP = """
+import socket
+question = bytes(2) + b"\\1\\0\\0\\1" + bytes(6) + b"\\4long\\4test\\0\\0\\x10\\0\\1"
+sock = socket.create_connection(("10.0.2.1", 53), 5)
+sock.sendall(len(question).to_bytes(2, "big") + question)
+answer = b""
+while len(answer) < 2000:
+    answer += sock.recv(9999)
+print(answer.count(b"a" * 200), answer.count(b"j" * 200))
+"""
+EXIT_CODE = """
+import subprocess, sys
+print(subprocess.run(["curl", "-sS", "--max-time", "3", sys.argv[1]], capture_output=True).returncode)
+"""
+CROWD = """
+import resource, selectors, socket, sys
+count = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, count + 100))
+socks = []
+for number in range(count):
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.connect_ex((sys.argv[1], 7))
+    socks.append(sock)
+for turn in range(2):
+    for number, sock in enumerate(socks):
+        sock.setblocking(True)
+        sock.settimeout(20)
+        sock.sendall(b"%d %d" % (turn, number))
+    for number, sock in enumerate(socks):
+        wanted = b"%d %d" % (turn, number)
+        got = b""
+        while len(got) < len(wanted):
+            got += sock.recv(100)
+        assert got == wanted
+print("all answered", flush=True)
+input()
+"""
+DOWNLOAD = """
+import hashlib, os, sys
+import httpx, trio, vnet
+async def main():
+    async with vnet.open_lab(sys.argv[1]) as lab:
+        await lab.wait_up()
+        digest = hashlib.sha256()
+        async with lab.guests["phone"].activate():
+            async with httpx.AsyncClient(timeout=60) as client, client.stream("GET", sys.argv[2]) as answer:
+                async for piece in answer.aiter_raw(1 << 18):
+                    digest.update(piece)
+        status = [line for line in open("/proc/self/status") if line.startswith(("CapEff", "Uid"))]
+        print(digest.hexdigest(), os.getuid(), *status)
+trio.run(main)
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Machine]:
+    with machine(tmp_path) as made, outside(made, tmp_path) as made.there:
+        yield made
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def large_file(directory: Path) -> Path:
+    path = directory / "large"
+    block = os.urandom(1 << 20)
+    with path.open("wb") as file:
+        for number in range(SIZE >> 20):
+            file.write(number.to_bytes(8, "big") + block[8:])
+    return path
+
+
+def test_a_large_download_by_curl_in_a_linux_guest(host: Machine, tmp_path: Path) -> None:
+    path = large_file(tmp_path)
+    lab = host.up(TOPOLOGY)
+    got = tmp_path / "got"
+    host.inside(lab, "pc", "curl", "-sSf", "--max-time", "60", "-o", str(got), f"http://{SERVER}/large", timeout=90)
+    assert digest_of(got) == digest_of(path)
+
+
+def as_nobody(spare: Path) -> list[str]:
+    """Begin a command line that runs as a user without any capability.
+
+    The interpreter may live in a home that is shut to others; where it is, the mounts of this command alone show it.
+    """
+    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    prefix = Path(sys.base_prefix)
+    shut = [folder for folder in reversed(prefix.parents) if not folder.stat().st_mode & 0o001]
+    if not shut:
+        return drop
+    show = 'mount --bind "$1" "$3" && mount -t tmpfs -o mode=755 none "$2" && mkdir -p "$1" && mount --bind "$3" "$1"'
+    return ["sh", "-c", f'{show} && shift 3 && exec "$@"', "sh", str(prefix), str(shut[0]), str(spare), *drop]
+
+
+def test_a_large_download_by_a_user_without_any_right(host: Machine, tmp_path: Path) -> None:
+    path = large_file(tmp_path)
+    with tempfile.TemporaryDirectory() as name:
+        open_to_all, spare = Path(name), Path(name) / "spare"
+        open_to_all.chmod(0o777)
+        spare.mkdir()
+        file = open_to_all / "online.yaml"
+        file.write_text(
+            f"name: {host.name}\nnetworks: {{out: {{subnet: 10.0.2.0/24, dhcp: {{}}, adapter: user}}}}\n"
+            "guests: {phone: {nics: [out]}}\n"
+        )
+        program = [sys.executable, "-c", DOWNLOAD, str(file), f"http://{SERVER}/{path.name}"]
+        environment = ["env", f"VNET_RUN_DIR={open_to_all / 'run'}", f"HOME={name}"]
+        command = host.argv(*as_nobody(spare), *environment, *program)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    assert words[0] == digest_of(path) and words[1] == "65534"
+    assert set(words[words.index("CapEff:") + 1]) == {"0"}
+
+
+def test_a_guest_sees_what_the_machine_sees(host: Machine) -> None:
+    """Refused, unreachable in three ways, and silent."""
+    lab = host.up(TOPOLOGY)
+    seen = {}
+    for address, port in ((SERVER, ECHO), (SERVER, CLOSED), (NOBODY, 80), (NO_ROUTE, 80), (PROHIBITED, 80), (SILENT, 80)):
+        there = host.run(sys.executable, "-c", CONNECT, address, str(port)).stdout.strip()
+        seen[address, port] = there
+        assert host.inside(lab, "pc", sys.executable, "-c", CONNECT, address, str(port)).strip() == there, address
+    assert list(seen.values()) == ["connected", "ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "EHOSTUNREACH", "silence"]
+
+
+def test_two_thousand_connections_at_once(host: Machine) -> None:
+    lab = host.up(TOPOLOGY)
+    enter = ["nsenter", "--target", str(lab.pid), "--mount", "--net", "ip", "netns", "exec", f"{host.name}-pc"]
+    crowd = subprocess.Popen(
+        [*enter, sys.executable, "-c", CROWD, SERVER, "2000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline() == "all answered\n"
+        (network,) = host.show(host.name, "networks")
+        assert network["details"]["tcp"] == 2000  # type: ignore[index]
+        assert crowd.communicate("\n", timeout=30) == ("", None) and crowd.returncode == 0
+    finally:
+        crowd.kill()
+        crowd.wait()
+    soon(lambda: len(os.listdir(f"/proc/{lab.pid}/fd")) < 100)  # all of them were given back
+
+
+def test_datagrams_echo_and_the_way_there(host: Machine) -> None:
+    lab = host.up(TOPOLOGY)
+    assert host.inside(lab, "pc", sys.executable, "-c", ASK, SERVER, str(ECHO)) == "4000\n"
+    assert host.inside(lab, "pc", sys.executable, "-c", ASK, SERVER, str(CLOSED)) == "ConnectionRefusedError\n"
+    assert "3 received" in host.inside(lab, "pc", "ping", "-c", "3", "-i", "0.2", "-s", "3000", SERVER)
+    way = host.inside(lab, "pc", "traceroute", "-n", "-w", "2", "-q", "1", "-m", "5", SERVER).splitlines()[1:]
+    assert [line.split()[1] for line in way] == ["10.0.2.1", SERVER]
+    assert host.vnet("ping", host.name, "phone", SERVER).returncode == 0
+    told = host.vnet("ping", host.name, "phone", NOBODY, check=False).stdout
+    assert "0 received" in told
+
+
+def test_names_by_the_resolver_of_the_machine(host: Machine, tmp_path: Path) -> None:
+    """dnsmasq is the machine's resolver, which resolv.conf names; TCP too, for an answer that fits no datagram."""
+    folder = Path("/etc/netns") / host.name
+    folder.mkdir(parents=True)
+    try:
+        (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        texts = [f"--txt-record=long.test,{letter * 200}" for letter in "abcdefghij"]
+        dnsmasq = host.argv(
+            "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root",
+            "--pid-file",
+            "--listen-address=127.0.0.1", "--bind-interfaces", f"--address=/www.test/{SERVER}", *texts,
+        )  # fmt: skip
+        (tmp_path / "hello").write_text("hello from outside")
+        with running(*dnsmasq, ready=False):
+            lab = host.up(TOPOLOGY)
+            fetch = ("curl", "-sSf", "--max-time", "10", "--retry", "3", "--retry-all-errors", "http://www.test/hello")
+            assert host.inside(lab, "pc", *fetch) == "hello from outside"
+            assert host.inside(lab, "pc", sys.executable, "-c", ASK_BY_TCP) == "1 1\n"
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_the_way_in_and_no_other(host: Machine, tmp_path: Path) -> None:
+    lab = host.up(TOPOLOGY)
+    listening = host.run("ss", "-Hltun").stdout.split("\n")
+    assert sorted(line.split()[4] for line in listening if line) == ["127.0.0.1:5300", "203.0.113.2:8080"]
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "hello").write_text("hello from inside")
+    enter = ["nsenter", "--target", str(lab.pid), "--mount", "--net", "ip", "netns", "exec", f"{host.name}-pc"]
+    http = [*enter, sys.executable, "-m", "http.server", "80", "--directory", str(page)]
+    curl = [*host.there, "curl", "-sS", "--max-time", "5"]  # type: ignore[attr-defined]
+    with subprocess.Popen(http, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as serving:
+        try:
+            fetch = [*curl, "--retry", "20", "--retry-delay", "1", "--retry-all-errors", f"http://{MACHINE}:8080/hello"]
+            assert subprocess.run(fetch, capture_output=True, text=True, check=True).stdout == "hello from inside"
+            assert subprocess.run([*curl, f"http://{MACHINE}:80/hello"], capture_output=True, check=False).returncode == 7
+            changed = "adapter={user: {forwards: [{listen: '203.0.113.2:8081', to: '10.0.2.5:80'}]}}"
+            host.vnet("set", host.name, "network.out", changed)
+            assert subprocess.run([*curl, f"http://{MACHINE}:8080/hello"], capture_output=True, check=False).returncode == 7
+            again = subprocess.run([*curl, f"http://{MACHINE}:8081/hello"], capture_output=True, text=True, check=True)
+            assert again.stdout == "hello from inside"
+        finally:
+            serving.kill()
+
+
+def test_the_machine_itself_is_out_of_reach(host: Machine, tmp_path: Path) -> None:
+    """A server on all addresses of the machine: none leads guests there, unless an alias is stated."""
+    (tmp_path / "secret").write_text("secret")
+    with running(*host.argv(sys.executable, "-c", HTTP_SERVER, "0.0.0.0", str(tmp_path), "8000")):
+        lab = host.up(TOPOLOGY)
+        enter = ["nsenter", "--target", str(lab.pid), "--mount", "--net", "ip", "netns", "exec", f"{host.name}-pc"]
+        subprocess.run([*enter, "sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"], check=True)
+        subprocess.run([*enter, "ip", "address", "del", "127.0.0.1/8", "dev", "lo"], check=True)
+        subprocess.run([*enter, "ip", "route", "flush", "table", "local", "127.0.0.0/8"], check=False)
+        for address in (MACHINE, "127.0.0.1", "10.0.2.1"):
+            assert host.inside(lab, "pc", sys.executable, "-c", EXIT_CODE, f"http://{address}:8000/secret").strip() != "0"
+        host.vnet("set", host.name, "network.out", "adapter={user: {host: 10.0.2.99}}")
+        assert host.inside(lab, "pc", "curl", "-sSf", "--max-time", "5", "http://10.0.2.99:8000/secret") == "secret"
+
+
+def test_a_killed_lab_leaves_nothing(host: Machine, tmp_path: Path) -> None:
+    """The kernel takes the sockets; the file of a unix socket is swept by whoever comes next."""
+    lab = host.up(TOPOLOGY)
+    path = tmp_path / "web.sock"
+    host.vnet("set", host.name, "network.out", f"forward={path} pc:80")
+    assert path.exists()
+    lab.kill()
+    lab.wait()
+    assert host.interfaces() == {"lo", "eth0"} and host.run("ss", "-Hltun").stdout == ""
+    host.vnet("down", host.name)
+    assert not path.exists()
