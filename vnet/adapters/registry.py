@@ -5,6 +5,7 @@ from __future__ import annotations
 from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
+from vnet.topology.adapter_kinds.sockets import DgramSpec, StreamSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 
 
@@ -18,5 +19,13 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.loopback import LoopbackAdapter
 
             return LoopbackAdapter(spec, context)
+        case StreamSpec():
+            from vnet.adapters.qemu_stream import StreamAdapter
+
+            return StreamAdapter(spec, context)
+        case DgramSpec():
+            from vnet.adapters.qemu_dgram import DgramAdapter
+
+            return DgramAdapter(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

@@ -225,7 +225,8 @@ _NAMES: Final[Mapping[str, str]] = {
     "Rule": "an allow rule", "Firewall": "a router's firewall", "Forward": "a port forward",
     "Program": "a program", "Echo": "program echo", "Http": "program http", "Dns": "program dns", "Sink": "program sink",
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
-    "Adapter": "an adapter", "Loopback": "a loopback adapter", "RouterInterface": "a router's interface",
+    "Adapter": "an adapter", "Loopback": "a loopback adapter",
+    "Stream": "a stream adapter", "Dgram": "a dgram adapter", "RouterInterface": "a router's interface",
     "Topology": "a topology",
 }  # fmt: skip
 

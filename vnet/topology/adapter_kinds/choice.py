@@ -9,6 +9,7 @@ import msgspec
 
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
 from vnet.topology.adapter_kinds.pending import resolve_pending
+from vnet.topology.adapter_kinds.sockets import Dgram, Stream, resolve_dgram, resolve_stream
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.vocabulary import Strict, about
 
@@ -23,6 +24,8 @@ class Adapter(Strict, frozen=True, kw_only=True):
     loopback: Annotated[Loopback | None, about("An interface of the machine on the network.")] = None
     bridge: Annotated[str | None, about("Bridge the network with this NIC of the machine.")] = None
     tap: Annotated[str | None, about("A TAP device of this name on the machine.")] = None
+    stream: Annotated[Stream | None, about("A stream socket with frames in it, such as QEMU's.")] = None
+    dgram: Annotated[Dgram | None, about("A datagram socket with frames in it, such as QEMU's.")] = None
     vxlan: Annotated[dict[str, str | int] | None, about("A VXLAN tunnel to other machines: vni, remote, port.")] = None
 
 
@@ -42,6 +45,8 @@ _KINDS: Final[Mapping[str, _Read]] = {
     "user": lambda given, around, path: resolve_pending("user", None, around, path),
     "bridge": lambda given, around, path: resolve_pending("bridge", given.bridge, around, path),
     "tap": lambda given, around, path: resolve_pending("tap", given.tap, around, path),
+    "stream": lambda given, around, path: resolve_stream(given.stream or Stream(), around, path),
+    "dgram": lambda given, around, path: resolve_dgram(given.dgram or Dgram(), around, path),
     "vxlan": lambda given, around, path: resolve_pending("vxlan", given.vxlan, around, path),
 }
 
