@@ -173,13 +173,14 @@ class StreamAdapter:
     """
 
     def __init__(self, spec: StreamSpec, context: AdapterContext) -> None:
-        self.place = placed(spec.place, context.directory)
+        place = placed(spec.place, context.directory)
         self.drops: Counter[str] = Counter()
         self.on_change: Callable[[bool], None] | None = None
         """Told when a peer has come or gone."""
         self._context = context
         self._poller = context.poller
-        self._listener = BoundSocket(self.place, socket.SOCK_STREAM, context.ledger) if spec.listens else None
+        self._listener = BoundSocket(place, socket.SOCK_STREAM, context.ledger) if spec.listens else None
+        self.place = place if self._listener is None else self._listener.place
         self._stream: FrameStream | None = None
         self._dialling: socket.socket | None = None
         self._retry = context.scheduler.alarm(self._dial)

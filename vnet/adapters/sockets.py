@@ -72,6 +72,8 @@ class BoundSocket:
                 os.chmod(place.path, 0o600)  # nobody can have connected yet: it does not listen
                 self._resource = FileResource(place.path, FileId.of(os.lstat(place.path)))
                 ledger.add(self._resource)
+            else:
+                self.place = replace(place, port=self.socket.getsockname()[1])  # 0 leaves the choice to Linux
             if kind == socket.SOCK_STREAM:
                 self.socket.listen(_BACKLOG)
         except OSError as error:

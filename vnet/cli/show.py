@@ -88,6 +88,14 @@ def _adapter(row: Row) -> str:
     return str(row["adapter"]) if row["state"] == "up" else f"{row['adapter']} ({row['state']})"
 
 
+def _peer(row: Row) -> str:
+    """Name what is plugged into a switch port; for what came from outside, how it speaks and what is wrong."""
+    plug = row.get("plug")
+    if not isinstance(plug, dict):
+        return str(row["peer"])
+    return f"{row['peer']} ({plug['kind']}{', nobody there' if plug['problem'] else ''})"
+
+
 _TABLES: Final[Mapping[str, Sequence[Column]]] = {
     "networks": (
         ("network", "name"), ("vlan", "vlan"), ("subnet", "subnet"),
@@ -95,7 +103,7 @@ _TABLES: Final[Mapping[str, Sequence[Column]]] = {
         ("members", "members"),
     ),
     "ports": (
-        ("port", lambda row: f"{row['switch']}:{row['port']}"), ("peer", "peer"), ("state", "state"), ("mode", "mode"),
+        ("port", lambda row: f"{row['switch']}:{row['port']}"), ("peer", _peer), ("state", "state"), ("mode", "mode"),
         ("pvid", "pvid"), ("tagged", "tagged"), ("rx frames", "rx_frames"), ("rx octets", "rx_octets"),
         ("tx frames", "tx_frames"), ("tx octets", "tx_octets"), ("drops", _counted("drops")),
     ),

@@ -29,6 +29,7 @@ from vnet.stack.host import Host
 from vnet.stack.interface import Interface
 from vnet.stack.routes import RouteTable
 from vnet.switch.switch import Switch
+from vnet.switch.vlan import VlanConfig
 from vnet.topology.resolved import (
     Impairment,
     PortRef,
@@ -163,6 +164,19 @@ class Builder:
     def plug_adapter(self, port: Port, ref: PortRef) -> None:
         """Plug an adapter's port into a switch."""
         self._plug(port, ref, Impairment(), inline=True)
+
+    def add_plug(self, port: Port, switch: str, number: int, vlan: VlanConfig) -> None:
+        """Add a switch port that is not in the topology, and plug *port* into it."""
+        made = self.parts.switches[switch].add_port(vlan, port.name, number)
+        self.parts.ports[made.port.name] = made.port
+        self._plug(port, PortRef(switch, number), Impairment(), inline=True)
+
+    def remove_plug(self, port: Port, switch: str, number: int) -> None:
+        """Take such a port away again."""
+        self.unplug(port.name)
+        made = self.parts.switches[switch].ports[number]
+        self.parts.switches[switch].remove_port(number)
+        del self.parts.ports[port.name], self.parts.ports[made.port.name]
 
     def plug_nic(self, guest: str, nic: str) -> None:
         """Add an interface to an emulated guest, which may be new too, or plug one in again that was unplugged."""

@@ -104,6 +104,16 @@ def call(
                 return _data(message)
 
 
+@contextmanager
+def hold(place: LabPlace, command: str, arguments: Mapping[str, object]) -> Iterator[object]:
+    """Have a lab begin what lasts as long as the block, and give what it says about it; raise what it says went wrong."""
+    with _connected(place) as connection:
+        _request(connection, command, arguments)
+        with connection.makefile("rb") as lines:
+            message = _decode(place, lines.readline(MAX_LINE))
+            yield message["progress"] if "progress" in message else _data(message)
+
+
 @final
 class RemoteCapture:
     """A capture that a lab sends: the names of its ports, and the octets of the file as they come."""

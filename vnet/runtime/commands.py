@@ -24,6 +24,7 @@ from vnet.units import SECOND
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
+    from vnet.runtime.plugs import Plug
 
 Progress: TypeAlias = Callable[[object], Awaitable[None]]
 Command: TypeAlias = "Callable[[Commands, Arguments, Progress], Awaitable[object]]"
@@ -185,6 +186,41 @@ class Commands:
             raise UsageError("which command? write it behind --, such as: vnet exec LAB GUEST -- ip addr")
         return {"argv": guest.exec_argv(command)}
 
+    async def plug(self, arguments: Arguments, progress: Progress) -> object:
+        """Make a port for a virtual machine that somebody else starts; it stays until ``unplug``."""
+        return (await self._plug(arguments)).describe()
+
+    async def attach(self, arguments: Arguments, progress: Progress) -> object:
+        """Do the same, and keep the port for as long as the caller holds the connection."""
+        plug = await self._plug(arguments)
+        try:
+            await progress(plug.describe())
+            await self._lab.stopping.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                if plug.name in self._lab.plugs:  # somebody else may have unplugged it
+                    await self._lab.unplug(plug.name)
+        return {}
+
+    async def _plug(self, arguments: Arguments) -> Plug:
+        return await self._lab.plug(
+            arguments.optional_text("network"),
+            vlan=arguments.optional_text("vlan"),
+            trunk=arguments.texts("trunk") or None,
+            native=arguments.optional_text("native"),
+            kind=arguments.text("kind", "qemu-stream"),
+            model=arguments.text("model", "virtio"),
+            mac=arguments.optional_text("mac"),
+            switch=arguments.optional_text("switch"),
+            name=arguments.optional_text("name"),
+        )
+
+    async def unplug(self, arguments: Arguments, progress: Progress) -> object:
+        """Take a port that ``plug`` made away again."""
+        name = arguments.text("name")
+        await self._lab.unplug(name)
+        return {"name": name}
+
     async def down(self, arguments: Arguments, progress: Progress) -> object:
         """End the lab; the answer goes out before it does."""
         self._lab.stop()
@@ -201,5 +237,6 @@ def _chosen(name: str | None, known: Mapping[str, object], what: str) -> list[st
 
 _COMMANDS: Final[Mapping[str, Command]] = {
     "info": Commands.info, "show": Commands.show, "set": Commands.set, "flush": Commands.flush, "ping": Commands.ping,
-    "pingall": Commands.pingall, "exec": Commands.exec, "down": Commands.down,
+    "pingall": Commands.pingall, "exec": Commands.exec, "plug": Commands.plug, "attach": Commands.attach,
+    "unplug": Commands.unplug, "down": Commands.down,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -22,9 +22,8 @@ from vnet.errors import LabError, NoAnswer, UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
-from vnet.guests.base import Address, Guest, PingReply, Target
+from vnet.guests.base import Address, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
-from vnet.links.link import Link
 from vnet.ports import Port
 from vnet.runtime.branch import Snapshot
 from vnet.runtime.branch import branch as run_branch
@@ -33,9 +32,11 @@ from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.clock import current_simulation
 from vnet.runtime.faults import Faults
+from vnet.runtime.found import Guests, Links
 from vnet.runtime.live import LiveHost
 from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.networks import Networks
+from vnet.runtime.plugs import Plug, Plugs
 from vnet.runtime.state import open_store
 from vnet.runtime.views import address_of
 from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
@@ -59,63 +60,6 @@ PING_TIMEOUT = 2.0
 
 def silent(text: str) -> None:
     """Show no progress."""
-
-
-@final
-class Links(Mapping[str, Link]):
-    """The cables of a lab, by name ("core-edge", "web:eth0") or by the two boxes they join, in either order."""
-
-    def __init__(self, links: dict[str, Link]) -> None:
-        self._links = links
-
-    def _between(self, ends: tuple[str, ...]) -> Link | None:
-        """Find the first link of two boxes."""
-        wanted = frozenset(ends)
-        return next((link for link in self._links.values() if wanted == {_node(link.a), _node(link.b)}), None)
-
-    def __getitem__(self, key: str | tuple[str, str]) -> Link:
-        link = self._links.get(key) if isinstance(key, str) else self._between(key)
-        if link is None:
-            raise UsageError(
-                f"no link {key if isinstance(key, str) else ' to '.join(key)}: there are {', '.join(self._links)}"
-            )
-        return link
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._links or (isinstance(key, tuple) and self._between(key) is not None)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._links)
-
-    def __len__(self) -> int:
-        return len(self._links)
-
-
-def _node(port: Port) -> str:
-    return port.name.split(":", 1)[0]
-
-
-@final
-class Guests(Mapping[str, Guest]):
-    """The guests of a lab by name."""
-
-    def __init__(self, guests: dict[str, Guest]) -> None:
-        self._guests = guests
-
-    def __getitem__(self, name: str) -> Guest:
-        guest = self._guests.get(name)
-        if guest is None:
-            raise UsageError(f"no guest {name}: there are {', '.join(self._guests) or 'none'}")
-        return guest
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._guests
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._guests)
-
-    def __len__(self) -> int:
-        return len(self._guests)
 
 
 @final
@@ -152,6 +96,7 @@ class Lab:
         self.dhcp: Mapping[str, DhcpServerNode] = parts.dhcp
         self.ports: Mapping[str, Port] = parts.ports
         self.networks = Networks(self, builder, emulate)
+        self.plugs = Plugs(self, builder)
         self.captures = Captures(timeline, parts.ports, lambda: [link.a.name for link in parts.links.values()], epoch)
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
@@ -175,6 +120,34 @@ class Lab:
         The action is a plain function, for example ``lab.faults.heal``. Its answer can cancel it.
         """
         return plan(self, delay, action, args)
+
+    async def plug(
+        self,
+        network: str | None = None,
+        *,
+        vlan: str | None = None,
+        trunk: Sequence[str] | None = None,
+        native: str | None = None,
+        kind: str = "qemu-stream",
+        model: str = "virtio",
+        mac: str | None = None,
+        switch: str | None = None,
+        name: str | None = None,
+    ) -> Plug:
+        """Make a switch port with a socket for a virtual machine that somebody else starts; live labs only.
+
+        The port is on *network*, or on a *vlan*, or carries the VLANs of *trunk* (numbers, ranges such as 10-20, names of
+        networks, or ["all"]) tagged, and *native*, or the network's, untagged. *kind* says how the VM speaks
+        (``vnet.adapters.plug_kinds``), *model* which NIC it is to have. The answer's ``command`` is the VM's command line.
+        Raise UsageError for what cannot be, HostError for what the machine refuses.
+        """
+        return await self.plugs.plug(
+            network, vlan=vlan, trunk=trunk, native=native, kind=kind, model=model, mac=mac, switch=switch, name=name
+        )
+
+    async def unplug(self, name: str) -> None:
+        """Take a port that ``plug`` made away again, with its socket."""
+        await self.plugs.unplug(name)
 
     async def reachability(
         self, protocol: str = "icmp", port: int | None = None, timeout: float = PING_TIMEOUT
@@ -368,8 +341,11 @@ async def _open_live(
         )
         stack.callback(lab.captures.close)
         host.shell.on_error = lambda error: _report_error(events, error)
+        make_context = partial(host.adapter_context, timeline, events)
         stack.push_async_callback(lab.networks.close)
-        await lab.networks.open(partial(host.adapter_context, timeline, events))
+        await lab.networks.open(make_context)
+        stack.push_async_callback(lab.plugs.close)
+        lab.plugs.open(make_context)
         await stack.enter_async_context(host.running(lab))
         await stack.enter_async_context(_programs(lab))
         yield lab

@@ -29,6 +29,7 @@ View: TypeAlias = "Callable[[Lab], list[Row]]"
 def owners(lab: Lab) -> dict[bytes, str]:
     """Map every MAC address of the topology to ``node:interface``."""
     known = {interface.mac: f"{node}:{interface.name}" for node, interface in lab.topology.endpoints()}
+    known.update({plug.mac: plug.port.name for plug in lab.plugs.values()})
     known.update({net.dhcp.mac: f"{net.name}:dhcp" for net in lab.topology.networks.values() if net.dhcp is not None})
     return known
 
@@ -99,6 +100,7 @@ def ports(lab: Lab) -> list[Row]:
     for switch in lab.switches.values():
         switch.fold()
         for port in switch.ports.values():
+            plug = lab.plugs.at(switch.name, port.number)
             rows.append({
                 "switch": switch.name,
                 "port": port.number,
@@ -111,6 +113,7 @@ def ports(lab: Lab) -> list[Row]:
                 "tx_frames": port.tx_frames,
                 "tx_octets": port.tx_octets,
                 "drops": dict(port.drops),
+                "plug": None if plug is None else plug.describe(),
             })  # fmt: skip
     return rows
 
