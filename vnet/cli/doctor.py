@@ -83,7 +83,7 @@ def examine() -> Iterator[Finding]:
         "(otherwise: dhcp: vnet)", "isc-dhcp-client",
     )  # fmt: skip
     yield _program("tshark", ("tshark", "wireshark"), "a look into captures: vnet capture LAB | tshark -i -", "tshark")
-    yield _program("QEMU", ("qemu-system-x86_64",), "guests of kind qemu (not built yet)", "qemu-system-x86")
+    yield _program("QEMU", ("qemu-system-x86_64",), "guests of kind qemu, vnet qemu", "qemu-system-x86")
     yield _device("/dev/kvm", "QEMU guests at full speed", "turn virtualisation on in the firmware, join the group kvm")
 
 

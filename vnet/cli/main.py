@@ -38,6 +38,7 @@ _COMMANDS: Final = {
     "ls": ("labs", "List the labs."),
     "show": ("show", "Show the state of a lab."),
     "exec": ("execute", "Run a command in a namespace guest."),
+    "console": ("console", "Look at the console of a virtual machine."),
     "plug": ("plug", "Make a port for a virtual machine, and print its command line."),
     "unplug": ("plug", "Take such a port away again."),
     "qemu": ("qemu", "Run QEMU attached to a lab."),

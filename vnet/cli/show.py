@@ -151,11 +151,17 @@ def rows_of(data: object) -> list[Row]:
     return data
 
 
+def _kind(row: Row) -> str:
+    """Name a guest's kind, and how its machine stands."""
+    machine = row["machine"]
+    return f"{row['kind']} {machine['state']}" if isinstance(machine, dict) else str(row["kind"])
+
+
 def print_view(what: str, rows: Sequence[Row], title: str = "") -> None:
     """Print a view as a table; for guests, one line for each interface."""
     if what == "guests":
         nics = cast("list[tuple[Row, list[Row]]]", [(row, row["interfaces"]) for row in rows])
-        rows = [{**nic, "guest": row["name"], "kind": row["kind"]} for row, interfaces in nics for nic in interfaces]
+        rows = [{**nic, "guest": row["name"], "kind": _kind(row)} for row, interfaces in nics for nic in interfaces]
     columns = _TABLES[what]
     cells = [[key(row) if callable(key) else row.get(key) for _, key in columns] for row in rows]
     print_table([title_ for title_, _ in columns], cells, title)

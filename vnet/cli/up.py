@@ -132,7 +132,7 @@ def _is_duration(text: str) -> bool:
 
 @contextlib.contextmanager
 def _recording(lab: Lab, options: Options) -> Iterator[None]:
-    """Record the capture and the event log that were asked for; say on standard error which programs fail."""
+    """Record the capture and the event log that were asked for; say on standard error which programs and machines fail."""
     from vnet.runtime.sinks import FileSink
 
     for event in lab.events:
@@ -163,6 +163,9 @@ def _recording(lab: Lab, options: Options) -> Iterator[None]:
 def _tell_failure(event: Event) -> None:
     if event.kind == "program-failed":
         print_progress(f"{event.node}: program {event.fields['program']} failed: {event.fields['error']}")
+    if event.kind == "vm-failed":
+        told = [f"{event.node} {event.fields['error']}", event.fields["qemu"], event.fields["console"]]
+        print_progress("; last it said: ".join(str(each) for each in told if each))
 
 
 def _summary(lab: Lab) -> Summary:

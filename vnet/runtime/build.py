@@ -69,7 +69,7 @@ class Parts:
 class Builder:
     """Builds one lab's parts on one timeline.
 
-    *namespaces* are the live guests, made beforehand; other guests are emulated. *store_for* gives DHCP servers their
+    *live* are the live guests, made beforehand; other guests are emulated. *store_for* gives DHCP servers their
     binding stores. What is added or taken away later is in ``topology`` too, which changes with it.
     """
 
@@ -80,14 +80,14 @@ class Builder:
         streams: RandomStreams,
         events: EventLog,
         store_for: StoreFor,
-        namespaces: Mapping[str, Guest],
+        live: Mapping[str, Guest],
     ) -> None:
         self.topology = topology
         self._scheduler = scheduler
         self._streams = streams
         self._events = events
         self._store_for = store_for
-        self._namespaces = namespaces
+        self._live = live
         self._nesting = Nesting(scheduler)
         self.parts = Parts()
 
@@ -240,7 +240,7 @@ class Builder:
     # -- guests
 
     def _guest(self, guest: ResolvedGuest) -> None:
-        live = self._namespaces.get(guest.name)
+        live = self._live.get(guest.name)
         if live is not None:
             self.parts.guests[guest.name] = live
             for port, interface in zip(live.ports, guest.interfaces, strict=True):

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 import trio
 
 from vnet.errors import UsageError
+from vnet.guests.console import Console
 from vnet.guests.namespace import NamespaceGuest
 from vnet.runtime.capture import Capture
 from vnet.runtime.change import change
 from vnet.runtime.filter import compile_filter
+from vnet.runtime.machines import machine_of
 from vnet.runtime.matrix import measure
 from vnet.runtime.sinks import Sink
 from vnet.runtime.views import show
@@ -90,7 +92,7 @@ class Commands:
         """Carry a command out; raise UsageError for an unknown one."""
         command = _COMMANDS.get(name)
         if command is None:
-            raise UsageError(f"this lab knows no command {name!r}; there are: {', '.join(_COMMANDS)}, capture")
+            raise UsageError(f"this lab knows no command {name!r}; there are: {', '.join(_COMMANDS)}, capture, console")
         return await command(self, Arguments(values), progress)
 
     def start_capture(self, values: Mapping[str, object], sink: Sink) -> Capture:
@@ -103,6 +105,16 @@ class Commands:
             compile_filter(wanted) if wanted else None,
             arguments.number("count", 1, MAX_COUNT),
         )
+
+    def console(self, values: Mapping[str, object]) -> Console:
+        """Find the console of a ``guest``."""
+        return machine_of(self._lab, Arguments(values).text("guest")).console
+
+    async def wait_machine_off(self, values: Mapping[str, object]) -> None:
+        """Wait until a ``guest`` has run and does not any more."""
+        machine = machine_of(self._lab, Arguments(values).text("guest"))
+        await machine.wait_state("running", "paused")
+        await machine.wait_state("stopped", "failed")
 
     def _port_name(self, text: str) -> str:
         """Turn a switch port by number (``core:3``, as ``show ports`` has it) into its name; leave all else as it is."""

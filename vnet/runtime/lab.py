@@ -24,6 +24,7 @@ from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.qemu import QemuGuest
 from vnet.ports import Port
 from vnet.runtime.branch import Snapshot
 from vnet.runtime.branch import branch as run_branch
@@ -38,7 +39,7 @@ from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.networks import Networks
 from vnet.runtime.plugs import Plug, Plugs
 from vnet.runtime.state import open_store
-from vnet.runtime.views import address_of
+from vnet.runtime.views import address_of, lease_of
 from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
@@ -105,6 +106,8 @@ class Lab:
         for guest in parts.guests.values():
             if isinstance(guest, EmulatedGuest):
                 guest.use_names(self._address_of)
+            elif isinstance(guest, QemuGuest):
+                guest.find_lease = partial(lease_of, self)
 
     def __repr__(self) -> str:
         return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
@@ -218,9 +221,13 @@ class Lab:
     async def wait_up(self, timeout: float = 60.0) -> None:
         """Wait until every guest that uses DHCP has its address, and every IPv6 address is known to be free.
 
-        Raise NoAnswer after *timeout* seconds.
+        Virtual machines are waited for until they run, not until they have booted; but those with ``dhcp: true`` until they
+        have a lease. Raise NoAnswer after *timeout* seconds, LabError for a machine that does not start.
         """
         with trio.move_on_after(timeout) as scope:
+            for guest in self.guests.values():
+                if isinstance(guest, QemuGuest):
+                    await guest.wait_started()
             async with trio.open_nursery() as nursery:
                 for guest in self.guests.values():
                     if any(each.dhcp for each in guest.interfaces()):
@@ -230,6 +237,7 @@ class Lab:
             missing = [
                 guest.name for guest in self.guests.values()
                 if any(each.dhcp and not each.addresses for each in guest.interfaces())
+                or (isinstance(guest, QemuGuest) and not guest.state.is_alive)
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
@@ -335,7 +343,7 @@ async def _open_live(
         host = await stack.enter_async_context(LiveHost.open(topology, timeline, events, emulate, progress))
         store = stack.enter_context(open_store(state, topology.name, timeline, live=True))  # who has the lock has the file
         progress("plugging everything together")
-        builder = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces)
+        builder = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.guests)
         lab = Lab(
             topology, timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now, emulate=emulate
         )

@@ -196,7 +196,7 @@ def _is_ipv6_only(lab: Lab, name: str) -> bool:
     """Tell whether the topology has no IPv4 address for a guest, neither a static one nor one by DHCP, but IPv6."""
     guest = lab.topology.guests[name]
     networks = [lab.topology.networks[nic.network] for nic in guest.interfaces if nic.network is not None]
-    may_lease = guest.kind == "namespace" and any(network.dhcp is not None for network in networks)
+    may_lease = guest.kind != "emulated" and any(network.dhcp is not None for network in networks)
     has_ipv4 = may_lease or any(
         nic.dhcp is not None or any(address.version == 4 for address in nic.addresses) for nic in guest.interfaces
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from vnet.addresses import format_mac
 from vnet.errors import UsageError
 from vnet.guests.base import Address
+from vnet.guests.qemu import QemuGuest
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
 from vnet.units import SECOND, Instant
@@ -44,14 +45,23 @@ def leased(lab: Lab) -> dict[bytes, list[Binding]]:
     return found
 
 
+def lease_of(lab: Lab, mac: bytes) -> IPv4Address | None:
+    """Tell the address that a DHCP server of the lab has leased to a MAC address; the first, if several have."""
+    for node in lab.dhcp.values():
+        for binding in node.bindings():
+            if binding.mac == mac and binding.state is BindingState.BOUND:
+                return IPv4Address(binding.address)
+    return None
+
+
 def address_of(lab: Lab, name: str) -> Address | None:
     """Tell a guest's first address; that of a guest whose own DHCP client asks is known from the server."""
     address = lab.guests[name].address
     if address is None:
-        lease_of = leased(lab)
+        leases_by_mac = leased(lab)
         for interface in lab.topology.guests[name].interfaces:
-            if interface.dhcp is None and interface.mac in lease_of:
-                return IPv4Address(lease_of[interface.mac][0].address)
+            if interface.dhcp is None and interface.mac in leases_by_mac:
+                return IPv4Address(leases_by_mac[interface.mac][0].address)
     return address
 
 
@@ -233,7 +243,7 @@ def flows(lab: Lab) -> list[Row]:
 def _own_client(lab: Lab, guest: Guest, nic: ResolvedInterface) -> str | None:
     """Say that nobody asks for an address unless the user's own client in the namespace does."""
     network = lab.topology.networks.get(nic.network or "")
-    waits = guest.kind == "namespace" and nic.dhcp is None and not nic.addresses
+    waits = guest.kind in ("namespace", "qemu") and nic.dhcp is None and not nic.addresses
     return "own client" if waits and network is not None and network.dhcp is not None else None
 
 
@@ -242,6 +252,7 @@ def without_client(lab: Lab) -> list[str]:
     return [
         f"{row['name']}:{interface['name']}"
         for row in guests(lab)
+        if row["machine"] is None  # which may still be booting
         for interface in cast("list[Row]", row["interfaces"])
         if interface["dhcp"] == "own client" and not interface["addresses"]
     ]
@@ -249,14 +260,14 @@ def without_client(lab: Lab) -> list[str]:
 
 def guests(lab: Lab) -> list[Row]:
     """List the guests and their interfaces, with the addresses they have now: configured, or leased to their MAC."""
-    lease_of = leased(lab)
+    leases_by_mac = leased(lab)
     rows: list[Row] = []
     for name, guest in lab.guests.items():
         resolved = lab.topology.guests[name]
         interfaces: list[Row] = []
         for nic, state in zip(resolved.interfaces, guest.interfaces(), strict=True):
             own = [str(address) for address in state.addresses]
-            by_lease = [dotted(binding.address) for binding in lease_of.get(nic.mac, ())]
+            by_lease = [dotted(binding.address) for binding in leases_by_mac.get(nic.mac, ())]
             interfaces.append({
                 "name": state.name,
                 "mac": format_mac(state.mac),
@@ -272,9 +283,19 @@ def guests(lab: Lab) -> list[Row]:
         ]
         rows.append({
             "name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces,
-            "programs": programs,
+            "programs": programs, "machine": _machine(guest),
         })  # fmt: skip
     return rows
+
+
+def _machine(guest: Guest) -> Row | None:
+    """Tell how a virtual machine stands."""
+    if not isinstance(guest, QemuGuest):
+        return None
+    return {
+        "state": guest.state.value, "pid": guest.pid, "error": guest.error or None, "accel": guest.machine.accel,
+        "memory": guest.machine.memory,
+    }  # fmt: skip
 
 
 def routers(lab: Lab) -> list[Row]:

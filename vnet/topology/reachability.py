@@ -130,9 +130,9 @@ class _Walker:
     def _lease(
         self, guest: ResolvedGuest, interface: ResolvedInterface, network: str, gateway: IPv4Address | None
     ) -> _Attachment | None:
-        """Return what a DHCP client gets; a namespace is taken to run a client of its own."""
+        """Return what a DHCP client gets; a namespace or machine is taken to run a client of its own."""
         scope = self.resolved.networks[network].dhcp
-        if scope is None or interface.network is None or not (interface.dhcp or guest.kind == "namespace"):
+        if scope is None or interface.network is None or not (interface.dhcp or guest.kind != "emulated"):
             return None
         address = scope.reservations.get(interface.mac)
         if address is None:

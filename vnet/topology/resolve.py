@@ -16,6 +16,7 @@ from vnet.addresses import Mac
 from vnet.errors import TopologyError
 from vnet.topology.addressing import MacAllotter
 from vnet.topology.draft import Draft, Static
+from vnet.topology.machines import resolve_machine, resolve_model
 from vnet.topology.model import Guest, Nic, Route, Router, RouterInterface, Topology
 from vnet.topology.model import Network as NetworkModel
 from vnet.topology.names import check_names
@@ -202,9 +203,6 @@ def _routes(draft: Draft, models: list[Route], path: Path) -> tuple[ResolvedRout
 
 def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
     path: Path = ("guests", name)
-    if model.kind == "qemu":
-        text = "guests of kind qemu are not built yet; use emulated or namespace"
-        draft.problems.error("kind-not-built", (*path, "kind"), text)
     interfaces: list[ResolvedInterface] = []
     for index, nic in numbered(model.nics):
         full = Nic(network=nic) if isinstance(nic, str) else nic
@@ -230,6 +228,7 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
         dns=dns,
         namespace=(model.namespace or f"{draft.model.name}-{name}") if model.kind == "namespace" else None,
         run=resolve_programs(draft, name, model),
+        machine=resolve_machine(draft, name, model),
     )
 
 
@@ -291,7 +290,7 @@ def _nic(
         mtu=mtu,
         cable=cable,
         port=draft.wiring.plug(switch, "guest", guest, name, vlans),
-        model=nic.model,
+        model=resolve_model(draft, model, nic, path),
         ipv6=nic.ipv6,
     )
 
@@ -341,6 +340,8 @@ def _dhcp(draft: Draft, guest: Guest, nic: Nic, network: str | None, path: Path)
         draft.problems.warning("no-dhcp-server", (*path, "dhcp"), text, key=True)
     if guest.kind == "namespace":
         return "vnet" if nic.dhcp == "vnet" else None
+    if guest.kind == "qemu":
+        return "client" if nic.dhcp else None  # its own client asks, or not; only what is stated is waited for
     if nic.dhcp is None:
         wanted = not nic.address and nic.trunk is None and network is not None and draft.has_dhcp(network)
         return "client" if wanted else None

@@ -26,6 +26,7 @@ from typing import Final, Literal, TypeAlias, final
 
 from vnet.addresses import Mac
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
+from vnet.topology.machines import ResolvedMachine
 from vnet.topology.resolved_programs import ResolvedProgram
 from vnet.units import Duration, Rate, Size
 
@@ -219,7 +220,7 @@ class ResolvedLink:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedGuest:
-    """A guest: an emulated host, or a network namespace called ``namespace`` (None for other kinds)."""
+    """A guest: an emulated host, a network namespace called ``namespace``, a virtual ``machine`` (None for other kinds)."""
 
     name: str
     kind: GuestKind
@@ -229,6 +230,7 @@ class ResolvedGuest:
     dns: tuple[Address, ...]
     namespace: str | None
     run: tuple[ResolvedProgram, ...] = ()
+    machine: ResolvedMachine | None = None
 
 
 @final
