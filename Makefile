@@ -14,6 +14,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@tools/system-packages
+	@tools/guest-system $(abspath $(VENV)/guest)
 	@$(MAKE) --no-print-directory lint
 	@echo 'tests in virtual time and without privileges'
 	@$(BIN)/python -m pytest --numprocesses auto -m 'not real'

@@ -11,6 +11,7 @@ and the event that says so has the last lines of the console.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -57,6 +58,8 @@ class MachineState(Enum):
         return self in (MachineState.RUNNING, MachineState.PAUSED)
 
 
+_NOTHING_DONE: Final = "does not exist"
+"""In what QEMU says of a saved state that there is not."""
 _OFF: Final = (MachineState.STOPPED, MachineState.FAILED)
 
 
@@ -242,14 +245,20 @@ class QemuGuest(OpaqueGuest):
         self._require(verb, MachineState.RUNNING, MachineState.PAUSED)
         if self._is_busy:
             raise UsageError(f"{self.name} is being saved or restored")
-        self._is_busy = True
+        was_running, self._is_busy = self.state is MachineState.RUNNING, True
+        qmp = self._alive()
         try:
-            qmp = self._alive()
             await qmp.monitor(line, SAVE_TIMEOUT)
         except QmpError as error:
+            if _NOTHING_DONE in str(error) and was_running:
+                await self._execute("cont")  # loadvm has stopped it all the same
             raise LabError(f"{self.name}: cannot {verb} it: {error}") from error
         finally:
             self._is_busy = False
+            with contextlib.suppress(QmpError):  # what half a restore left stands still, and is said to
+                status = await qmp.execute("query-status")
+                if self.state.is_alive and isinstance(status, dict):
+                    self._set(MachineState.RUNNING if status.get("running") else MachineState.PAUSED)
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Have QEMU carry out any QMP command, and return its answer; raise LabError with what QEMU says."""
