@@ -190,8 +190,9 @@ class Commands:
         guest = self._lab.guests[name]
         if not isinstance(guest, NamespaceGuest):
             others = [each.name for each in self._lab.guests.values() if isinstance(each, NamespaceGuest)]
+            what = "a virtual machine" if guest.kind == "qemu" else f"an {guest.kind} guest"
             raise UsageError(
-                f"{name} is an {guest.kind} guest and runs no programs; "
+                f"{name} is {what} and runs no programs; "
                 + (f"guests of kind namespace are: {', '.join(others)}" if others else "this lab has no namespace guests")
             )
         if not command:

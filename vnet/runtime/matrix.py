@@ -12,6 +12,7 @@ import trio
 from vnet.errors import UsageError
 from vnet.guests.base import Address, Guest, Verdict
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.opaque import OpaqueGuest
 from vnet.runtime.views import Row, address_of
 from vnet.topology.reachability import Probe, expected
 from vnet.units import SECOND, Duration
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PROTOCOLS: Final[tuple[Probe, ...]] = ("icmp", "tcp", "udp")
 MOST_AT_ONCE: Final = 256
 """Probes under way at a time: a live lab has descriptors for no more."""
+NOT_MEASURED: Final = "vnet cannot probe from inside a virtual machine"
 NOT_JUDGED: Final = "IPv6 is not judged yet"
 
 Pair: TypeAlias = tuple[str, str]
@@ -132,9 +134,9 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     """Probe every guest from every other; return the rows of the matrix in the order of the topology.
 
     A TCP or UDP port that answers "closed" was reached: the packet came there and back. Where only a port forward leads to
-    the target, its outside address is probed. Pairs with a guest of IPv6 alone are measured, but not judged, since
-    ``vnet.topology.reachability`` knows IPv4 only: ``expected`` and ``agrees`` are None. Raise UsageError for an unknown
-    protocol or a missing port.
+    the target, its outside address is probed. From a virtual machine nothing can be probed. Pairs with a guest of IPv6
+    alone are measured, but not judged, since ``vnet.topology.reachability`` knows IPv4 only: ``expected`` and ``agrees``
+    are None. Raise UsageError for an unknown protocol or a missing port.
     """
     kind = next((each for each in PROTOCOLS if each == protocol), None)
     if kind is None:
@@ -143,7 +145,8 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
         raise UsageError("icmp has no ports" if kind == "icmp" else f"{kind} needs a port: --port N")
     verdicts = expected(lab.topology, kind, port)
     modern = dict.fromkeys(name for name in lab.guests if _is_ipv6_only(lab, name))  # in order: each run starts alike
-    unjudged = {pair for pair in verdicts if pair[0] in modern or pair[1] in modern}
+    mute = {name for name, guest in lab.guests.items() if isinstance(guest, OpaqueGuest)}
+    unjudged = {pair for pair in verdicts if pair[0] in modern or pair[1] in modern or pair[0] in mute}
     async with trio.open_nursery() as nursery:
         for name in modern:
             if isinstance(guest := lab.guests[name], EmulatedGuest):
@@ -177,7 +180,7 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
             "to_network": _network(lab, target),
             **rows[source, target],
             "expected": None if (source, target) in unjudged else verdict.allowed,
-            "reason": NOT_JUDGED if (source, target) in unjudged else verdict.reason,
+            "reason": NOT_MEASURED if source in mute else NOT_JUDGED if (source, target) in unjudged else verdict.reason,
             "through": list(verdict.through),
             "agrees": None if (source, target) in unjudged else verdict.allowed == rows[source, target]["reached"],
         }
