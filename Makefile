@@ -15,6 +15,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	@tools/system-packages
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m benchmarks.setup_peers ovs-vswitchd
+	@tools/guest-system $(abspath $(VENV)/guest)
 	@$(MAKE) --no-print-directory lint
 	@echo 'tests in virtual time and without privileges'
 	@$(BIN)/python -m pytest --numprocesses auto -m 'not real'

@@ -63,7 +63,7 @@ def start_vnet(count: int) -> float:
     """Start a lab in this process; return the seconds until it is up."""
     import trio
 
-    from vnet.runtime.lab import open_lab
+    from vnet.runtime.opening import open_lab
 
     async def main() -> float:
         begin = time.perf_counter()

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from vnet.links.link import Link
     from vnet.runtime.clock import simulate
     from vnet.runtime.faults import Fault
-    from vnet.runtime.lab import Lab, open_lab
+    from vnet.runtime.lab import Lab
     from vnet.runtime.matrix import Reachability
+    from vnet.runtime.opening import open_lab
     from vnet.topology import ResolvedTopology, check_topology, load_topology, parse_topology
 
 __all__ = [
@@ -66,8 +67,9 @@ _HOMES: Final = {
     "vnet.links.link": ("Link",),
     "vnet.runtime.clock": ("simulate",),
     "vnet.runtime.faults": ("Fault",),
-    "vnet.runtime.lab": ("Lab", "open_lab"),
+    "vnet.runtime.lab": ("Lab",),
     "vnet.runtime.matrix": ("Reachability",),
+    "vnet.runtime.opening": ("open_lab",),
     "vnet.topology": ("ResolvedTopology", "check_topology", "load_topology", "parse_topology"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

@@ -7,7 +7,7 @@ import trio
 
 from vnet.guests.base import PingReply
 from vnet.runtime.clock import simulate
-from vnet.runtime.lab import open_lab
+from vnet.runtime.opening import open_lab
 from vnet.stack.dhcp_states import State
 from vnet.topology import check_text, load_topology, parse_topology
 from vnet.units import HOUR, SECOND

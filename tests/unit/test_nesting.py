@@ -3,7 +3,7 @@
 from vnet.fabric.timeline import Timeline
 from vnet.ports import MAX_NESTING, NO_OFFLOAD, Nesting
 from vnet.runtime.clock import simulate
-from vnet.runtime.lab import open_lab
+from vnet.runtime.opening import open_lab
 from vnet.topology import parse_topology
 
 ROUTERS = 12

@@ -7,6 +7,7 @@ from vnet.errors import HostError
 from vnet.topology.adapter_kinds.bridge import BridgeSpec
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.pcap import PcapSpec
+from vnet.topology.adapter_kinds.sockets import DgramSpec, StreamSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.tap import FdSpec, TapSpec
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
@@ -49,5 +50,13 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.user.gateway import UserAdapter
 
             return UserAdapter(spec, context)
+        case StreamSpec():
+            from vnet.adapters.qemu_stream import StreamAdapter
+
+            return StreamAdapter(spec, context)
+        case DgramSpec():
+            from vnet.adapters.qemu_dgram import DgramAdapter
+
+            return DgramAdapter(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

@@ -22,7 +22,8 @@ def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool)
     TARGET is a link (core-edge, web:eth0, or core,edge), a guest with one NIC (web), a switch port (core:3), or a network
     (network.office). Links take state, rate, latency, delay_variation, loss, reordering, duplication, corruption and queue,
     ports take state; up and down are short for state=up and state=down. Networks take adapter: the way out to the machine,
-    as in a topology file. Those with a user adapter take forward ('8080 web:80') and unforward (8080), too.
+    as in a topology file. Those with a user adapter take forward ('8080 web:80') and unforward (8080), too. A guest of kind
+    qemu takes start, stop, shutdown, reset, pause, resume, save=NAME, restore=NAME.
 
     \b
     vnet set office core-edge down
@@ -30,6 +31,7 @@ def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool)
     vnet set office core-edge rate=none
     vnet set office core-edge delay_variation=5ms reordering=1% duplication=0.5% corruption=0.01%
     vnet set office core:3 down
+    vnet set office vm1 save=before pause
     vnet set office network.dmz adapter=loopback
     vnet set office network.dmz adapter='{loopback: {address: 10.10.10.2/24}}'
     vnet set office network.dmz forward='8080 web:80' forward='udp 5353 web:53' unforward=8081

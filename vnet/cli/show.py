@@ -109,6 +109,14 @@ def _short(value: object) -> str:
     return cell_text(value)
 
 
+def _peer(row: Row) -> str:
+    """Name what is plugged into a switch port; for what came from outside, how it speaks and what is wrong."""
+    plug = row.get("plug")
+    if not isinstance(plug, dict):
+        return str(row["peer"])
+    return f"{row['peer']} ({plug['kind']}{', nobody there' if plug['problem'] else ''})"
+
+
 _TABLES: Final[Mapping[str, Sequence[Column]]] = {
     "networks": (
         ("network", "name"), ("vlan", "vlan"), ("subnet", "subnet"),
@@ -116,7 +124,7 @@ _TABLES: Final[Mapping[str, Sequence[Column]]] = {
         ("members", "members"),
     ),
     "ports": (
-        ("port", lambda row: f"{row['switch']}:{row['port']}"), ("peer", "peer"), ("state", "state"), ("mode", "mode"),
+        ("port", lambda row: f"{row['switch']}:{row['port']}"), ("peer", _peer), ("state", "state"), ("mode", "mode"),
         ("pvid", "pvid"), ("tagged", "tagged"), ("rx frames", "rx_frames"), ("rx octets", "rx_octets"),
         ("tx frames", "tx_frames"), ("tx octets", "tx_octets"), ("drops", _counted("drops")),
     ),
@@ -164,6 +172,12 @@ def rows_of(data: object) -> list[Row]:
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
         raise LabError("the lab answered what is no table")
     return data
+
+
+def _kind(row: Row) -> str:
+    """Name a guest's kind, and how its machine stands."""
+    machine = row["machine"]
+    return f"{row['kind']} {machine['state']}" if isinstance(machine, dict) else str(row["kind"])
 
 
 def print_view(what: str, rows: Sequence[Row], title: str = "") -> None:

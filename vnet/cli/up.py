@@ -134,7 +134,7 @@ def _is_duration(text: str) -> bool:
 
 @contextlib.contextmanager
 def _recording(lab: Lab, options: Options) -> Iterator[None]:
-    """Record the capture and the event log that were asked for; say on standard error which programs fail."""
+    """Record the capture and the event log that were asked for; say on standard error which programs and machines fail."""
     from vnet.runtime.sinks import FileSink
 
     for event in lab.events:
@@ -177,6 +177,9 @@ def _load(file: Path) -> tuple[ResolvedTopology, tuple[Problem, ...]]:
 def _tell_failure(event: Event) -> None:
     if event.kind == "program-failed":
         print_progress(f"{event.node}: program {event.fields['program']} failed: {event.fields['error']}")
+    if event.kind == "vm-failed":
+        told = [f"{event.node} {event.fields['error']}", event.fields["qemu"], event.fields["console"]]
+        print_progress("; last it said: ".join(str(each) for each in told if each))
 
 
 def _summary(lab: Lab, problems: Iterable[Problem]) -> Summary:
@@ -238,7 +241,7 @@ async def _served_lab(options: Options) -> AsyncIterator[tuple[Lab, tuple[Proble
     """Open a live lab that answers on its control socket; give it with the warnings about its file."""
     from vnet.runtime.commands import Commands
     from vnet.runtime.control import ControlServer
-    from vnet.runtime.lab import open_lab
+    from vnet.runtime.opening import open_lab
     from vnet.runtime.places import place_of
 
     print_progress(f"reading {options.file}")
@@ -334,7 +337,7 @@ def _detach(options: Options) -> int:
 def _simulate(options: Options, duration: Duration | None) -> int:
     """Run a lab in virtual time for *duration*, or until all are up, and print how it stands then."""
     from vnet.runtime.clock import simulate
-    from vnet.runtime.lab import open_lab
+    from vnet.runtime.opening import open_lab
 
     async def run() -> Summary:
         async with open_lab(topology, state=options.state) as lab:

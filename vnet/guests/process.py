@@ -20,7 +20,7 @@ from typing import Final, final
 
 import trio
 
-from vnet.adapters.resources import Ledger, NoLedger, ProcessResource, end_all_with_token
+from vnet.adapters.resources import LAB_TOKEN, Ledger, NoLedger, ProcessResource, end_all_with_token
 from vnet.errors import LabError
 
 ENTER: Final = str(Path(__file__).with_name("_enter.py"))
@@ -78,14 +78,26 @@ class LabProcesses:
             raise LabError(f"{' '.join(command)} ended with status {process.status}: {' / '.join(tail) or 'no output'}")
         return process
 
-    async def spawn(self, argv: Sequence[str], *, output: int | None = subprocess.DEVNULL) -> trio.Process:
-        """Start a program made by ``argv`` and leave it running; it ends with the lab at the latest."""
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        output: int | None = subprocess.DEVNULL,
+        errors: int | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> trio.Process:
+        """Start a program and leave it running; it ends with the lab at the latest.
+
+        It is one made by ``argv``, or any that stays in the lab's own namespace: the token is in its environment.
+        """
         process: trio.Process = await trio.lowlevel.open_process(
             list(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=output if errors is None else errors,
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
+            env={**os.environ, LAB_TOKEN: self.token},
         )
         with contextlib.suppress(ProcessLookupError):
             self._ledger.add(ProcessResource.of(process.pid))

@@ -30,6 +30,7 @@ from vnet.stack.host import Host
 from vnet.stack.interface import Interface
 from vnet.stack.routes import RouteTable
 from vnet.switch.switch import Switch
+from vnet.switch.vlan import VlanConfig
 from vnet.topology.resolved import (
     LINUX_KINDS,
     Impairment,
@@ -71,7 +72,7 @@ class Parts:
 class Builder:
     """Builds one lab's parts on one timeline.
 
-    *namespaces* are the live guests, made beforehand; other guests are emulated. *store_for* gives DHCP servers their
+    *live* are the live guests, made beforehand; other guests are emulated. *store_for* gives DHCP servers their
     binding stores. What is added or taken away later is in ``topology`` too, which changes with it.
     """
 
@@ -82,14 +83,14 @@ class Builder:
         streams: RandomStreams,
         events: EventLog,
         store_for: StoreFor,
-        namespaces: Mapping[str, Guest],
+        live: Mapping[str, Guest],
     ) -> None:
         self.topology = topology
         self._scheduler = scheduler
         self._streams = streams
         self._events = events
         self._store_for = store_for
-        self._namespaces = namespaces
+        self._live = live
         self._nesting = Nesting(scheduler)
         self.parts = Parts()
 
@@ -167,6 +168,19 @@ class Builder:
         """Plug an adapter's port into a switch."""
         self._plug(port, ref, Impairment(), inline=True)
 
+    def add_plug(self, port: Port, switch: str, number: int, vlan: VlanConfig) -> None:
+        """Add a switch port that is not in the topology, and plug *port* into it."""
+        made = self.parts.switches[switch].add_port(vlan, port.name, number)
+        self.parts.ports[made.port.name] = made.port
+        self._plug(port, PortRef(switch, number), Impairment(), inline=True)
+
+    def remove_plug(self, port: Port, switch: str, number: int) -> None:
+        """Take such a port away again."""
+        self.unplug(port.name)
+        made = self.parts.switches[switch].ports[number]
+        self.parts.switches[switch].remove_port(number)
+        del self.parts.ports[port.name], self.parts.ports[made.port.name]
+
     def plug_nic(self, guest: str, nic: str) -> None:
         """Add an interface to an emulated guest, which may be new too, or plug one in again that was unplugged."""
         resolved = self.topology.guests[guest]
@@ -229,7 +243,7 @@ class Builder:
     # -- guests
 
     def _guest(self, guest: ResolvedGuest) -> None:
-        live = self._namespaces.get(guest.name)
+        live = self._live.get(guest.name)
         if live is not None:
             self.parts.guests[guest.name] = live
             for port, interface in zip(live.ports, guest.interfaces, strict=True):

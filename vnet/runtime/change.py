@@ -1,4 +1,4 @@
-"""``vnet set``: change a link or a switch port while the lab runs."""
+"""``vnet set``: change a link, a switch port or a network while the lab runs, or tell a virtual machine what to do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from vnet.errors import UsageError
 from vnet.links.impairments import Impairments
 from vnet.links.link import Link
+from vnet.runtime.machines import change_machine, is_for_machine
 from vnet.switch.port import SwitchPort
 from vnet.switch.switch import Switch
 from vnet.topology.adapter_kinds.user import UserSpec
@@ -39,11 +40,13 @@ async def change(lab: Lab, target: str, settings: Sequence[str]) -> dict[str, ob
     """Apply settings such as ``loss=5%`` or ``down`` to a link, port or network, all or none; return how it stands now.
 
     *target* is a link by name (``core-edge``, ``web:eth0``), by its ends (``core,edge``) or by a guest with one NIC
-    (``web``), a switch port (``core:3``, ``core:web:eth0``), or a network (``network.office``). Raise UsageError
-    for what cannot be.
+    (``web``), a switch port (``core:3``, ``core:web:eth0``), or a network (``network.office``). A virtual machine is told
+    what to do: ``pause``, ``save=before``. Raise UsageError for what cannot be.
     """
     if not settings:
         raise UsageError(f"what is to change? for example: vnet set {lab.name} {target} down, or loss=5% latency=20ms")
+    if is_for_machine(lab, target, settings):
+        return await change_machine(lab, target, settings)
     pairs = [_pair(setting) for setting in settings]
     if target.startswith(NETWORK):
         return await _change_network(lab, target.removeprefix(NETWORK), pairs)

@@ -22,6 +22,7 @@ from vnet.runtime.places import LabPlace, all_labs, place_of
 MAX_LINE: Final = 256 * 2**20
 """A longer answer is taken for a fault of the lab."""
 PIECE: Final = 1 << 20
+MAX_REPLY: Final = 1 << 16
 CONNECT_TIMEOUT: Final = 10.0
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds for the answer to a question that every lab answers at once."""
@@ -102,6 +103,31 @@ def call(
                     on_progress(message["progress"])
                     continue
                 return _data(message)
+
+
+@contextmanager
+def hold(place: LabPlace, command: str, arguments: Mapping[str, object]) -> Iterator[object]:
+    """Have a lab begin what lasts as long as the block, and give what it says about it; raise what it says went wrong."""
+    with _connected(place) as connection:
+        _request(connection, command, arguments)
+        with connection.makefile("rb") as lines:
+            message = _decode(place, lines.readline(MAX_LINE))
+            yield message["progress"] if "progress" in message else _data(message)
+
+
+@contextmanager
+def open_console(place: LabPlace, guest: str, only_print: bool) -> Iterator[socket.socket]:
+    """Give a connection to a machine's console, octets both ways; with *only_print* it ends after what was said."""
+    with _connected(place) as connection:
+        _request(connection, "console", {"guest": guest, "print": only_print})
+        line = b""
+        while not line.endswith(b"\n") and len(line) < MAX_REPLY:  # what follows is the machine's
+            octet = connection.recv(1)
+            if not octet:
+                break
+            line += octet
+        _data(_decode(place, line))
+        yield connection
 
 
 @final

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 import trio
 
 from vnet.errors import UsageError
+from vnet.guests.console import Console
 from vnet.guests.namespace import NamespaceGuest
 from vnet.runtime.capture import Capture
 from vnet.runtime.change import change
 from vnet.runtime.filter import compile_filter
+from vnet.runtime.machines import machine_of
 from vnet.runtime.matrix import measure
 from vnet.runtime.sinks import Sink
 from vnet.runtime.views import show
@@ -24,6 +26,7 @@ from vnet.units import SECOND
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
+    from vnet.runtime.plugs import Plug
 
 Progress: TypeAlias = Callable[[object], Awaitable[None]]
 Command: TypeAlias = "Callable[[Commands, Arguments, Progress], Awaitable[object]]"
@@ -89,7 +92,7 @@ class Commands:
         """Carry a command out; raise UsageError for an unknown one."""
         command = _COMMANDS.get(name)
         if command is None:
-            raise UsageError(f"this lab knows no command {name!r}; there are: {', '.join(_COMMANDS)}, capture")
+            raise UsageError(f"this lab knows no command {name!r}; there are: {', '.join(_COMMANDS)}, capture, console")
         return await command(self, Arguments(values), progress)
 
     def start_capture(self, values: Mapping[str, object], sink: Sink) -> Capture:
@@ -102,6 +105,16 @@ class Commands:
             compile_filter(wanted) if wanted else None,
             arguments.number("count", 1, MAX_COUNT),
         )
+
+    def console(self, values: Mapping[str, object]) -> Console:
+        """Find the console of a ``guest``."""
+        return machine_of(self._lab, Arguments(values).text("guest")).console
+
+    async def wait_machine_off(self, values: Mapping[str, object]) -> None:
+        """Wait until a ``guest`` has run and does not any more."""
+        machine = machine_of(self._lab, Arguments(values).text("guest"))
+        await machine.wait_state("running", "paused")
+        await machine.wait_state("stopped", "failed")
 
     def _port_name(self, text: str) -> str:
         """Turn a switch port by number (``core:3``, as ``show ports`` has it) into its name; leave all else as it is."""
@@ -177,13 +190,49 @@ class Commands:
         guest = self._lab.guests[name]
         if not isinstance(guest, NamespaceGuest):
             others = [each.name for each in self._lab.guests.values() if isinstance(each, NamespaceGuest)]
+            what = "a virtual machine" if guest.kind == "qemu" else f"an {guest.kind} guest"
             raise UsageError(
-                f"{name} is an {guest.kind} guest and runs no programs; "
+                f"{name} is {what} and runs no programs; "
                 + (f"guests of kind namespace are: {', '.join(others)}" if others else "this lab has no namespace guests")
             )
         if not command:
             raise UsageError("which command? write it behind --, such as: vnet exec LAB GUEST -- ip addr")
         return {"argv": guest.exec_argv(command)}
+
+    async def plug(self, arguments: Arguments, progress: Progress) -> object:
+        """Make a port for a virtual machine that somebody else starts; it stays until ``unplug``."""
+        return (await self._plug(arguments)).describe()
+
+    async def attach(self, arguments: Arguments, progress: Progress) -> object:
+        """Do the same, and keep the port for as long as the caller holds the connection."""
+        plug = await self._plug(arguments)
+        try:
+            await progress(plug.describe())
+            await self._lab.stopping.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                if plug.name in self._lab.plugs:  # somebody else may have unplugged it
+                    await self._lab.unplug(plug.name)
+        return {}
+
+    async def _plug(self, arguments: Arguments) -> Plug:
+        return await self._lab.plug(
+            arguments.optional_text("network"),
+            vlan=arguments.optional_text("vlan"),
+            trunk=arguments.texts("trunk") or None,
+            native=arguments.optional_text("native"),
+            kind=arguments.text("kind", "qemu-stream"),
+            model=arguments.text("model", "virtio"),
+            mac=arguments.optional_text("mac"),
+            switch=arguments.optional_text("switch"),
+            name=arguments.optional_text("name"),
+        )
+
+    async def unplug(self, arguments: Arguments, progress: Progress) -> object:
+        """Take a port that ``plug`` made away again."""
+        name = arguments.text("name")
+        await self._lab.unplug(name)
+        return {"name": name}
 
     async def down(self, arguments: Arguments, progress: Progress) -> object:
         """End the lab; the answer goes out before it does."""
@@ -201,5 +250,6 @@ def _chosen(name: str | None, known: Mapping[str, object], what: str) -> list[st
 
 _COMMANDS: Final[Mapping[str, Command]] = {
     "info": Commands.info, "show": Commands.show, "set": Commands.set, "flush": Commands.flush, "ping": Commands.ping,
-    "pingall": Commands.pingall, "exec": Commands.exec, "down": Commands.down,
+    "pingall": Commands.pingall, "exec": Commands.exec, "plug": Commands.plug, "attach": Commands.attach,
+    "unplug": Commands.unplug, "down": Commands.down,
 }  # fmt: skip

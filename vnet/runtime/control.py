@@ -7,7 +7,8 @@
     <-- {"ok": true, "data": {...}}         or {"ok": false, "kind": "usage", "error": "..."}
 
 A connection carries one request. The answer to ``capture`` is followed by the octets of a pcapng file until either side
-closes; a client that shuts down its sending side gets the rest of it. Who closes the connection takes the request back.
+closes; a client that shuts down its sending side gets the rest of it. That to ``console`` is followed by what a machine
+says and, the other way, by what is typed. Who closes the connection takes the request back.
 
 The socket lies in a directory that only its user may enter; still, whatever arrives is answered with an error and never with
 a crash, and everything a client can make grow has a bound.
@@ -15,6 +16,7 @@ a crash, and everything a client can make grow has a bound.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -129,6 +131,9 @@ class ControlServer:
             if command == "capture":
                 await self._capture(stream, arguments)
                 return
+            if command == "console":
+                await self._console(stream, arguments)
+                return
         except UsageError as error:
             await _send(stream, error_reply(error))
             return
@@ -143,6 +148,32 @@ class ControlServer:
                 reply = error_reply(error)
             await _send(stream, reply)
             nursery.cancel_scope.cancel()
+
+    async def _console(self, stream: trio.SocketStream, arguments: Mapping[str, object]) -> None:
+        console = self._commands.console(arguments)
+        with console.watch() as watch:
+            await _send(stream, {"ok": True, "data": {}})
+            if arguments.get("print") is True:
+                await stream.send_all(console.output)
+                return
+            async with trio.open_nursery() as nursery:
+
+                async def type_keys() -> None:
+                    while keys := await stream.receive_some(4096):
+                        with contextlib.suppress(UsageError):  # it does not run just now; who looks may wait for it
+                            await console.write(keys)
+                    nursery.cancel_scope.cancel()
+
+                async def end_with_the_machine() -> None:
+                    await self._commands.wait_machine_off(arguments)
+                    watch.end()
+
+                nursery.start_soon(type_keys)
+                nursery.start_soon(end_with_the_machine)
+                async for piece in watch.pieces:
+                    with trio.fail_after(SEND_TIMEOUT):
+                        await stream.send_all(piece)
+                nursery.cancel_scope.cancel()
 
     async def _capture(self, stream: trio.SocketStream, arguments: Mapping[str, object]) -> None:
         sink = QueueSink()

@@ -1,67 +1,49 @@
-"""A lab: one topology that runs, in real or in virtual time.
+"""A lab: one topology that runs, in real or in virtual time. Made by ``vnet.runtime.opening.open_lab``.
 
-``open_lab`` is the way in for scripts, tests and the command line alike; none of them can do what this object cannot.
-Inside ``vnet.simulate`` a lab is simulated: every guest is emulated, no privilege is needed, nothing of the host is used.
-Elsewhere it is live: namespace guests are real, and the lab holds its lock, its journal and its shell.
+Scripts, tests and the command line are thin layers over this object; none of them can do what it cannot.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, final
+from typing import Concatenate, ParamSpec, TypeVar, final
 
 import trio
 
 from vnet.errors import LabError, NetworkError, NoAnswer, UsageError
-from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.qemu import QemuGuest
 from vnet.ports import Port
 from vnet.runtime.branch import Snapshot
 from vnet.runtime.branch import branch as run_branch
 from vnet.runtime.branch import snapshot as take_snapshot
 from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
-from vnet.runtime.clock import current_simulation
 from vnet.runtime.faults import Faults
-from vnet.runtime.live import LiveHost
 from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.named import Links, Named
 from vnet.runtime.networks import Networks
-from vnet.runtime.state import open_store
+from vnet.runtime.plugs import Plug, Plugs
 from vnet.runtime.usage import called_as, seconds_of
-from vnet.runtime.views import address_of
+from vnet.runtime.views import address_of, lease_of
 from vnet.runtime.waiting import LIMIT, QUIET, Planned, When, advance, plan, sleep_until_idle
-from vnet.runtime.ways import simulated_context
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.router.router import Router
 from vnet.switch.switch import Switch
-from vnet.topology import load_topology
 from vnet.topology.describe import without_cable
-from vnet.topology.host import with_host
 from vnet.topology.resolved import ResolvedTopology
 from vnet.units import SECOND, Instant
 
-Source: TypeAlias = "str | Path | ResolvedTopology"
-"""A topology, or the path of its file."""
 T = TypeVar("T")
 P = ParamSpec("P")
-Progress: TypeAlias = Callable[[str], None]
 
 PING_TIMEOUT = 2.0
 """Seconds for one probe of the reachability matrix: longer than it takes to give up on a neighbor's address."""
-
-
-def silent(text: str) -> None:
-    """Show no progress."""
 
 
 @final
@@ -98,6 +80,7 @@ class Lab:
         self.dhcp: Named[DhcpServerNode] = Named("network with DHCP", parts.dhcp)
         self.ports: Named[Port] = Named("port", parts.ports)
         self.networks = Networks(self, builder, emulate)
+        self.plugs = Plugs(self, builder)
         self.captures = Captures(timeline, parts.ports, lambda: [link.a.name for link in parts.links.values()], epoch)
         self.captures.hints = dict(without_cable(topology))
         self.faults = Faults(self, builder)
@@ -111,9 +94,11 @@ class Lab:
         return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
 
     def introduce(self, guest: Guest) -> None:
-        """Let the programs of an emulated guest know the lab's names."""
+        """Let a guest know of the lab what it cannot find out: names, for programs on emulated hosts, or its own leases."""
         if isinstance(guest, EmulatedGuest):
             guest.use_names(self._addresses_of, self._name_of)
+        elif isinstance(guest, QemuGuest):
+            guest.find_lease = partial(lease_of, self)
 
     @property
     def now(self) -> float:
@@ -127,6 +112,34 @@ class Lab:
         The action is a plain function, for example ``lab.faults.heal``. Its answer can cancel it.
         """
         return plan(self, delay, action, args)
+
+    async def plug(
+        self,
+        network: str | None = None,
+        *,
+        vlan: str | None = None,
+        trunk: Sequence[str] | None = None,
+        native: str | None = None,
+        kind: str = "qemu-stream",
+        model: str = "virtio",
+        mac: str | None = None,
+        switch: str | None = None,
+        name: str | None = None,
+    ) -> Plug:
+        """Make a switch port with a socket for a virtual machine that somebody else starts; live labs only.
+
+        The port is on *network*, or on a *vlan*, or carries the VLANs of *trunk* (numbers, ranges such as 10-20, names of
+        networks, or ["all"]) tagged, and *native*, or the network's, untagged. *kind* says how the VM speaks
+        (``vnet.adapters.plug_kinds``), *model* which NIC it is to have. The answer's ``command`` is the VM's command line.
+        Raise UsageError for what cannot be, HostError for what the machine refuses.
+        """
+        return await self.plugs.plug(
+            network, vlan=vlan, trunk=trunk, native=native, kind=kind, model=model, mac=mac, switch=switch, name=name
+        )
+
+    async def unplug(self, name: str) -> None:
+        """Take a port that ``plug`` made away again, with its socket."""
+        await self.plugs.unplug(name)
 
     @called_as("await lab.reachability('tcp', 80)")
     async def reachability(
@@ -222,6 +235,9 @@ class Lab:
         """
         timeout = seconds_of(timeout)
         with trio.move_on_after(timeout) as scope:
+            for guest in self.guests.values():
+                if isinstance(guest, QemuGuest):
+                    await guest.wait_started()
             async with trio.open_nursery() as nursery:
                 for guest in self.guests.values():
                     if any(each.dhcp for each in guest.interfaces()):
@@ -231,6 +247,7 @@ class Lab:
             missing = [
                 guest.name for guest in self.guests.values()
                 if any(each.dhcp and not each.addresses for each in guest.interfaces())
+                or (isinstance(guest, QemuGuest) and not guest.state.is_alive)
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
@@ -295,86 +312,3 @@ class Lab:
             for source, target in replies:
                 nursery.start_soon(probe, source, target)
         return replies
-
-
-@asynccontextmanager
-async def open_lab(
-    source: Source,
-    *,
-    seed: int | None = None,
-    state: str | Path | None = None,
-    emulate: bool = False,
-    progress: Progress = silent,
-) -> AsyncIterator[Lab]:
-    """Build and run a lab for the length of the block; nothing of it is left afterwards.
-
-    *seed* defaults to that of the simulation, or 0. *state* is a directory where DHCP bindings outlive the lab. With
-    *emulate* a live lab needs no root: every guest is emulated, as in a simulation. Raise TopologyError, or HostError when
-    the machine lacks what a live lab needs.
-    """
-    topology = source if isinstance(source, ResolvedTopology) else load_topology(source)
-    simulation = current_simulation()
-    if simulation is None:
-        async with _open_live(topology, 0 if seed is None else seed, state, emulate, progress) as lab:
-            yield lab
-        return
-    timeline = simulation.timeline
-    events = EventLog(timeline)
-    used_seed = simulation.seed if seed is None else seed
-    topology = with_host(topology)
-    async with AsyncExitStack() as stack:
-        store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
-        streams = RandomStreams(used_seed)
-        builder = Builder(topology, timeline, streams, events, store.for_network, {})
-        lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False, has_state_file=state is not None)
-        stack.push_async_callback(lab.networks.close)
-        await lab.networks.open(partial(simulated_context, timeline, streams, events))
-        try:
-            async with _programs(lab):
-                yield lab
-        finally:
-            for each in tuple(lab.snapshots):
-                each.close()
-            lab.captures.close()
-            for link in lab.links.values():
-                link.unplug()
-
-
-@asynccontextmanager
-async def _open_live(
-    topology: ResolvedTopology, seed: int, state: str | Path | None, emulate: bool, progress: Progress
-) -> AsyncIterator[Lab]:
-    timeline = Timeline()
-    events = EventLog(timeline)
-    if emulate:
-        topology = with_host(topology)
-    async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(LiveHost.open(topology, timeline, events, emulate, progress))
-        store = stack.enter_context(open_store(state, topology.name, timeline, live=True))  # who has the lock has the file
-        progress("plugging everything together")
-        builder = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.namespaces)
-        lab = Lab(
-            topology, timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now, emulate=emulate
-        )
-        stack.callback(lab.captures.close)
-        host.shell.on_error = lambda error: _report_error(events, error)
-        stack.push_async_callback(lab.networks.close)
-        await lab.networks.open(partial(host.adapter_context, timeline, events))
-        await stack.enter_async_context(host.running(lab))
-        await stack.enter_async_context(_programs(lab))
-        yield lab
-
-
-def _programs(lab: Lab) -> AbstractAsyncContextManager[None]:
-    """Run the programs of the topology; a lab without any loads nothing of them."""
-    if not any(guest.run for guest in lab.topology.guests.values()):
-        return nullcontext()
-    from vnet.runtime.programs import running_programs
-
-    return running_programs(lab)
-
-
-def _report_error(events: EventLog, error: Exception) -> None:
-    """Show that a part of the lab failed, and go on with the rest."""
-    events.add("lab", "internal-error", error=f"{type(error).__name__}: {error}")
-    print(f"vnet: internal error: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201

@@ -1,4 +1,4 @@
-"""What a live lab has of the host: its lock and journal, its namespaces, and the shell that drives it.
+"""What a live lab has of the host: its lock and journal, its namespaces and machines, and the shell that drives it.
 
 Order matters for what is left after a crash: the lock is taken first, the journal of an earlier run is swept, and everything
 is written down before it is made.
@@ -6,8 +6,10 @@ is written down before it is made.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -16,19 +18,22 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from vnet.adapters.base import AdapterContext
-from vnet.errors import HostError
+from vnet.adapters.plug_kinds import QEMU
+from vnet.errors import HostError, LabError, UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
+from vnet.guests.qemu import QemuGuest, check_files
 from vnet.ports import Port
 from vnet.runtime.build import DEFAULT_ROUTE6, is_beside, leased_gateway, namespace_guests
 from vnet.runtime.journal import Journal, begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
-from vnet.topology.resolved import LINUX_KINDS, ResolvedGuest, ResolvedInterface, ResolvedTopology
+from vnet.topology.resolved import ResolvedGuest, ResolvedInterface, ResolvedTopology
+from vnet.units import SECOND
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
 @final
 class LiveHost:
-    """The host side of one live lab; ``namespaces`` are its live guests by name."""
+    """The host side of one live lab; ``guests`` are those that are more than emulated, by name."""
 
     def __init__(
         self, place: LabPlace, shell: Shell, namespaces: dict[str, NamespaceGuest], processes: LabProcesses, journal: Journal
@@ -46,11 +51,12 @@ class LiveHost:
         self.shell = shell
         self._namespaces = namespaces
         self._processes = processes
+        self.machines: dict[str, QemuGuest] = {}
 
     @property
-    def namespaces(self) -> dict[str, Guest]:
-        """The guests that are Linux namespaces."""
-        return dict(self._namespaces)
+    def guests(self) -> dict[str, Guest]:
+        """The guests that are Linux namespaces or virtual machines."""
+        return {**self._namespaces, **self.machines}
 
     def adapter_context(self, timeline: Timeline, events: EventLog, port: Port, network: str) -> AdapterContext:
         """Give what the way out of a network is opened with."""
@@ -107,7 +113,10 @@ class LiveHost:
             shell = Shell(timeline)
             try:
                 await trio.to_thread.run_sync(create_all, guests)
-                yield cls(place, shell, {guest.name: guest for guest in guests}, processes, journal)
+                host = cls(place, shell, {guest.name: guest for guest in guests}, processes, journal)
+                if not emulate:
+                    host.machines = host._make_machines(topology, timeline, events)
+                yield host
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(processes.stop)
@@ -116,6 +125,39 @@ class LiveHost:
         finally:
             for text in finish(lock, journal):
                 progress(f"could not be removed, the next run tries again: {text}")
+
+    def _context_of_guest(self, timeline: Timeline, events: EventLog, name: str, port: Port) -> AdapterContext:
+        return self.adapter_context(timeline, events, port, name)
+
+    def _make_machines(self, topology: ResolvedTopology, timeline: Timeline, events: EventLog) -> dict[str, QemuGuest]:
+        """Make the virtual machines, which are started later."""
+        machines = [(guest, guest.machine) for guest in topology.guests.values() if guest.machine is not None]
+        return {
+            guest.name: QemuGuest(
+                guest.name,
+                topology.name,
+                machine,
+                guest.interfaces,
+                index=index,
+                directory=str(self.place.directory),
+                processes=self._processes,
+                report=events.reporter(guest.name),
+                make_context=partial(self._context_of_guest, timeline, events, guest.name),
+            )
+            for index, (guest, machine) in enumerate(machines)
+        }
+
+    async def _start_machines(self) -> None:
+        """Start the machines one after the other, each when the one before it runs and its delay is over (VS-84)."""
+        for machine in sorted(self.machines.values(), key=lambda each: each.machine.start_order):
+            await trio.sleep(machine.machine.start_delay / SECOND)
+            with contextlib.suppress(LabError, UsageError):  # whoever waits for it is told; or somebody was faster
+                await machine.start()
+
+    async def _stop_machines(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for machine in self.machines.values():
+                nursery.start_soon(machine.stop)
 
     @asynccontextmanager
     async def running(self, lab: Lab) -> AsyncIterator[None]:
@@ -133,14 +175,21 @@ class LiveHost:
         async with trio.open_nursery() as nursery:
             for guest in self._namespaces.values():
                 guest.start(self.shell)
+            for machine in self.machines.values():
+                machine.serve(nursery)
             nursery.start_soon(drive)
+            starting = trio.CancelScope()
+            if self.machines:
+                nursery.start_soon(_within, starting, self._start_machines)
             try:
                 yield
             except Exception as error:
                 failure = error  # the nursery would put it into a group
             finally:
-                if self._namespaces:
-                    with trio.CancelScope(shield=True):
+                starting.cancel()
+                with trio.CancelScope(shield=True):
+                    await self._stop_machines()
+                    if self.guests:
                         await trio.to_thread.run_sync(self._processes.stop)
                 for guest in self._namespaces.values():
                     guest.stop()
@@ -149,23 +198,30 @@ class LiveHost:
             raise failure
 
 
+async def _within(scope: trio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await function()
+
+
 def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
     """Raise HostError for what the topology names and a live lab cannot do yet."""
     for guest in topology.guests.values():
-        if guest.kind == "qemu":
-            raise HostError(f"guest {guest.name}: kind qemu is not built yet; use emulated or namespace")
-        for each in guest.interfaces if guest.kind in LINUX_KINDS and not emulate else ():
+        for each in guest.interfaces if guest.kind != "emulated" and not emulate else ():
             if each.parent is not None or each.bond is not None:
                 what, key = ("VLAN sub-interface", "vlans") if each.parent is not None else ("bond", "bond")
                 raise HostError(
                     f"guest {guest.name}: {each.name} is a {what}, and vnet makes those for emulated guests only "
                     f"(take `{key}` out, or run the lab with --emulate or --simulate)"
                 )
-        if guest.run and guest.kind in LINUX_KINDS and not emulate:
+        if guest.run and guest.kind != "emulated" and not emulate:
             raise HostError(
                 f"guest {guest.name}: run is for emulated guests, and guests of kind {guest.kind} run real programs "
-                "(take `run` out and use vnet exec, or run the lab with --emulate or --simulate)"
+                "(take `run` out, or run the lab with --emulate or --simulate)"
             )
+        if guest.machine is not None and not emulate:
+            if shutil.which(QEMU) is None:
+                raise HostError(f"guest {guest.name} needs {QEMU}: install qemu-system-x86, or give --emulate")
+            check_files(guest.name, guest.machine)
 
 
 def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface, *, first: bool) -> Nic:

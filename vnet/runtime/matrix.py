@@ -12,11 +12,11 @@ import trio
 from vnet.errors import UsageError
 from vnet.guests.base import Address, Guest, Verdict
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.opaque import OpaqueGuest
 from vnet.runtime.usage import called_as
 from vnet.runtime.views import Row, address_of
 from vnet.topology.reachability import Expectation, Probe, expected
 from vnet.topology.reachability6 import expected_ipv6
-from vnet.topology.resolved import LINUX_KINDS
 from vnet.units import SECOND, Duration
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ PROTOCOLS: Final[tuple[Probe, ...]] = ("icmp", "tcp", "udp")
 MOST_AT_ONCE: Final = 256
 """Probes under way at a time: a live lab has descriptors for no more."""
 MAX_PORT: Final = 65535
+NOT_MEASURED: Final = "vnet cannot probe from inside a virtual machine"
 NOT_JUDGED: Final = "what IPv6 routers advertise and namespaces forward is not known"
 
 Pair: TypeAlias = tuple[str, str]
@@ -142,9 +143,9 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     """Probe every guest from every other; return the rows of the matrix in the order of the topology.
 
     A TCP or UDP port that answers "closed" was reached: the packet came there and back. Where only a port forward leads to
-    the target, its outside address is probed. Pairs with a guest of IPv6 alone are judged as far as the file says enough
-    (``vnet.topology.reachability6``); else ``expected`` and ``agrees`` are None. Raise UsageError for an unknown protocol or
-    a missing port.
+    the target, its outside address is probed. From a virtual machine nothing can be probed. Pairs with a guest of IPv6
+    alone are judged as far as the file says enough (``vnet.topology.reachability6``); else ``expected`` and ``agrees`` are
+    None. Raise UsageError for an unknown protocol or a missing port.
     """
     kind = next((each for each in PROTOCOLS if each == protocol), None)
     if kind is None:
@@ -155,6 +156,7 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
         raise UsageError(f"{port!r} is no port: it is a whole number up to {MAX_PORT}")
     verdicts = expected(lab.topology, kind, port)
     modern = dict.fromkeys(name for name in lab.guests if _is_ipv6_only(lab, name))  # in order: each run starts alike
+    mute = frozenset(name for name, guest in lab.guests.items() if isinstance(guest, OpaqueGuest))
     over_ipv6 = {pair: _judge(lab, *pair, modern) for pair in verdicts if pair[0] in modern or pair[1] in modern}
     async with trio.open_nursery() as nursery:
         for name in modern:
@@ -181,7 +183,7 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
     async with trio.open_nursery() as nursery:
         for source, target in verdicts:
             nursery.start_soon(probe, source, target)
-    judged = {pair: over_ipv6.get(pair, verdict) for pair, verdict in verdicts.items()}
+    judged = {pair: None if pair[0] in mute else over_ipv6.get(pair, verdict) for pair, verdict in verdicts.items()}
     matrix: list[Row] = [
         {
             "from": source,
@@ -190,7 +192,7 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
             "to_network": _network(lab, target),
             **rows[source, target],
             "expected": None if verdict is None else verdict.allowed,
-            "reason": NOT_JUDGED if verdict is None else verdict.reason,
+            "reason": NOT_MEASURED if source in mute else NOT_JUDGED if verdict is None else verdict.reason,
             "through": [] if verdict is None else list(verdict.through),
             "agrees": None if verdict is None else verdict.allowed == rows[source, target]["reached"],
         }
@@ -217,7 +219,7 @@ def _is_ipv6_only(lab: Lab, name: str) -> bool:
     """Tell whether the topology has no IPv4 address for a guest, neither a static one nor one by DHCP, but IPv6."""
     guest = lab.topology.guests[name]
     networks = [lab.topology.networks[nic.network] for nic in guest.interfaces if nic.network is not None]
-    may_lease = guest.kind in LINUX_KINDS and any(network.dhcp is not None for network in networks)
+    may_lease = guest.kind != "emulated" and any(network.dhcp is not None for network in networks)
     has_ipv4 = may_lease or any(
         nic.dhcp is not None or any(address.version == 4 for address in nic.addresses) for nic in guest.interfaces
     )

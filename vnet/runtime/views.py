@@ -14,10 +14,10 @@ from vnet.addresses import format_mac
 from vnet.errors import UsageError
 from vnet.guests.base import Address
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.qemu import QemuGuest
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
 from vnet.topology.describe import network_of
-from vnet.topology.resolved import LINUX_KINDS
 from vnet.units import SECOND, Instant
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ View: TypeAlias = "Callable[[Lab], list[Row]]"
 def owners(lab: Lab) -> dict[bytes, str]:
     """Map every MAC address of the topology to ``node:interface``."""
     known = {interface.mac: f"{node}:{interface.name}" for node, interface, _ in lab.topology.cables()}
+    known.update({plug.mac: plug.port.name for plug in lab.plugs.values()})
     known.update({net.dhcp.mac: f"{net.name}:dhcp" for net in lab.topology.networks.values() if net.dhcp is not None})
     return known
 
@@ -46,9 +47,9 @@ def leased(lab: Lab) -> dict[bytes, list[Binding]]:
     return found
 
 
-def leases_on(lab: Lab, lease_of: Mapping[bytes, list[Binding]], guest: str, nic: ResolvedInterface) -> list[Binding]:
+def leases_on(lab: Lab, leases_by_mac: Mapping[bytes, list[Binding]], guest: str, nic: ResolvedInterface) -> list[Binding]:
     """Choose an interface's leases of all (``leased``): where sub-interfaces share its MAC address, those of its network."""
-    found = lease_of.get(nic.mac, [])
+    found = leases_by_mac.get(nic.mac, [])
     subs = [each for each in lab.topology.guests[guest].interfaces if each.parent is not None]
     if not any(nic.name in (each.name, each.parent) for each in subs):
         return found
@@ -57,13 +58,22 @@ def leases_on(lab: Lab, lease_of: Mapping[bytes, list[Binding]], guest: str, nic
     return [each for each in found if subnet is not None and IPv4Address(each.address) in subnet]
 
 
+def lease_of(lab: Lab, mac: bytes) -> IPv4Address | None:
+    """Tell the address that a DHCP server of the lab has leased to a MAC address; the first, if several have."""
+    for node in lab.dhcp.values():
+        for binding in node.bindings():
+            if binding.mac == mac and binding.state is BindingState.BOUND:
+                return IPv4Address(binding.address)
+    return None
+
+
 def address_of(lab: Lab, name: str) -> Address | None:
     """Tell a guest's first address; that of a guest whose own DHCP client asks is known from the server."""
     address = lab.guests[name].address
     if address is None:
-        lease_of = leased(lab)
+        leases_by_mac = leased(lab)
         for interface in lab.topology.guests[name].interfaces:
-            leases = leases_on(lab, lease_of, name, interface) if interface.dhcp is None else []
+            leases = leases_on(lab, leases_by_mac, name, interface) if interface.dhcp is None else []
             if leases:
                 return IPv4Address(leases[0].address)
     return address
@@ -114,6 +124,7 @@ def ports(lab: Lab) -> list[Row]:
     for switch in lab.switches.values():
         switch.fold()
         for port in switch.ports.values():
+            plug = lab.plugs.at(switch.name, port.number)
             rows.append({
                 "switch": switch.name,
                 "port": port.number,
@@ -126,6 +137,7 @@ def ports(lab: Lab) -> list[Row]:
                 "tx_frames": port.tx_frames,
                 "tx_octets": port.tx_octets,
                 "drops": dict(port.drops),
+                "plug": None if plug is None else plug.describe(),
             })  # fmt: skip
     return rows
 
@@ -245,7 +257,7 @@ def flows(lab: Lab) -> list[Row]:
 def _own_client(lab: Lab, guest: Guest, nic: ResolvedInterface) -> str | None:
     """Say that nobody asks for an address unless the user's own client in the namespace does."""
     network = lab.topology.networks.get(nic.network or "")
-    waits = guest.kind in LINUX_KINDS and nic.dhcp is None and not nic.addresses
+    waits = guest.kind in ("namespace", "qemu") and nic.dhcp is None and not nic.addresses
     return "own client" if waits and network is not None and network.dhcp is not None else None
 
 
@@ -254,6 +266,7 @@ def without_client(lab: Lab) -> list[str]:
     return [
         f"{row['name']}:{interface['name']}"
         for row in guests(lab)
+        if row["machine"] is None  # which may still be booting
         for interface in cast("list[Row]", row["interfaces"])
         if interface["dhcp"] == "own client" and not interface["addresses"]
     ]
@@ -261,14 +274,14 @@ def without_client(lab: Lab) -> list[str]:
 
 def guests(lab: Lab) -> list[Row]:
     """List the guests and their interfaces, with the addresses they have now: configured, or leased to their MAC."""
-    lease_of = leased(lab)
+    leases_by_mac = leased(lab)
     rows: list[Row] = []
     for name, guest in lab.guests.items():
         resolved = lab.topology.guests[name]
         interfaces: list[Row] = []
         for nic, state in zip(resolved.interfaces, guest.interfaces(), strict=True):
             own = [str(address) for address in state.addresses]
-            by_lease = [dotted(binding.address) for binding in leases_on(lab, lease_of, name, nic)]
+            by_lease = [dotted(binding.address) for binding in leases_on(lab, leases_by_mac, name, nic)]
             interfaces.append({
                 "name": state.name,
                 "mac": format_mac(state.mac),
@@ -281,7 +294,7 @@ def guests(lab: Lab) -> list[Row]:
             })  # fmt: skip
         rows.append({
             "name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces,
-            "programs": _programs_of(guest), "dns": _servers(guest),
+            "programs": _programs_of(guest), "dns": _servers(guest), "machine": _machine(guest),
         })  # fmt: skip
     return rows
 
@@ -303,6 +316,16 @@ def _servers(guest: Guest) -> list[str] | None:
     if not isinstance(guest, EmulatedGuest):
         return None
     return [str(ip_address(server)) for server in guest.names.settings.servers]
+
+
+def _machine(guest: Guest) -> Row | None:
+    """Tell how a virtual machine stands."""
+    if not isinstance(guest, QemuGuest):
+        return None
+    return {
+        "state": guest.state.value, "pid": guest.pid, "error": guest.error or None, "accel": guest.machine.accel,
+        "memory": guest.machine.memory,
+    }  # fmt: skip
 
 
 def routers(lab: Lab) -> list[Row]:

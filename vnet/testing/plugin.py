@@ -124,7 +124,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     import trio
 
     from vnet.runtime.clock import simulate
-    from vnet.runtime.lab import open_lab
+    from vnet.runtime.opening import open_lab
     from vnet.runtime.sinks import MemorySink
     from vnet.runtime.usage import length_of
     from vnet.runtime.views import everything

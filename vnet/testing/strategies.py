@@ -24,7 +24,7 @@ import trio
 from vnet.errors import UsageError
 from vnet.ports import NO_OFFLOAD
 from vnet.runtime.change import change
-from vnet.runtime.lab import open_lab
+from vnet.runtime.opening import open_lab
 from vnet.runtime.waiting import When, advance
 from vnet.testing.invariants import Invariants
 from vnet.topology import resolve

@@ -308,7 +308,10 @@ class Nic(Impaired, frozen=True, kw_only=True):
     ] = None
     name: Annotated[str | None, about("Not given: eth0, eth1, ..., or bond0, bond1, ...")] = None
     mtu: Annotated[int | None, about("Largest IP packet; not given: 1500.")] = None
-    model: Annotated[str | None, about("Device model of a QEMU guest's NIC.")] = None
+    model: Annotated[
+        str | None,
+        about("QEMU: device model: virtio (the default), e1000, rtl8139, pcnet, ne2k, tulip, vmxnet3, ..."),
+    ] = None
     switch: Annotated[str | None, about("The switch it is plugged in; not given: the guest's.")] = None
 
 
@@ -319,7 +322,7 @@ class Guest(Strict, frozen=True, kw_only=True):
         Literal["emulated", "namespace", "attach", "qemu"],
         about(
             "emulated (the default): an IP stack in process; namespace: real Linux processes behind a TAP; attach: a process"
-            " that runs already, such as a container's; qemu: a virtual machine, not built yet."
+            " that runs already, such as a container's; qemu: a virtual machine."
         ),
     ] = "emulated"
     nics: Annotated[list[NetworkName | Nic], about("The NICs in order: a network's name, or a mapping with more.")] = []
@@ -340,12 +343,27 @@ class Guest(Strict, frozen=True, kw_only=True):
         ),
     ] = []
     notes: Annotated[str, about("Anything worth knowing.")] = ""
-    kernel: Annotated[str | None, about("QEMU: kernel image.")] = None
+    kernel: Annotated[str | None, about("QEMU: kernel image; as all paths, beside the topology file.")] = None
     initrd: Annotated[str | None, about("QEMU: initial RAM disk.")] = None
     append: Annotated[str | None, about("QEMU: kernel command line.")] = None
-    disk: Annotated[str | None, about("QEMU: disk image.")] = None
-    memory: Annotated[SizeText | None, about("QEMU: memory.")] = None
-    cpus: Annotated[int | None, about("QEMU: number of CPUs.")] = None
+    disk: Annotated[str | None, about("QEMU: disk image, raw or qcow2; the machine writes to it.")] = None
+    iso: Annotated[str | None, about("QEMU: CD image.")] = None
+    memory: Annotated[SizeText | None, about("QEMU: memory; not given: 256MiB.")] = None
+    cpus: Annotated[int | None, about("QEMU: number of CPUs; not given: 1.")] = None
+    machine: Annotated[str | None, about("QEMU: machine type; not given: pc.")] = None
+    accel: Annotated[
+        Literal["tcg", "kvm"] | None, about("QEMU: tcg, emulation, which works everywhere (the default), or kvm.")
+    ] = None
+    console: Annotated[
+        Literal["serial", "none"] | None, about("QEMU: a serial port that vnet console talks to (the default), or none.")
+    ] = None
+    args: Annotated[list[str] | None, about("QEMU: more arguments, as QEMU has them.")] = None
+    start_order: Annotated[
+        int | None, about("QEMU: machines start one after the other, the smallest number first; not given: 0.")
+    ] = None
+    start_delay: Annotated[
+        DurationText | None, about("QEMU: how long after the machine before it runs; not given: at once.")
+    ] = None
 
 
 class Topology(Strict, frozen=True, kw_only=True):

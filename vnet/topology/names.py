@@ -13,7 +13,8 @@ from vnet.topology.model import BondMember, Nic, SubInterface, Topology
 from vnet.topology.problems import Path, Problems
 from vnet.topology.shape import numbered
 
-_NODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+GOOD_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+"""What guests, routers, switches and plugs may be called."""
 _LAB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _NETWORK: Final = re.compile(r"[^\s:/\x00-\x1f\x7f](?:[^:/\x00-\x1f\x7f]{0,78}[^\s:/\x00-\x1f\x7f])?")
 _NIC: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
@@ -53,7 +54,7 @@ def _check_nodes(model: Topology, problems: Problems) -> None:
         section = "switches" if kind == "switch" else f"{kind}s"
         for name in names:
             path: Path = (section, name)
-            if not _NODE.fullmatch(name):
+            if not GOOD_NAME.fullmatch(name):
                 text = f"{name[:80]!r} cannot be a {kind}'s name; use up to 63 letters, digits, - and _"
                 problems.error("bad-name", path, text, key=True)
             elif name in _KEPT_NODES:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from vnet.addresses import Mac
 from vnet.topology.bonds import Owner, resolve_bond
 from vnet.topology.draft import Draft, Static
+from vnet.topology.machines import resolve_model
 from vnet.topology.model import Guest, Nic, SubInterface
 from vnet.topology.problems import Path, Problems, format_path
 from vnet.topology.reading import Reader
@@ -110,7 +111,7 @@ def _nic(
         mtu=mtu,
         cable=cable,
         port=draft.wiring.plug(switch, "guest", guest, name, vlans) if bond is None else bond.members[0].port,
-        model=nic.model,
+        model=resolve_model(draft, model, nic, path),
         ipv6=nic.ipv6,
         bond=bond,
     )
@@ -280,6 +281,8 @@ def _dhcp(
         draft.problems.warning("no-dhcp-server", (*path, "dhcp"), text, key=True)
     if guest.kind in LINUX_KINDS:
         return "vnet" if nic.dhcp == "vnet" else None
+    if guest.kind == "qemu":
+        return "client" if nic.dhcp else None  # its own client asks, or not; only what is stated is waited for
     if nic.dhcp is None:
         trunk_only = isinstance(nic, Nic) and nic.trunk is not None
         wanted = not nic.address and not trunk_only and network is not None and draft.has_dhcp(network)

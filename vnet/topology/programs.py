@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path as FilePath
 from typing import Final
 
 from vnet.topology.draft import Draft
+from vnet.topology.machines import folder_of
 from vnet.topology.model import Guest
 from vnet.topology.problems import Path, suggestion
 from vnet.topology.program_model import Dns, Echo, Http, Iperf3, Iperf3Client, Program, Sink, Traffic
@@ -70,7 +70,7 @@ def resolve_programs(draft: Draft, name: str, model: Guest) -> tuple[ResolvedPro
 def _program(draft: Draft, given: str | Program, path: Path) -> ResolvedProgram | None:
     if isinstance(given, str):
         if match := _FUNCTION.fullmatch(given):
-            return RunFunction(module=match[1], function=match[2], folder=str(_folder(draft)))
+            return RunFunction(module=match[1], function=match[2], folder=str(folder_of(draft)))
         if given in _BARE:
             return _built_in(draft, _BARE[given], path, "")
         if given in PROGRAMS:
@@ -101,7 +101,7 @@ def _built_in(draft: Draft, given: Program, path: Path, key: str) -> ResolvedPro
         case Echo() as echo:
             return RunEcho(port=port(echo.port, 7))
         case Http() as http:
-            return RunHttp(port=port(http.port, 80), folder=str(_folder(draft) / http.folder))
+            return RunHttp(port=port(http.port, 80), folder=str(folder_of(draft) / http.folder))
         case Dns() as dns:
             ttl = reader.duration(dns.ttl, (*inner, "ttl"), 60 * SECOND)
             if ttl > MOST_TTL * SECOND:
@@ -118,12 +118,6 @@ def _built_in(draft: Draft, given: Program, path: Path, key: str) -> ResolvedPro
             return _traffic(draft, traffic, port(traffic.port, 9000), inner)
         case _:
             return None
-
-
-def _folder(draft: Draft) -> FilePath:
-    """Return the folder of the topology file; for a topology that is in no file, where vnet runs."""
-    source = draft.problems.file
-    return FilePath(source).parent if source is not None and not source.startswith("<") else FilePath()
 
 
 def _names(draft: Draft, model: Dns, path: Path) -> tuple[tuple[str, tuple[Address, ...]], ...]:

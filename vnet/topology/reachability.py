@@ -13,7 +13,6 @@ from typing import Final, Literal, TypeAlias, final
 
 from vnet.topology.describe import network_of
 from vnet.topology.resolved import (
-    LINUX_KINDS,
     ResolvedGuest,
     ResolvedInterface,
     ResolvedRouter,
@@ -131,9 +130,9 @@ class _Walker:
     def _lease(
         self, guest: ResolvedGuest, interface: ResolvedInterface, network: str, gateway: IPv4Address | None
     ) -> _Attachment | None:
-        """Return what a DHCP client gets; a namespace is taken to run a client of its own."""
+        """Return what a DHCP client gets; a namespace or machine is taken to run a client of its own."""
         scope = self.resolved.networks[network].dhcp
-        own_client = guest.kind in LINUX_KINDS and interface.network is not None  # on a trunk nobody knows what it asks for
+        own_client = guest.kind != "emulated" and interface.network is not None  # on a trunk nobody knows what it asks for
         if scope is None or not (interface.dhcp or own_client):
             return None
         address = scope.reservations.get(interface.mac)

@@ -15,6 +15,7 @@ from vnet.errors import TopologyError
 from vnet.topology.addressing import MacAllotter
 from vnet.topology.dns import resolve_search, resolve_servers
 from vnet.topology.draft import Draft
+from vnet.topology.machines import resolve_machine
 from vnet.topology.model import Guest, Route, Router, RouterInterface, Topology
 from vnet.topology.model import Network as NetworkModel
 from vnet.topology.names import check_names
@@ -175,9 +176,6 @@ def _routes(draft: Draft, models: list[Route], path: Path) -> tuple[ResolvedRout
 
 def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
     path: Path = ("guests", name)
-    if model.kind == "qemu":
-        text = "guests of kind qemu are not built yet; use emulated or namespace"
-        draft.problems.error("kind-not-built", (*path, "kind"), text)
     interfaces = resolve_nics(draft, name, model)
     gateway = default_gateway(draft, name, model, interfaces)
     return ResolvedGuest(
@@ -191,6 +189,7 @@ def _guest(draft: Draft, name: str, model: Guest) -> ResolvedGuest:
         namespace=(model.namespace or f"{draft.model.name}-{name}") if model.kind == "namespace" else None,
         pid=_pid(draft, model, path),
         run=resolve_programs(draft, name, model),
+        machine=resolve_machine(draft, name, model),
     )
 
 

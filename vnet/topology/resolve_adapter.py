@@ -99,13 +99,13 @@ def _around(topology: ResolvedTopology, network: ResolvedNetwork, problems: Prob
         problems=problems,
         free_address=_free(network.subnet, taken, (scope.range_start, scope.range_end) if scope else None),
         gateway=_gateway(network.subnet, wanted, scope.gateway if scope else None, taken),
-        mac=_derived_mac(topology, network.name),
+        mac=derived_mac(topology, network.name),
         addresses=statics,
         has_dhcp=scope is not None,
     )
 
 
-def _derived_mac(topology: ResolvedTopology, network: str) -> Callable[[str], Mac]:
+def derived_mac(topology: ResolvedTopology, network: str) -> Callable[[str], Mac]:
     """Derive as ``MacAllotter`` does, so that an adapter has the same address whenever it comes."""
     oui = PROFILES[topology.profile].oui
     return lambda name: oui + hashlib.sha256(f"{topology.name}/{network}/{name}".encode()).digest()[:3]

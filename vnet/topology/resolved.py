@@ -26,6 +26,7 @@ from typing import Final, Literal, TypeAlias, final
 
 from vnet.addresses import Mac
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
+from vnet.topology.machines import ResolvedMachine
 from vnet.topology.resolved_programs import ResolvedProgram
 from vnet.units import Duration, Rate, Size
 
@@ -270,7 +271,8 @@ class ResolvedLink:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedGuest:
-    """A guest: an emulated host, a network namespace called ``namespace``, or that of process ``pid``; None for others."""
+    """A guest: an emulated host, or what the field that is not None says: a network namespace called ``namespace``, that of
+    process ``pid``, a virtual ``machine``."""
 
     name: str
     kind: GuestKind
@@ -282,6 +284,7 @@ class ResolvedGuest:
     namespace: str | None
     pid: int | None = None
     run: tuple[ResolvedProgram, ...] = ()
+    machine: ResolvedMachine | None = None
 
 
 @final

@@ -228,6 +228,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "Program": "a program", "Echo": "program echo", "Http": "program http", "Dns": "program dns", "Sink": "program sink",
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
     "Adapter": "an adapter", "Loopback": "a loopback adapter", "Bridge": "a bridge adapter",
+    "Stream": "a stream adapter", "Dgram": "a dgram adapter",
     "Vxlan": "a vxlan adapter", "Geneve": "a geneve adapter", "Udp": "a udp adapter", "Vde": "a vde adapter",
     "Pcap": "a pcap adapter", "RouterInterface": "a router's interface", "SubInterface": "a VLAN sub-interface",
     "BondMember": "a bond's member (which has a cable; addresses stand with the bond)",

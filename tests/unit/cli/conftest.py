@@ -14,7 +14,8 @@ import trio
 from vnet.cli.main import run as run_cli
 from vnet.runtime.commands import Commands
 from vnet.runtime.control import ControlServer
-from vnet.runtime.lab import Lab, open_lab
+from vnet.runtime.lab import Lab
+from vnet.runtime.opening import open_lab
 from vnet.runtime.places import place_of
 
 TOPOLOGY = """\

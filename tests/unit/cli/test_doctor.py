@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +45,27 @@ def test_a_machine_that_can_do_nothing(run: Run, monkeypatch: pytest.MonkeyPatch
     at = next(number for number, line in enumerate(lines) if "network namespaces" in line)
     assert lines[at].startswith("no ") and lines[at].endswith("Operation not permitted")
     assert "how: run vnet as root" in lines[at + 2]
+
+
+@pytest.mark.parametrize(
+    ("says", "ok", "found"),
+    [
+        ("echo QEMU emulator version 7.2.22 '(Debian 1:7.2)'", True, "version 7.2.22"),
+        ("echo QEMU emulator version 10.0", True, "version 10.0"),
+        ("echo QEMU emulator version 6.9.1", False, "version 6.9.1"),
+        ("echo something else", False, "of an unknown version"),
+        ("exit 1", False, "does not run: CalledProcessError"),
+    ],
+)
+def test_a_qemu_is_asked_how_old_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, ok: bool, found: str
+) -> None:
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text(f"#!/bin/sh\n{says}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    finding = doctor._qemu()
+    assert finding.ok == ok and found in finding.found and str(program) in finding.found
 
 
 def test_a_probe_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:

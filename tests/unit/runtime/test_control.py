@@ -272,7 +272,7 @@ def test_arguments_of_the_wrong_kind(read: str, value: object) -> None:
 def test_every_command_survives_arguments_of_every_kind(tmp_path: Path) -> None:
     """On a real lab: whatever the arguments are, UsageError or an answer."""
     from vnet.runtime.clock import simulate
-    from vnet.runtime.lab import open_lab
+    from vnet.runtime.opening import open_lab
 
     path = tmp_path / "lab.yaml"
     path.write_text(

@@ -10,6 +10,7 @@ import msgspec
 from vnet.topology.adapter_kinds.bridge import Bridge, resolve_bridge
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
 from vnet.topology.adapter_kinds.pcap import Pcap, resolve_pcap
+from vnet.topology.adapter_kinds.sockets import Dgram, Stream, resolve_dgram, resolve_stream
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.tap import resolve_fd, resolve_tap
 from vnet.topology.adapter_kinds.tunnels import Geneve, Udp, Vxlan, resolve_tunnel, resolve_udp
@@ -30,6 +31,8 @@ class Adapter(Strict, frozen=True, kw_only=True):
     bridge: Annotated[str | Bridge | None, about("A NIC of the machine: its name, or a mapping with options.")] = None
     tap: Annotated[str | None, about("A TAP device of this name on the machine; made if it is not there.")] = None
     fd: Annotated[int | None, about("A TAP device that is open as this file descriptor already.")] = None
+    stream: Annotated[Stream | None, about("A stream socket with frames in it, such as QEMU's.")] = None
+    dgram: Annotated[Dgram | None, about("A datagram socket with frames in it, such as QEMU's.")] = None
     vxlan: Annotated[Vxlan | None, about("A VXLAN tunnel to other machines.")] = None
     geneve: Annotated[Geneve | None, about("A GENEVE tunnel to other machines.")] = None
     vde: Annotated[str | Vde | None, about("A vde_switch to plug into, by its directory, or the lab as one.")] = None
@@ -62,6 +65,8 @@ _KINDS: Final[Mapping[str, _Read]] = {
     "bridge": lambda given, around, path: resolve_bridge(given.bridge or "", around, path),
     "tap": lambda given, around, path: resolve_tap(given.tap or "", around, path),
     "fd": lambda given, around, path: resolve_fd(given.fd or 0, around, path),
+    "stream": lambda given, around, path: resolve_stream(given.stream or Stream(), around, path),
+    "dgram": lambda given, around, path: resolve_dgram(given.dgram or Dgram(), around, path),
     "vxlan": lambda given, around, path: resolve_tunnel("vxlan", _is(given.vxlan), around, path),
     "geneve": lambda given, around, path: resolve_tunnel("geneve", _is(given.geneve), around, path),
     "vde": lambda given, around, path: resolve_vde(given.vde or "", around, path),

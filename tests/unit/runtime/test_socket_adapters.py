@@ -1,0 +1,76 @@
+"""Two live labs joined by a socket, each of emulated guests: no root, and nothing of the machine but a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+import vnet
+from vnet.guests.emulated import EmulatedGuest
+from vnet.topology import parse_topology
+from vnet.topology.resolved import ResolvedTopology
+from vnet.wire.ethernet import HEADER_OCTETS
+
+
+def lab_of(name: str, address: str, adapter: str) -> ResolvedTopology:
+    return parse_topology(
+        f"{{name: {name}, networks: {{lan: {{vlan: 7, subnet: 10.0.0.0/24, adapter: {adapter}}}}},"
+        f" guests: {{{name}1: {{nics: [{{network: lan, address: {address}/24}}]}}}}}}"
+    )
+
+
+@pytest.fixture(autouse=True)
+def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+async def until_up(lab: vnet.Lab) -> None:
+    with trio.fail_after(10):
+        while lab.networks["lan"].state != "up":  # noqa: ASYNC110 - nobody is told
+            await trio.sleep(0.01)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", ["stream", "dgram"])
+async def test_two_labs_are_one_network(tmp_path: Path, kind: str) -> None:
+    one, two = tmp_path / "one.sock", tmp_path / "two.sock"
+    ends = (
+        [f'{{stream: {{listen: "{one}"}}}}', f'{{stream: {{connect: "{one}"}}}}'] if kind == "stream"
+        else [f'{{dgram: {{local: "{one}", remote: "{two}"}}}}', f'{{dgram: {{local: "{two}", remote: "{one}"}}}}']
+    )  # fmt: skip
+    async with vnet.open_lab(lab_of("a", "10.0.0.1", ends[0])) as a:
+        assert a.networks["lan"].state.startswith("unbound: nobody ")
+        async with vnet.open_lab(lab_of("b", "10.0.0.2", ends[1])) as b, trio.open_nursery() as nursery:
+            await until_up(a)
+            await until_up(b)
+            assert (await a.ping("a1", "10.0.0.2")).ok and (await b.ping("b1", "10.0.0.1")).ok
+            server, client = a.guests["a1"], b.guests["b1"]
+            assert isinstance(server, EmulatedGuest) and isinstance(client, EmulatedGuest)
+            data = bytes(range(256)) * 2000  # in super-frames inside each lab, in frames between them
+
+            async def serve(stream: trio.SocketStream) -> None:
+                await stream.send_all(data)
+
+            await nursery.start(server.serve_tcp, serve, 80)
+            sizes: list[int] = []
+            b.ports["lan:adapter"].hook(
+                tx=lambda send: lambda frame, offload: (sizes.append(len(frame)), send(frame, offload))[1]
+            )
+            stream = await client.open_tcp_stream("10.0.0.1", 80)
+            got = b"".join([piece async for piece in stream])
+            assert got == data and max(sizes) == 1500 + HEADER_OCTETS
+            await b.networks["lan"].rebind("none")
+            assert not (await a.ping("a1", "10.0.0.2", timeout=0.2)).ok
+            await b.networks["lan"].rebind(ends[1])
+            await until_up(b)
+            await until_up(a)
+            assert (await b.ping("b1", "10.0.0.1")).ok, "after a rebind as before"
+            nursery.cancel_scope.cancel()
+        if kind == "stream":
+            with trio.fail_after(5):
+                while "nobody" not in a.networks["lan"].state:  # noqa: ASYNC110 - nobody is told
+                    await trio.sleep(0.01)
+    assert not one.exists() and not two.exists()

@@ -1,0 +1,78 @@
+"""What can be plugged into a running lab from outside: for each kind the adapter, and the words that its program wants.
+
+One kind, one line in ``PLUG_KINDS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias, final
+
+from vnet.addresses import Mac, format_mac
+from vnet.topology.adapter_kinds.sockets import DgramSpec, SocketPlace, StreamSpec
+from vnet.topology.adapter_kinds.spec import AdapterSpec
+
+QEMU: Final = "qemu-system-x86_64"
+Details: TypeAlias = Mapping[str, object]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlugKind:
+    """A kind of plug.
+
+    ``spec`` names the adapter for a name that no other socket in the lab's run directory has. ``words`` are the arguments
+    that a VM program needs: of the plug's name, the open adapter's ``details``, the NIC's device and its MAC address.
+    """
+
+    about: str
+    program: str
+    spec: Callable[[str], AdapterSpec]
+    words: Callable[[str, Details, str, Mac], list[str]]
+
+
+def escaped(text: object) -> str:
+    """Write a value of a QEMU option: a comma is doubled."""
+    return str(text).replace(",", ",,")
+
+
+def qemu_nic(netdev: str, name: str, device: str, mac: Mac) -> list[str]:
+    """Write the two arguments of a NIC and what is behind it; both are known by *name*."""
+    return ["-netdev", netdev, "-device", f"{device},netdev={name},mac={format_mac(mac)}"]
+
+
+def _stream(name: str, details: Details, device: str, mac: Mac) -> list[str]:
+    path = escaped(details["socket"])
+    return qemu_nic(f"stream,id={name},server=off,addr.type=unix,addr.path={path}", name, device, mac)
+
+
+def _dgram(name: str, details: Details, device: str, mac: Mac) -> list[str]:
+    ends = f"local.type=unix,local.path={escaped(details['peer'])},remote.type=unix,remote.path={escaped(details['socket'])}"
+    return qemu_nic(f"dgram,id={name},{ends}", name, device, mac)
+
+
+def _legacy(name: str, details: Details, device: str, mac: Mac) -> list[str]:
+    return qemu_nic(f"socket,id={name},connect={escaped(details['socket'])}", name, device, mac)
+
+
+PLUG_KINDS: Final[Mapping[str, PlugKind]] = {
+    "qemu-stream": PlugKind(
+        about="QEMU 7.2 or newer, -netdev stream over a Unix socket",
+        program=QEMU,
+        spec=lambda name: StreamSpec(place=SocketPlace(path=name), listens=True),
+        words=_stream,
+    ),
+    "qemu-dgram": PlugKind(
+        about="QEMU 7.2 or newer, -netdev dgram over Unix sockets",
+        program=QEMU,
+        spec=lambda name: DgramSpec(local=SocketPlace(path=name), remote=SocketPlace(path=f"{name}.vm")),
+        words=_dgram,
+    ),
+    "qemu-legacy": PlugKind(
+        about="any QEMU, -netdev socket over TCP on 127.0.0.1, where every user of the machine can connect",
+        program=QEMU,
+        spec=lambda name: StreamSpec(place=SocketPlace(host="127.0.0.1", port=0), listens=True),
+        words=_legacy,
+    ),
+}  # fmt: skip
