@@ -21,7 +21,7 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.name = f"vt{secrets.token_hex(3)}"
         self.directory = directory
-        self._environment = {**os.environ, "VNET_RUN_DIR": str(directory / "run")}
+        self.environment = {**os.environ, "VNET_RUN_DIR": str(directory / "run")}
         self._labs: list[subprocess.Popen[str]] = []
 
     @property
@@ -35,7 +35,7 @@ class Machine:
     def run(self, *words: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         done = subprocess.run(
-            self.argv(*words), env=self._environment, capture_output=True, text=True, timeout=timeout, check=False
+            self.argv(*words), env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
         )
         assert done.returncode == 0 or not check, f"{' '.join(words)}: {done.stdout}{done.stderr}"
         return done
@@ -52,7 +52,7 @@ class Machine:
         enter = ["nsenter", "--target", str(lab.pid), "--mount", "--net", sys.executable, "-m", "vnet", "exec"]
         done = subprocess.run(
             [*enter, self.name, guest, "--", *words],
-            env=self._environment, capture_output=True, text=True, timeout=timeout, check=False,
+            env=self.environment, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -71,7 +71,7 @@ class Machine:
         file = self.directory / f"{self.name}.yaml"
         file.write_text(topology.replace("NAME", self.name))
         command = self.argv(sys.executable, "-m", "vnet", "up", str(file), *options)
-        lab = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        lab = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._labs.append(lab)
         assert lab.stdout is not None
         said = []
