@@ -88,6 +88,8 @@ def test_a_nic_that_is_gone_leaves_the_network_unbound_until_it_is_back(host: Ma
     around.nic("eth9", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:09:09")
     host.run("ip", "link", "del", "usb0")
     assert comes(lambda: state(host) == "unbound: usb0 is gone")
+    done = host.vnet("set", host.name, "network.lan", "adapter={bridge: eth8}", check=False)
+    assert "there is no interface eth8" in done.stderr and state(host).startswith("unbound: ")
     rebind(host, "{bridge: {nic: eth9, vlan: 16}}")
     assert state(host) == "up" and comes(lambda: peer.reaches("10.1.0.5"))
 

@@ -11,6 +11,7 @@ the switches out there learn where it is now, as hypervisors do when a guest mov
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Network, IPv6Interface, IPv6Network
@@ -288,7 +289,8 @@ class _LiveWays:
         try:
             await self._plug(network, spec)
         except HostError:
-            await self._plug(network, old)
+            with suppress(HostError):  # it was gone already, and the network is "not open"
+                await self._plug(network, old)
             raise
 
     async def _plug(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
