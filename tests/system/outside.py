@@ -89,13 +89,14 @@ class Outside:
         for space in (*self._peers, self.space):
             run("ip", "netns", "del", space, check=False)
 
-    def nic(self, name: str, *port: str, mac: str | None = None) -> None:
+    def nic(self, name: str, *port: str, mac: str | None = None, machine: Machine | None = None) -> None:
         """Give the machine a NIC without offloads, and its other end a port with settings such as ``trunks=16,20``."""
+        machine = machine or self.machine
         far = f"p-{name}"
         address = ["address", mac] if mac else []
-        veth = ["ip", "link", "add", name, *address, "netns", self.machine.name, "type", "veth", "peer", "name", far]
+        veth = ["ip", "link", "add", name, *address, "netns", machine.name, "type", "veth", "peer", "name", far]
         run(*veth, "netns", self.space)
-        self._plain(self.machine.name, name)
+        self._plain(machine.name, name)
         self._plug(far, port)
 
     def peer(self, tag: str, address: str, *port: str) -> Peer:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from machine import Machine, machine
-from outside import Outside, needs_switch, outside
+from outside import Outside, needs_switch, outside, run
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("ping", "iperf3", "ethtool"), needs_switch]
@@ -84,6 +84,11 @@ def test_a_nic_that_is_gone_leaves_the_network_unbound_until_it_is_back(host: Ma
     )
     host.run("ip", "link", "del", "eth1")
     around.nic("usb0", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")  # the same in another place
+    assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+    host.run("ip", "link", "set", "usb0", "netns", around.space)
+    assert comes(lambda: state(host) == "unbound: usb0 is gone")
+    run("ip", "-n", around.space, "link", "set", "usb0", "netns", host.name)
+    host.run("ip", "link", "set", "usb0", "up")
     assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
     around.nic("eth9", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:09:09")
     host.run("ip", "link", "del", "usb0")
