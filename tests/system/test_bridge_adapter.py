@@ -103,7 +103,8 @@ def test_guests_reach_the_machine_and_the_machine_them(host: Machine, around: Ou
     around.nic("eth1")
     peer = around.peer("lan", "10.1.0.9/24")
     host.run("ip", "addr", "add", "10.1.0.1/24", "dev", "eth1")
-    host.up(flat("eth1"))
+    topology = flat("eth1").replace("guests:", "  same: {adapter: {bridge: eth1}}\nguests:")
+    host.up(topology + "  c: {nics: [{network: same, address: 10.1.0.7/24}]}\n")
     assert host.vnet("ping", host.name, "a", "10.1.0.1").returncode == 0
     assert host.run("ping", "-c", "2", "-W", "2", "10.1.0.6", check=False).returncode == 0
     assert peer.reaches("10.1.0.1") and peer.reaches("10.1.0.5")
@@ -112,6 +113,9 @@ def test_guests_reach_the_machine_and_the_machine_them(host: Machine, around: Ou
     with around.watching("eth1", "icmp") as seen:
         assert host.vnet("ping", host.name, "a", "10.1.0.1").returncode == 0
     assert not [line for line in seen if "echo request" in line]
+    with around.watching("eth1", "arp") as seen:  # with two networks on the NIC it hears a question once
+        assert host.vnet("ping", host.name, "c", "10.1.0.1").returncode == 0
+    assert len([line for line in seen if "Reply 10.1.0.1 is-at" in line]) == 1, seen
     host.vnet("set", host.name, "network.lan", "adapter={bridge: {nic: eth1, host: false}}")
     assert host.vnet("ping", host.name, "a", "10.1.0.1", check=False).returncode == 1 and peer.reaches("10.1.0.5")
 

@@ -21,7 +21,7 @@ from vnet.adapters.packet_ring import PacketRing
 
 seen = []
 ring = PacketRing(
-    socket.if_nametoindex("eth1"), None, lambda frame, offload: seen.append(frame), promiscuous=True, outgoing=False
+    socket.if_nametoindex("eth1"), None, lambda frame, offload: seen.append(frame), promiscuous=True
 )
 print("ready", flush=True)
 sys.stdin.readline()

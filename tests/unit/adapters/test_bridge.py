@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from vnet.adapters.bridge import BridgeAdapter
 from vnet.adapters.netlink import Link
 from vnet.adapters.resources import NoLedger
 from vnet.errors import HostError
+from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.ports import NO_OFFLOAD, Handler, Port, connect
 from vnet.topology.adapter_kinds.bridge import BridgeSpec
@@ -43,7 +45,7 @@ class FakeRing:
     problem = ""
 
     def __init__(
-        self, kernel: FakeKernel, index: int, vid: int | None, deliver: Handler, *, promiscuous: bool, outgoing: bool
+        self, kernel: FakeKernel, index: int, vid: int | None, deliver: Handler, *, promiscuous: bool, mark: int
     ) -> None:
         if kernel.refusal is not None:
             raise kernel.refusal
@@ -51,7 +53,7 @@ class FakeRing:
         self.drops: Counter[str] = Counter({"overrun": 1})
         self.sent: list[tuple[bytes, bytes]] = []
         kernel.open.append(self)
-        kernel.opened.append((index, vid, promiscuous, outgoing))
+        kernel.opened.append((index, vid, promiscuous, mark != 0))
 
     def start(self, poller: FakePoller) -> None:
         poller.started.append(self)
@@ -90,7 +92,7 @@ class Rig:
         self.adapter = BridgeAdapter(
             spec,
             AdapterContext(
-                port=port, poller=self.poller, scheduler=Timeline(), streams=lambda name: pytest.fail("no randomness"),
+                port=port, poller=self.poller, scheduler=Timeline(), streams=partial(RandomStreams(1).stream, "lan:adapter"),
                 report=lambda kind, **fields: self.events.append(kind), ledger=NoLedger(), directory="/nowhere",
                 set_carrier=self.carrier.append,
             ),
@@ -133,7 +135,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
             return news
 
     class FakeProgram:
-        def __init__(self, index: int, mac: bytes) -> None:
+        def __init__(self, index: int, mac: bytes, mark: int) -> None:
             made.programs += 1
 
         def close(self) -> None:
@@ -213,7 +215,7 @@ def test_the_machine_is_left_out_on_demand_or_where_the_kernel_cannot(
     Rig(kernel, BridgeSpec(nic="eth1", host=False))
     assert kernel.opened.pop() == (7, None, True, False) and kernel.programs == 0
 
-    def refuse(index: int, mac: bytes) -> None:
+    def refuse(index: int, mac: bytes, mark: int) -> None:
         raise HostError("Linux 6.6 or newer is needed")
 
     monkeypatch.setattr(module, "ToMachine", refuse)
