@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -109,6 +110,11 @@ def test_a_pulled_cable_is_seen(host: Machine, around: Outside) -> None:
     assert "down" in str(next(value for key, value in ports.items() if "adapter" in str(key)))
     around.cable("eth1", up=True)
     assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+    with around.watching("eth1", "vlan 16 and rarp") as seen:
+        rebind(host, "{bridge: {nic: eth1, vlan: 16, host: false}}")
+        time.sleep(2.5)
+    for mac in ("00:03:ff:00:00:05", "00:03:ff:00:00:06"):  # six times in two seconds, for switches that need a while
+        assert len([line for line in seen if f"{mac} > ff:ff:ff:ff:ff:ff" in line]) == 6, seen
 
 
 def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> None:
@@ -170,6 +176,24 @@ def test_a_killed_lab_leaves_the_nic_as_it_was(host: Machine, around: Outside) -
     lab.wait()
     assert told() == before
     host.vnet("down", host.name)
+
+
+def test_a_lab_killed_in_the_middle_of_a_change_is_swept(host: Machine, around: Outside) -> None:
+    """Devices that outlive the process are written down before they are there, whenever it is killed."""
+    before = host.interfaces()
+    for delay in (0.15, 0.2, 0.25, 0.3, 0.4):  # seconds; the command itself takes some 0.2 to arrive
+        lab = host.up(LAB)
+        words = ("set", host.name, "network.lan", "adapter={bridge: {nic: eth1, mode: macvtap}}")
+        command = subprocess.Popen(
+            host.argv(sys.executable, "-m", "vnet", *words), env={**os.environ, "VNET_RUN_DIR": str(host.directory / "run")},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(delay)
+        lab.kill()
+        lab.wait()
+        command.wait(20)
+        host.vnet("down", host.name)
+        assert host.interfaces() == before, delay
 
 
 CYCLES = """
