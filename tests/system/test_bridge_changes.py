@@ -58,6 +58,14 @@ def rebind(host: Machine, adapter: str) -> None:
     host.vnet("set", host.name, "network.lan", f"adapter={adapter}")
 
 
+def unplugged(host: Machine) -> list[float]:
+    """Tell for how long the adapter's switch port was without a cable, each time."""
+    rows = [row for row in host.show(host.name, "events") if "lan:adapter" in str(row["fields"])]
+    downs = [float(str(row["time_s"])) for row in rows if row["event"] == "port-down"]
+    ups = [float(str(row["time_s"])) for row in rows if row["event"] == "port-up"][1:]
+    return [up - down for down, up in zip(downs, ups, strict=True)]
+
+
 def test_a_nic_that_is_renamed_goes_on(host: Machine, around: Outside) -> None:
     peer = around.peer("lan", "10.1.0.9/24", "tag=16")
     host.up(LAB)
@@ -95,7 +103,7 @@ def test_a_nic_that_is_gone_leaves_the_network_unbound_until_it_is_back(host: Ma
     host.run("ip", "link", "del", "usb0")
     assert comes(lambda: state(host) == "unbound: usb0 is gone")
     done = host.vnet("set", host.name, "network.lan", "adapter={bridge: eth8}", check=False)
-    assert "there is no interface eth8" in done.stderr and state(host).startswith("unbound: ")
+    assert "there is no interface eth8" in done.stderr and state(host) == "unbound: usb0 is gone"  # and still waited for
     rebind(host, "{bridge: {nic: eth9, vlan: 16}}")
     assert state(host) == "up" and comes(lambda: peer.reaches("10.1.0.5"))
 
@@ -114,7 +122,7 @@ def test_a_pulled_cable_is_seen(host: Machine, around: Outside) -> None:
         rebind(host, "{bridge: {nic: eth1, vlan: 16, host: false}}")
         time.sleep(2.5)
     for mac in ("00:03:ff:00:00:05", "00:03:ff:00:00:06"):  # six times in two seconds, for switches that need a while
-        assert len([line for line in seen if f"{mac} > ff:ff:ff:ff:ff:ff" in line]) == 6, seen
+        assert len([line for line in seen if f"{mac} > ff:ff:ff:ff:ff:ff" in line]) >= 6, seen
 
 
 def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> None:
@@ -152,6 +160,7 @@ def test_connections_outlive_every_change(host: Machine, around: Outside) -> Non
             told = pings.communicate(timeout=10)[0]
         sent, received = (int(number) for number in re.findall(r"(\d+) (?:packets transmitted|received)", told))
         lost[name] = round((sent - received) * EVERY, 2)
+    assert all(seconds < 0.03 for seconds in unplugged(host)), unplugged(host)  # within a step of one task
     rebind(host, "{loopback: {address: 10.1.0.1/24}}")
     assert host.run("ping", "-c", "1", "-W", "2", "10.1.0.6", check=False).returncode == 0
     rebind(host, "none")

@@ -261,7 +261,7 @@ class _LiveWays:
     async def close(self) -> None:
         """Close everything."""
         for name in list(self._open):
-            await self._unplug(name)
+            await _stop(self._unplug(name))
 
     def problem(self, network: str) -> str:
         """Ask the adapter."""
@@ -281,11 +281,17 @@ class _LiveWays:
         return {} if found is None else {**found.adapter.details(), "drops": dict(found.adapter.drops)}
 
     async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
-        """Close the old, then open the new: both may want the same NIC or name. If that fails, the old one comes back."""
+        """Open the new, then close the old; or the other way round if both want the same. What fails leaves the old one."""
         old = network.adapter
+        if not spec.excludes(old):
+            found = await self._open_adapter(network, spec)
+            closing = self._unplug(network.name)
+            self._join(network, spec, found)
+            await _stop(closing)
+            return
         if self._machine is not None and isinstance(old, LoopbackSpec):
             self._machine.unplug(old)
-        await self._unplug(network.name)
+        await _stop(self._unplug(network.name))
         try:
             await self._plug(network, spec)
         except HostError:
@@ -300,23 +306,30 @@ class _LiveWays:
         if isinstance(spec, NoAdapter):
             _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
             return
+        self._join(network, spec, await self._open_adapter(network, spec))
+
+    async def _open_adapter(self, network: ResolvedNetwork, spec: AdapterSpec) -> _Open:
         assert self._make_context is not None, "the lab is open"
         port = Port(f"{network.name}:{ADAPTER}", _nowhere)
-        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name))
+        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name, port))
         with trio.CancelScope(shield=True):  # or else nobody would close it
             adapter = await trio.to_thread.run_sync(open_adapter, spec, context)
-        self._open[network.name] = _Open(adapter, port, context.scheduler)
+        return _Open(adapter, port, context.scheduler)
+
+    def _join(self, network: ResolvedNetwork, spec: AdapterSpec, found: _Open) -> None:
+        """Plug an open adapter in; from now on frames pass."""
+        self._open[network.name] = found
         ref = self._ports.get(network.name) or self._add_port(network)
         _write_down(self._lab, self._builder, network, spec, ref)
-        self._builder.plug_adapter(port, ref)
-        adapter.start()
+        self._builder.plug_adapter(found.port, ref)
+        found.adapter.start()
         self._announce(network)
 
-    def _set_carrier(self, network: str, up: bool) -> None:
+    def _set_carrier(self, network: str, port: Port, up: bool) -> None:
         """Take the cable of an adapter up or down with what is behind it; who is there now learns where everybody is."""
         found = self._open.get(network)
         cable = self._builder.parts.links.get(f"{network}:{ADAPTER}")
-        if found is not None and cable is not None and cable.up != up:
+        if found is not None and found.port is port and cable is not None and cable.up != up:
             cable.up = up
             if up:
                 self._announce(self._lab.topology.networks[network])
@@ -340,12 +353,18 @@ class _LiveWays:
         self._ports[network.name] = ref
         return ref
 
-    async def _unplug(self, network: str) -> None:
+    def _unplug(self, network: str) -> _Open | None:
+        """Take a network's adapter off; it is still to be stopped."""
         found = self._open.pop(network, None)
         if found is not None:
             self._builder.unplug(found.port.name)
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(found.adapter.stop)
+        return found
+
+
+async def _stop(found: _Open | None) -> None:
+    if found is not None:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(found.adapter.stop)
 
 
 def _write_down(lab: Lab, builder: Builder, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None) -> None:
