@@ -78,6 +78,8 @@ class Outside:
         while not (self._folder / "db.sock").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         self.configure("--no-wait", "init")
+        # it sends by what it has cached until it looks again, by itself for half a second: hardware has no such delay
+        self.configure("--no-wait", "set", "Open_vSwitch", ".", "other_config:max-revalidator=50")
         daemon = ("ovs-vswitchd", f"unix:{self._folder}/db.sock", "--disable-system", f"--unixctl={self._folder}/b.ctl")
         self._start(*daemon)
         self.configure("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", "fail-mode=standalone")
