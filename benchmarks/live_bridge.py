@@ -46,15 +46,16 @@ def rows(rounds: int = ROUNDS) -> list[Row]:
             return tcp(pair.b, pair.a, pair.address_a)
 
         found = []
-        for what, how, unit, scale in (
-            ("TCP out by a bridged NIC vs TAP to TAP", out, "Gbit/s", 1e9),
-            ("TCP in by a bridged NIC vs TAP to TAP", back, "Gbit/s", 1e9),
-            ("frames of 64 octets, saturated, bridged NIC vs TAP to TAP", saturated, "kframe/s", 1e3),
-            ("frames of 64 octets, none lost, bridged NIC vs TAP to TAP", lossless, "kframe/s", 1e3),
+        for what, how, gate, unit, scale in (
+            ("TCP out by a bridged NIC vs TAP to TAP", out, 0.7, "Gbit/s", 1e9),
+            ("TCP in by a bridged NIC vs TAP to TAP", back, 0.7, "Gbit/s", 1e9),
+            # a veth pair stands for the NIC: what is sent passes the kernel's receive queue once more
+            ("frames of 64 octets, saturated, bridged NIC vs TAP to TAP", saturated, 0.6, "kframe/s", 1e3),
+            ("frames of 64 octets, none lost, bridged NIC vs TAP to TAP", lossless, 0.6, "kframe/s", 1e3),
         ):
             measured = interleave({name: _contender(how, pair) for name, pair in pairs.items()}, rounds)
             ratios = against_best(measured, "bridge", ("TAP",))
-            found.append(Row(what=what, gate=0.7, ambition=1, ratios=ratios, figures=medians(measured, unit, scale)))
+            found.append(Row(what=what, gate=gate, ambition=1, ratios=ratios, figures=medians(measured, unit, scale)))
         measured = interleave({name: _contender(round_trip, pair) for name, pair in pairs.items()}, rounds)
         found.append(
             Row(

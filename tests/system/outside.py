@@ -78,6 +78,8 @@ class Outside:
         while not (self._folder / "db.sock").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         self.configure("--no-wait", "init")
+        # it sends by what it has cached until it looks again, by itself for half a second: hardware has no such delay
+        self.configure("--no-wait", "set", "Open_vSwitch", ".", "other_config:max-revalidator=50")
         daemon = ("ovs-vswitchd", f"unix:{self._folder}/db.sock", "--disable-system", f"--unixctl={self._folder}/b.ctl")
         self._start(*daemon)
         self.configure("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", "fail-mode=standalone")
@@ -89,13 +91,14 @@ class Outside:
         for space in (*self._peers, self.space):
             run("ip", "netns", "del", space, check=False)
 
-    def nic(self, name: str, *port: str, mac: str | None = None) -> None:
+    def nic(self, name: str, *port: str, mac: str | None = None, machine: Machine | None = None) -> None:
         """Give the machine a NIC without offloads, and its other end a port with settings such as ``trunks=16,20``."""
+        machine = machine or self.machine
         far = f"p-{name}"
         address = ["address", mac] if mac else []
-        veth = ["ip", "link", "add", name, *address, "netns", self.machine.name, "type", "veth", "peer", "name", far]
+        veth = ["ip", "link", "add", name, *address, "netns", machine.name, "type", "veth", "peer", "name", far]
         run(*veth, "netns", self.space)
-        self._plain(self.machine.name, name)
+        self._plain(machine.name, name)
         self._plug(far, port)
 
     def peer(self, tag: str, address: str, *port: str) -> Peer:

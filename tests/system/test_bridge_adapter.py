@@ -103,7 +103,8 @@ def test_guests_reach_the_machine_and_the_machine_them(host: Machine, around: Ou
     around.nic("eth1")
     peer = around.peer("lan", "10.1.0.9/24")
     host.run("ip", "addr", "add", "10.1.0.1/24", "dev", "eth1")
-    host.up(flat("eth1"))
+    topology = flat("eth1").replace("guests:", "  same: {adapter: {bridge: eth1}}\nguests:")
+    host.up(topology + "  c: {nics: [{network: same, address: 10.1.0.7/24}]}\n")
     assert host.vnet("ping", host.name, "a", "10.1.0.1").returncode == 0
     assert host.run("ping", "-c", "2", "-W", "2", "10.1.0.6", check=False).returncode == 0
     assert peer.reaches("10.1.0.1") and peer.reaches("10.1.0.5")
@@ -112,6 +113,9 @@ def test_guests_reach_the_machine_and_the_machine_them(host: Machine, around: Ou
     with around.watching("eth1", "icmp") as seen:
         assert host.vnet("ping", host.name, "a", "10.1.0.1").returncode == 0
     assert not [line for line in seen if "echo request" in line]
+    with around.watching("eth1", "arp") as seen:  # with two networks on the NIC it hears a question once
+        assert host.vnet("ping", host.name, "c", "10.1.0.1").returncode == 0
+    assert len([line for line in seen if "Reply 10.1.0.1 is-at" in line]) == 1, seen
     host.vnet("set", host.name, "network.lan", "adapter={bridge: {nic: eth1, host: false}}")
     assert host.vnet("ping", host.name, "a", "10.1.0.1", check=False).returncode == 1 and peer.reaches("10.1.0.5")
 
@@ -148,13 +152,31 @@ def test_dhcp_of_the_lab_stays_inside_unless_meant(host: Machine, around: Outsid
     assert subprocess.run(peer.argv(*ask), capture_output=True, check=False).returncode == 0
 
 
+def test_guests_get_leases_from_a_server_out_there(host: Machine, around: Outside, tmp_path: Path) -> None:
+    """VS-60: the server is that of another machine's lab, which serves who is outside."""
+    (tmp_path / "other").mkdir()
+    with machine(tmp_path / "other") as other:
+        around.nic("eth1")
+        around.nic("eth5", machine=other)
+        other.up(
+            "name: NAME\nnetworks: {lan: {subnet: 10.1.0.0/24, dhcp: {range: 10.1.0.70-10.1.0.79},"
+            " adapter: {bridge: {nic: eth5, dhcp: true}}}}\nguests: {x: {nics: [lan]}}\n"
+        )
+        host.up(flat("eth1") + "  c: {nics: [{network: lan, dhcp: true, mac: '00:03:ff:00:00:07'}]}\n")
+        assert host.vnet("ping", host.name, "c", "10.1.0.5").returncode == 0
+        (leased,) = [row for row in other.show(other.name, "leases") if row["mac"] == "00:03:ff:00:00:07"]
+        assert str(leased["address"]).startswith("10.1.0.7")
+
+
 def test_behind_a_wireless_nic_there_is_one_address(host: Machine, around: Outside) -> None:
     """VS-25: what an access point would take is all that leaves, and both guests are reached."""
     around.nic("eth1")
     peer = around.peer("lan", "10.1.0.9/24")
     own = json.loads(host.run("ip", "-json", "link", "show", "eth1").stdout)[0]["address"]
     with around.watching("eth1") as seen:
-        host.up(flat("{nic: eth1, mode: wifi}"))
+        host.up(flat("{nic: eth1, mode: wifi}").replace("10.1.0.6/24,", "[10.1.0.6/24, 'fd01::6/64'],"))
+        peer.run("ip", "addr", "add", "fd01::9/64", "dev", "eth0", "nodad")
+        assert peer.reaches("fd01::6") and host.vnet("ping", host.name, "b", "fd01::9").returncode == 0
         assert peer.reaches("10.1.0.5") and peer.reaches("10.1.0.6")
         peer.run("ip", "neigh", "flush", "all")
         assert host.vnet("ping", host.name, "a", "10.1.0.9").returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from machine import Machine, machine
-from outside import Outside, needs_switch, outside
+from outside import Outside, needs_switch, outside, run
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("ping", "iperf3", "ethtool"), needs_switch]
@@ -57,6 +58,14 @@ def rebind(host: Machine, adapter: str) -> None:
     host.vnet("set", host.name, "network.lan", f"adapter={adapter}")
 
 
+def unplugged(host: Machine) -> list[float]:
+    """Tell for how long the adapter's switch port was without a cable, each time."""
+    rows = [row for row in host.show(host.name, "events") if "lan:adapter" in str(row["fields"])]
+    downs = [float(str(row["time_s"])) for row in rows if row["event"] == "port-down"]
+    ups = [float(str(row["time_s"])) for row in rows if row["event"] == "port-up"][1:]
+    return [up - down for down, up in zip(downs, ups, strict=True)]
+
+
 def test_a_nic_that_is_renamed_goes_on(host: Machine, around: Outside) -> None:
     peer = around.peer("lan", "10.1.0.9/24", "tag=16")
     host.up(LAB)
@@ -85,9 +94,16 @@ def test_a_nic_that_is_gone_leaves_the_network_unbound_until_it_is_back(host: Ma
     host.run("ip", "link", "del", "eth1")
     around.nic("usb0", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")  # the same in another place
     assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+    host.run("ip", "link", "set", "usb0", "netns", around.space)
+    assert comes(lambda: state(host) == "unbound: usb0 is gone")
+    run("ip", "-n", around.space, "link", "set", "usb0", "netns", host.name)
+    host.run("ip", "link", "set", "usb0", "up")
+    assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
     around.nic("eth9", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:09:09")
     host.run("ip", "link", "del", "usb0")
     assert comes(lambda: state(host) == "unbound: usb0 is gone")
+    done = host.vnet("set", host.name, "network.lan", "adapter={bridge: eth8}", check=False)
+    assert "there is no interface eth8" in done.stderr and state(host) == "unbound: usb0 is gone"  # and still waited for
     rebind(host, "{bridge: {nic: eth9, vlan: 16}}")
     assert state(host) == "up" and comes(lambda: peer.reaches("10.1.0.5"))
 
@@ -102,6 +118,11 @@ def test_a_pulled_cable_is_seen(host: Machine, around: Outside) -> None:
     assert "down" in str(next(value for key, value in ports.items() if "adapter" in str(key)))
     around.cable("eth1", up=True)
     assert comes(lambda: state(host) == "up") and comes(lambda: peer.reaches("10.1.0.5"))
+    with around.watching("eth1", "vlan 16 and rarp") as seen:
+        rebind(host, "{bridge: {nic: eth1, vlan: 16, host: false}}")
+        time.sleep(2.5)
+    for mac in ("00:03:ff:00:00:05", "00:03:ff:00:00:06"):  # six times in two seconds, for switches that need a while
+        assert len([line for line in seen if f"{mac} > ff:ff:ff:ff:ff:ff" in line]) >= 6, seen
 
 
 def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> None:
@@ -116,10 +137,9 @@ def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> N
 def test_connections_outlive_every_change(host: Machine, around: Outside) -> None:
     """S16, S9, VS-14: eth1, eth2, loopback, none and back, with a TCP flow and pings from outside; how long nothing passes.
 
-    Open vSwitch learns from the announcement at once, but sends by what it has cached for up to half a second more.
+    The network itself is never without a cable; what is lost is what the switch outside takes to learn.
     """
     around.nic("eth2", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")
-    around.configure("set", "bridge", "br0", "other_config:mac-aging-time=300")
     peer = around.peer("lan", "10.1.0.9/24", "tag=16")
     host.up(LAB)
     assert peer.reaches("10.1.0.5")
@@ -139,6 +159,7 @@ def test_connections_outlive_every_change(host: Machine, around: Outside) -> Non
             told = pings.communicate(timeout=10)[0]
         sent, received = (int(number) for number in re.findall(r"(\d+) (?:packets transmitted|received)", told))
         lost[name] = round((sent - received) * EVERY, 2)
+    assert all(seconds < 0.03 for seconds in unplugged(host)), unplugged(host)  # within a step of one task
     rebind(host, "{loopback: {address: 10.1.0.1/24}}")
     assert host.run("ping", "-c", "1", "-W", "2", "10.1.0.6", check=False).returncode == 0
     rebind(host, "none")
@@ -147,7 +168,7 @@ def test_connections_outlive_every_change(host: Machine, around: Outside) -> Non
     assert comes(lambda: peer.reaches("10.1.0.5"))
     report = json.loads(flow.communicate(timeout=60)[0])
     assert "error" not in report, report["error"]
-    assert all(seconds < 1 for seconds in lost.values()), lost  # 0.4 and 0.5 when this was written
+    assert all(seconds <= 1 for seconds in lost.values()), lost
     assert report["end"]["sum_received"]["bytes"] > 0 and report["intervals"][-1]["sum"]["bytes"] > 0
 
 
@@ -163,6 +184,24 @@ def test_a_killed_lab_leaves_the_nic_as_it_was(host: Machine, around: Outside) -
     lab.wait()
     assert told() == before
     host.vnet("down", host.name)
+
+
+def test_a_lab_killed_in_the_middle_of_a_change_is_swept(host: Machine, around: Outside) -> None:
+    """Devices that outlive the process are written down before they are there, whenever it is killed."""
+    before = host.interfaces()
+    for delay in (0.15, 0.2, 0.25, 0.3, 0.4):  # seconds; the command itself takes some 0.2 to arrive
+        lab = host.up(LAB)
+        words = ("set", host.name, "network.lan", "adapter={bridge: {nic: eth1, mode: macvtap}}")
+        command = subprocess.Popen(
+            host.argv(sys.executable, "-m", "vnet", *words), env={**os.environ, "VNET_RUN_DIR": str(host.directory / "run")},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(delay)
+        lab.kill()
+        lab.wait()
+        command.wait(20)
+        host.vnet("down", host.name)
+        assert host.interfaces() == before, delay
 
 
 CYCLES = """

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, final
 
+from vnet.adapters import _linux
 from vnet.adapters.base import AdapterContext
 from vnet.adapters.macvtap import MacvtapChannel
 from vnet.adapters.netlink import Link, LinkWatch, Netlink
 from vnet.adapters.nic import NicBinding, NicEvent
 from vnet.adapters.packet_ring import PacketRing
-from vnet.adapters.to_machine import ToMachine
+from vnet.adapters.to_machine import ToMachine, own_mark
 from vnet.addresses import Mac, format_mac
 from vnet.errors import HostError, WireError
 from vnet.ports import NO_OFFLOAD, Handler
@@ -46,6 +47,7 @@ class BridgeAdapter:
         self._channel: PacketRing | MacvtapChannel | None = None
         self._translation = MacTranslation(bytes(6), self._drops) if spec.mode == "wifi" else None
         self._to_machine: ToMachine | None = None
+        self._mark = own_mark(context.streams("mark").octets(2))
         self._is_open = True
         self._is_started = False
         self._failure = ""
@@ -108,6 +110,8 @@ class BridgeAdapter:
     # -- the interface
 
     def _find(self) -> None:
+        if not _linux.is_little_endian():
+            raise HostError("live labs need a little-endian machine: virtio-net headers are not converted")
         netlink = Netlink()
         try:
             links = netlink.links()
@@ -133,8 +137,8 @@ class BridgeAdapter:
             else:
                 hears_all = self._translation is None
                 vlan, deliver = self._spec.vlan, self._inward()
-                reaches = self._open_to_machine(link)
-                self._channel = PacketRing(link.index, vlan, deliver, promiscuous=hears_all, outgoing=reaches)
+                mark = self._mark if self._open_to_machine(link) else 0
+                self._channel = PacketRing(link.index, vlan, deliver, promiscuous=hears_all, mark=mark)
         except PermissionError as error:
             raise HostError(f"bridging with {link.name} needs root (CAP_NET_RAW and CAP_NET_ADMIN)") from error
         except OSError as error:
@@ -146,7 +150,7 @@ class BridgeAdapter:
         """Have guests reach the machine, if they are to and can; tell whether they do."""
         if self._spec.host:
             try:
-                self._to_machine = ToMachine(link.index, link.mac)
+                self._to_machine = ToMachine(link.index, link.mac, self._mark)
             except HostError as error:
                 self._context.report("machine-not-reached", nic=link.name, cause=str(error))
         return self._to_machine is not None
@@ -190,6 +194,8 @@ class BridgeAdapter:
 
     def _heed(self, event: NicEvent) -> None:
         link = self._nic.link
+        if not self._is_open:
+            return  # it is being stopped in another thread
         if event is NicEvent.GONE:
             self._close()
             self._context.set_carrier(False)

@@ -21,7 +21,6 @@ from typing import Final, final
 from vnet.adapters.base import FRAMES_A_WAKE_UP, Poller
 from vnet.adapters.socket_filter import attach, of_vlan
 from vnet.adapters.tap import HEADER_OCTETS, JOIN_LIMIT, READ_OCTETS
-from vnet.adapters.to_machine import OWN_MARK
 from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD, Handler
 from vnet.wire.segmentation import complete
@@ -62,13 +61,14 @@ _REASONS: Final = {
 class PacketRing:
     """The socket of one VLAN (None: what is untagged) on the interface with *index*; ``deliver`` gets what came in.
 
-    With *promiscuous* the NIC takes frames for all addresses as long as the socket is open; with *outgoing* frames are seen
-    that the machine itself sends. Raise OSError if the kernel refuses.
+    With *promiscuous* the NIC takes frames for all addresses as long as the socket is open. With a *mark* frames are seen
+    that the machine itself sends, and what is sent here bears it (``vnet.adapters.to_machine``). Raise OSError if the kernel
+    refuses.
     """
 
     __slots__ = ("_at", "_drops", "_map", "_poller", "_socket", "deliver", "fd")
 
-    def __init__(self, index: int, vid: int | None, deliver: Handler, *, promiscuous: bool, outgoing: bool) -> None:
+    def __init__(self, index: int, vid: int | None, deliver: Handler, *, promiscuous: bool, mark: int = 0) -> None:
         self.deliver = deliver
         self._drops: Counter[str] = Counter()
         self._poller: Poller | None = None
@@ -78,16 +78,15 @@ class PacketRing:
         try:
             for option, value in ((_VERSION, _TPACKET_V2), (_VNET_HDR, 1), (_COPY_THRESH, 1)):
                 packets.setsockopt(_SOL_PACKET, option, value)
-            if not outgoing:
+            if not mark:
                 packets.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-            mark = OWN_MARK if outgoing else 0
             for option, value in ((_SO_MARK, mark), (_SO_RCVBUFFORCE, QUEUE_OCTETS), (_SO_SNDBUFFORCE, QUEUE_OCTETS)):
                 packets.setsockopt(socket.SOL_SOCKET, option, value)
             octets = SLOTS * SLOT_OCTETS
             ring = pack("=4I", _BLOCK_OCTETS, octets // _BLOCK_OCTETS, SLOT_OCTETS, SLOTS)
             packets.setsockopt(_SOL_PACKET, _RX_RING, ring)
             self._map = mmap.mmap(packets.fileno(), octets)
-            attach(packets, of_vlan(vid, outgoing=outgoing))
+            attach(packets, of_vlan(vid, outgoing=mark != 0))
             packets.bind((socket.if_indextoname(index), _ETH_P_ALL))
             if promiscuous:
                 packets.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, pack("=iHH8s", index, _PROMISCUOUS, 0, bytes(8)))

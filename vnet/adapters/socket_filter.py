@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from struct import pack
 from typing import Final
 
-from vnet.adapters.to_machine import OWN_MARK, TURNED_MARK
+from vnet.adapters.to_machine import MARK_MASK, OWN_MARKS, TURNED_MARK
 
 Instruction = tuple[int, int, int, int]
 """Code, steps to skip if true, steps to skip if false, operand."""
@@ -41,7 +41,12 @@ def of_vlan(vid: int | None, *, outgoing: bool) -> list[Instruction]:
         (_EQUAL, "no", "-", TURNED_MARK),
     ]
     if outgoing:
-        steps += [(_EQUAL, "-", "+2", OWN_MARK), (_LOAD, "-", "-", _PACKET_TYPE), (_EQUAL, "no", "-", _OUTGOING)]
+        steps += [
+            (_AND, "-", "-", MARK_MASK),
+            (_EQUAL, "-", "+2", OWN_MARKS),
+            (_LOAD, "-", "-", _PACKET_TYPE),
+            (_EQUAL, "no", "-", _OUTGOING),
+        ]
     steps += [
         (_LOAD, "-", "-", _PACKET_TYPE),
         (_ABOVE, "no", "-", _OUTGOING if outgoing else _OTHER_HOST),

@@ -19,9 +19,11 @@ from typing import Final, final
 
 from vnet.errors import HostError
 
-OWN_MARK: Final = 0x766E6574
-"""Socket mark (SO_MARK) of what labs send where the machine is to hear it; "vnet" in ASCII."""
-TURNED_MARK: Final = 0x766E6575
+OWN_MARKS: Final = 0x766E0000
+"""Socket marks (SO_MARK) of what labs send where the machine is to hear it: these upper 16 bits ("vn"), and below a number
+for each network, so that of several programs on one NIC only its own takes a frame."""
+MARK_MASK: Final = 0xFFFF0000
+TURNED_MARK: Final = OWN_MARKS | 0xFFFF
 """Mark of what was turned around."""
 
 _BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
@@ -44,13 +46,18 @@ Instruction = tuple[int, int, int, int | str, int]
 """Opcode, destination and source register, offset or label of a jump, operand."""
 
 
-def _program(mac: bytes) -> bytes:
+def own_mark(drawn: bytes) -> int:
+    """Make the mark of a network from two octets that were drawn for it."""
+    return OWN_MARKS | 1 + int.from_bytes(drawn[:2], "big") % 0xFFFE
+
+
+def _program(mac: bytes, mark: int) -> bytes:
     low, high = int.from_bytes(mac[:4], "little"), int.from_bytes(mac[4:6], "little")
     signed = low - (1 << 32) if low >> 31 else low
     steps: Sequence[Instruction | str] = (
         (_MOVE_REGISTER, 6, 1, 0, 0),
         (_LOAD_W, 2, 6, _MARK, 0),
-        (_IF_NOT_32, 2, 0, "on", OWN_MARK),
+        (_IF_NOT_32, 2, 0, "on", mark),
         (_LOAD_W, 7, 6, _INDEX, 0),
         (_LOAD_W, 2, 6, _DATA, 0),
         (_LOAD_W, 3, 6, _DATA_END, 0),
@@ -76,7 +83,7 @@ def _program(mac: bytes) -> bytes:
         (_MOVE_REGISTER, 2, 7, 0, 0),
         (_MOVE, 3, 0, 0, _INGRESS),
         (_CALL, 0, 0, 0, _CLONE_REDIRECT),
-        (_MOVE, 8, 0, 0, OWN_MARK),
+        (_MOVE, 8, 0, 0, mark),
         (_STORE_W, 6, 8, _MARK, 0),
         "on",
         (_MOVE, 0, 0, 0, _NEXT),
@@ -98,12 +105,15 @@ def _program(mac: bytes) -> bytes:
 
 @final
 class ToMachine:
-    """The program on the interface with *index*, whose MAC address is *mac*; raise HostError if this kernel cannot do it."""
+    """The program on the interface with *index*, whose MAC address is *mac*, for frames with *mark*.
+
+    Raise HostError if this kernel cannot do it.
+    """
 
     __slots__ = ("_fd",)
 
-    def __init__(self, index: int, mac: bytes) -> None:
-        code = ctypes.create_string_buffer(_program(mac))
+    def __init__(self, index: int, mac: bytes, mark: int) -> None:
+        code = ctypes.create_string_buffer(_program(mac, mark))
         licence = ctypes.create_string_buffer(b"MIT")
         size = (len(code) - 1) // _INSTRUCTION.size
         load = pack(

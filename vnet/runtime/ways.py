@@ -11,6 +11,7 @@ the switches out there learn where it is now, as hypervisors do when a guest mov
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv6Interface
@@ -118,7 +119,7 @@ class Ways:
     async def close(self) -> None:
         """Close everything."""
         for name in list(self._open):
-            await self._unplug(name)
+            await self._stop(self._unplug(name))
 
     def problem(self, network: str) -> str:
         """Ask the adapter."""
@@ -138,19 +139,26 @@ class Ways:
         return {} if found is None else {**found.adapter.details(), "drops": dict(found.adapter.drops)}
 
     async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
-        """Close the old, then open the new: both may want the same NIC or name. If that fails, the old one comes back."""
+        """Open the new, then close the old; or the other way round if both want the same. What fails leaves the old one."""
         old = network.adapter
         found = self._open.get(network.name)
         if found is not None and isinstance(found.adapter, StatefulAdapter) and found.adapter.adapt(spec):
             _write_down(self._lab, self._builder, network, spec, self._ports[network.name])
             return
+        if not spec.excludes(old) and network.name in self._open:
+            joining = await self._open_adapter(network, spec)
+            leaving = self._unplug(network.name)
+            self._join(network, spec, joining)
+            await self._stop(leaving)
+            return
         if self._machine is not None and isinstance(old, LoopbackSpec):
             self._machine.unplug(old)
-        await self._unplug(network.name)
+        await self._stop(self._unplug(network.name))
         try:
             await self._plug(network, spec)
         except HostError:
-            await self._plug(network, old)
+            with suppress(HostError):  # it was gone already, and the network is "not open"
+                await self._plug(network, old)
             raise
 
     async def _plug(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
@@ -160,24 +168,31 @@ class Ways:
         if isinstance(spec, NoAdapter) or not (self._lab.live or spec.works_simulated):
             _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
             return
+        self._join(network, spec, await self._open_adapter(network, spec))
+
+    async def _open_adapter(self, network: ResolvedNetwork, spec: AdapterSpec) -> _Open:
         assert self._make_context is not None, "the lab is open"
         port = Port(f"{network.name}:{ADAPTER}", _nowhere)
-        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name))
+        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name, port))
         with trio.CancelScope(shield=True):  # or else nobody would close it
             adapter = await self._aside(open_adapter, spec, context)
-        self._open[network.name] = _Open(adapter, port, context.scheduler)
+        return _Open(adapter, port, context.scheduler)
+
+    def _join(self, network: ResolvedNetwork, spec: AdapterSpec, found: _Open) -> None:
+        """Plug an open adapter in; from now on frames pass."""
+        self._open[network.name] = found
         ref = self._ports.get(network.name) or self._add_port(network)
         _write_down(self._lab, self._builder, network, spec, ref)
-        self._builder.plug_adapter(port, ref)
-        adapter.start()
+        self._builder.plug_adapter(found.port, ref)
+        found.adapter.start()
         if self._lab.live:
             self._announce(network)
 
-    def _set_carrier(self, network: str, up: bool) -> None:
+    def _set_carrier(self, network: str, port: Port, up: bool) -> None:
         """Take the cable of an adapter up or down with what is behind it; who is there now learns where everybody is."""
         found = self._open.get(network)
         cable = self._builder.parts.links.get(f"{network}:{ADAPTER}")
-        if found is not None and cable is not None and cable.up != up:
+        if found is not None and found.port is port and cable is not None and cable.up != up:
             cable.up = up
             if up:
                 self._announce(self._lab.topology.networks[network])
@@ -201,12 +216,17 @@ class Ways:
         self._ports[network.name] = ref
         return ref
 
-    async def _unplug(self, network: str) -> None:
+    def _unplug(self, network: str) -> _Open | None:
+        """Take a network's adapter off; it is still to be stopped."""
         found = self._open.pop(network, None)
         if found is not None:
             if isinstance(found.adapter, StatefulAdapter):
                 found.adapter.retire()
             self._builder.unplug(found.port.name)
+        return found
+
+    async def _stop(self, found: _Open | None) -> None:
+        if found is not None:
             found.adapter.stop()
             with trio.CancelScope(shield=True):
                 await self._aside(found.adapter.close)

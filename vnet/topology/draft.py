@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
+from vnet.topology.adapter_kinds.choice import Adapter
 from vnet.topology.addressing import MacAllotter
 from vnet.topology.model import Topology
 from vnet.topology.problems import Path, Problems, nearest, suggestion
@@ -71,6 +72,12 @@ class Draft:
         """Tell whether the network has a DHCP server."""
         model = self.model.networks.get(network)
         return model is not None and model.dhcp is not None
+
+    def leads_outside(self, network: str) -> bool:
+        """Tell whether there is more on the network than the lab and the machine: a server may be out there."""
+        model = self.model.networks.get(network)
+        adapter = "none" if model is None else model.adapter
+        return adapter.loopback is None if isinstance(adapter, Adapter) else adapter not in ("none", "loopback")
 
     def statics_on(self, network: str) -> list[Static]:
         """List the static addresses of a network."""

@@ -276,7 +276,7 @@ def _dhcp(
             text = "DHCP runs on a trunk's native VLAN; give native: the VLAN of a network, or write vlans:"
             draft.problems.error("bad-nic", (*path, "dhcp"), text, key=True)
         return None
-    if nic.dhcp and network is not None and not draft.has_dhcp(network):
+    if nic.dhcp and network is not None and not draft.has_dhcp(network) and not draft.leads_outside(network):
         text = f"network {network!r} has no DHCP server (unless a guest is one); add dhcp: {{}} to it"
         draft.problems.warning("no-dhcp-server", (*path, "dhcp"), text, key=True)
     if guest.kind in LINUX_KINDS:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from vnet.adapters.netns import cookie
 from vnet.adapters.resources import (
     LAB_TOKEN,
     FileId,
     FileResource,
+    LinkResource,
     ProcessResource,
     end_all_with_token,
     end_processes,
@@ -32,6 +34,15 @@ def start(argv: list[str], **environment: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, env={**os.environ, **environment})
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     return process
+
+
+def test_an_interface_is_only_looked_for_in_its_own_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    (name, *_) = [name for _, name in socket.if_nameindex()]
+    removed: list[object] = []
+    monkeypatch.setattr("vnet.adapters.resources.delete_link", removed.append)
+    assert LinkResource(name, cookie()).exists() and not LinkResource("vmt-nowhere", cookie()).exists()
+    elsewhere = LinkResource(name, cookie() + 1)
+    assert not elsewhere.exists() and not elsewhere.remove() and removed == []
 
 
 def test_a_file_is_removed_only_if_it_is_the_same(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vnet.adapters.socket_filter import Instruction, of_vlan
-from vnet.adapters.to_machine import OWN_MARK, TURNED_MARK
+from vnet.adapters.to_machine import OWN_MARKS, TURNED_MARK, own_mark
 
 HOST, BROADCAST, OTHERHOST, OUTGOING, LOOPBACK = 0, 1, 3, 4, 5
 
@@ -55,14 +55,17 @@ def test_a_network_sees_its_own_vlan(vid: int | None, frame: dict[str, int], exp
 
 @pytest.mark.parametrize("vid", [None, 16])
 def test_what_is_sent_here_is_seen_only_on_demand_and_never_our_own(vid: int | None) -> None:
+    marks = [own_mark(bytes(2)), own_mark(b"\xff\xff"), own_mark(b"\xff\xfe")]
+    assert OWN_MARKS not in marks and TURNED_MARK not in marks and len(set(marks)) == 3 - (marks[0] == marks[2])
     frame = {} if vid is None else tagged(vid)
     silent, seeing = of_vlan(vid, outgoing=False), of_vlan(vid, outgoing=True)
     for kind in (HOST, BROADCAST, OTHERHOST):
         assert passes(silent, type=kind, **frame) and passes(seeing, type=kind, **frame)
         # by a cable of this machine's, from another NIC that a lab sends by
-        assert passes(seeing, type=kind, mark=OWN_MARK, **frame) and passes(silent, type=kind, mark=OWN_MARK, **frame)
+        assert passes(seeing, type=kind, mark=marks[1], **frame) and passes(silent, type=kind, mark=marks[1], **frame)
         assert not passes(seeing, type=kind, mark=TURNED_MARK, **frame)
         assert not passes(silent, type=kind, mark=TURNED_MARK, **frame)
     assert not passes(silent, type=OUTGOING, **frame) and passes(seeing, type=OUTGOING, **frame)
-    assert not passes(seeing, type=OUTGOING, mark=OWN_MARK, **frame)
+    assert passes(seeing, type=OUTGOING, mark=1, **frame)  # the machine's own, for its routing
+    assert not any(passes(seeing, type=OUTGOING, mark=mark, **frame) for mark in marks)
     assert not passes(silent, type=LOOPBACK, **frame) and not passes(seeing, type=LOOPBACK, **frame)

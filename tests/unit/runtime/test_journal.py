@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vnet.adapters.resources import FileId, FileResource, NamespaceResource, ProcessResource, Resource
+from vnet.adapters.resources import FileId, FileResource, LinkResource, NamespaceResource, ProcessResource, Resource
 from vnet.errors import HostError
 from vnet.runtime import journal as journal_module
 from vnet.runtime.client import sweep_dead
@@ -17,7 +17,9 @@ FILE = FileResource("/nowhere/control.sock", FileId(1, 2, 3))
 NAMESPACE = NamespaceResource("/run/netns/no-such-lab-pc", 4711, FileId(4, 5, 6))
 PROCESS = ProcessResource(2**22 + 1, 99)  # above pid_max: it cannot run
 
-resources = st.sampled_from([FILE, NAMESPACE, PROCESS, ProcessResource(2**22 + 2, 1)])
+INTERFACE = LinkResource("vmt-nowhere", 4711)
+
+resources = st.sampled_from([FILE, NAMESPACE, PROCESS, INTERFACE, ProcessResource(2**22 + 2, 1)])
 
 
 @pytest.fixture
