@@ -19,7 +19,7 @@ class Surroundings:
 
     ``free_address`` gives the first host address of the subnet that nobody has; ``gateway`` is the address that clients are
     told, or guests have, as their gateway although no router has it; ``mac`` derives a MAC address for a name;
-    ``addresses`` are the IPv4 addresses of guests and routers on the network, by name.
+    ``addresses`` are the IPv4 addresses, static or reserved, of guests and routers on the network, by name.
     """
 
     network: str
