@@ -18,7 +18,7 @@ from rig import needs
 
 pytestmark = [pytest.mark.real, needs("curl", "dnsmasq", "traceroute", "ping", "nsenter", "setpriv")]
 
-SIZE = 300 * 1024 * 1024
+SIZE = int(os.environ.get("VNET_DOWNLOAD_MB", "300")) << 20
 TOPOLOGY = """
 name: NAME
 networks:

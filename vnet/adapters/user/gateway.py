@@ -46,9 +46,9 @@ class UserAdapter:
         for prefix, via in spec.routes:
             host.routes.add(prefix, via.packed, interface)
         try:
-            destinations = Destinations(
-                spec.address.network, spec.host.packed if spec.host is not None else None, context.scheduler
-            )
+            own = [spec.address.network, *(prefix for prefix, _ in spec.routes if prefix.prefixlen)]
+            alias = spec.host.packed if spec.host is not None else None
+            destinations = Destinations(own, alias, context.scheduler)
         except OSError as error:
             raise HostError(f"cannot ask the machine for its routes: {error.strerror}") from error
         self._outside = outside = Outside(
