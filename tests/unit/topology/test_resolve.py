@@ -447,7 +447,7 @@ guests:
     networks = topology.networks
     adapters = {name: network.adapter.describe() for name, network in networks.items()}
     assert adapters == {
-        "out": "user 10.0.2.1/24", "told": "user 10.0.3.200/24", "stated": "user 10.0.4.254/24",
+        "out": "user 10.0.2.1/24 with 2 forwards", "told": "user 10.0.3.200/24", "stated": "user 10.0.4.254/24",
         "named": "user 10.0.5.99/24", "routed": "user 10.0.6.3/24", "free": "user 10.0.7.2/24",
     }  # fmt: skip
     spec = networks["out"].adapter
