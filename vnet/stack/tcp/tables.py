@@ -133,9 +133,7 @@ class TcpTable:
     True, and may ``admit`` a SYN later. With a ``transparent`` host, these are the connections of all others.
     """
 
-    __slots__ = (
-        "_connections", "_listeners", "_probes", "_secret", "_waiting", "foreign", "host", "path_mtus", "settings",
-    )  # fmt: skip
+    __slots__ = ("_connections", "_listeners", "_probes", "_secret", "_waiting", "foreign", "host", "path_mtus", "settings")
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -155,6 +153,10 @@ class TcpTable:
     def connections(self) -> tuple[TcpConnection, ...]:
         """All connections, those in TIME-WAIT too, in the order they began."""
         return tuple(self._connections.values())
+
+    def find(self, key: bytes) -> TcpConnection | None:
+        """Find a connection by its key."""
+        return self._connections.get(key)
 
     # What users ask for
 
@@ -253,9 +255,8 @@ class TcpTable:
 
     def admit(self, key: bytes, segment: Segment) -> TcpConnection | None:
         """Answer a SYN that ``foreign`` saw to; None if there are too many connections. ``on_change`` tells the outcome."""
-        return (
-            None if len(self._connections) >= MAX_CONNECTIONS or key in self._connections else self._take(None, key, segment)
-        )
+        is_full = len(self._connections) >= MAX_CONNECTIONS
+        return None if is_full or key in self._connections else self._take(None, key, segment)
 
     def expects(self, packet: bytes, octets: int) -> bool:
         """Tell whether somebody waits for the segment in *packet*, whose IPv4 header has *octets*."""
