@@ -18,7 +18,7 @@ from rig import needs
 
 pytestmark = [pytest.mark.real, needs("curl", "dnsmasq", "traceroute", "ping", "nsenter", "setpriv")]
 
-SIZE = 300 * 1024 * 1024
+SIZE = int(os.environ.get("VNET_DOWNLOAD_MB", "300")) << 20
 TOPOLOGY = """
 name: NAME
 networks:
@@ -120,21 +120,24 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def large_file(directory: Path) -> Path:
-    path = directory / "large"
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[Path]:
+    """A file whose blocks differ, which does not outlive the test."""
+    path = tmp_path / "large"
     block = os.urandom(1 << 20)
     with path.open("wb") as file:
         for number in range(SIZE >> 20):
             file.write(number.to_bytes(8, "big") + block[8:])
-    return path
+    yield path
+    path.unlink()
 
 
-def test_a_large_download_by_curl_in_a_linux_guest(host: Machine, tmp_path: Path) -> None:
-    path = large_file(tmp_path)
+def test_a_large_download_by_curl_in_a_linux_guest(host: Machine, tmp_path: Path, large: Path) -> None:
     lab = host.up(TOPOLOGY)
     got = tmp_path / "got"
     host.inside(lab, "pc", "curl", "-sSf", "--max-time", "60", "-o", str(got), f"http://{SERVER}/large", timeout=90)
-    assert digest_of(got) == digest_of(path)
+    assert digest_of(got) == digest_of(large)
+    got.unlink()
 
 
 def as_nobody(spare: Path) -> list[str]:
@@ -148,11 +151,21 @@ def as_nobody(spare: Path) -> list[str]:
     if not shut:
         return drop
     show = 'mount --bind "$1" "$3" && mount -t tmpfs -o mode=755 none "$2" && mkdir -p "$1" && mount --bind "$3" "$1"'
-    return ["sh", "-c", f'{show} && shift 3 && exec "$@"', "sh", str(prefix), str(shut[0]), str(spare), *drop]
+    return [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        f'{show} && shift 3 && exec "$@"',
+        "sh",
+        str(prefix),
+        str(shut[0]),
+        str(spare),
+        *drop,
+    ]
 
 
-def test_a_large_download_by_a_user_without_any_right(host: Machine, tmp_path: Path) -> None:
-    path = large_file(tmp_path)
+def test_a_large_download_by_a_user_without_any_right(host: Machine, large: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         open_to_all, spare = Path(name), Path(name) / "spare"
         open_to_all.chmod(0o777)
@@ -162,13 +175,13 @@ def test_a_large_download_by_a_user_without_any_right(host: Machine, tmp_path: P
             f"name: {host.name}\nnetworks: {{out: {{subnet: 10.0.2.0/24, dhcp: {{}}, adapter: user}}}}\n"
             "guests: {phone: {nics: [out]}}\n"
         )
-        program = [sys.executable, "-c", DOWNLOAD, str(file), f"http://{SERVER}/{path.name}"]
+        program = [sys.executable, "-c", DOWNLOAD, str(file), f"http://{SERVER}/{large.name}"]
         environment = ["env", f"VNET_RUN_DIR={open_to_all / 'run'}", f"HOME={name}"]
         command = host.argv(*as_nobody(spare), *environment, *program)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
-    assert words[0] == digest_of(path) and words[1] == "65534"
+    assert words[0] == digest_of(large) and words[1] == "65534"
     assert set(words[words.index("CapEff:") + 1]) == {"0"}
 
 

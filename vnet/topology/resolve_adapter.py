@@ -17,7 +17,7 @@ from vnet.topology.addressing import first_free
 from vnet.topology.draft import Draft
 from vnet.topology.problems import Problems
 from vnet.topology.profiles import PROFILES
-from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
+from vnet.topology.resolved import PortRef, ResolvedDhcp, ResolvedNetwork, ResolvedTopology
 from vnet.topology.shape import shape_adapter
 from vnet.topology.wiring import access
 from vnet.topology.yaml_reader import read_yaml
@@ -33,6 +33,7 @@ def resolve_adapter(draft: Draft, network: str) -> tuple[AdapterSpec, PortRef | 
     scope = draft.dhcp.get(network)
     statics = {s.node: s.address.ip for s in draft.statics_on(network) if isinstance(s.address.ip, IPv4Address)}
     taken = [*statics.values(), *(scope.reservations.values() if scope else ()), *([scope.server] if scope else ())]
+    here = ((node, nic.mac) for (node, _), nic in draft.interfaces.items() if nic.network == network)
     guests = [guest for guest in draft.model.guests.values() if guest is not None]
     wanted = [nic.gateway for guest in guests for nic in guest.nics if not isinstance(nic, str)]
     wanted += [node.gateway for node in guests] + [router.default_gateway for router in draft.model.routers.values()]
@@ -45,7 +46,7 @@ def resolve_adapter(draft: Draft, network: str) -> tuple[AdapterSpec, PortRef | 
             free_address=_free(draft.subnets.get(network), taken, (scope.range_start, scope.range_end) if scope else None),
             gateway=_gateway(draft.subnets.get(network), wanted, scope.gateway if scope else None, taken),
             mac=lambda name: draft.macs.derive(network, name),
-            addresses=statics,
+            addresses=statics | _reserved(here, scope),
             has_dhcp=scope is not None,
         ),
         ("networks", network, "adapter"),
@@ -100,9 +101,15 @@ def _around(topology: ResolvedTopology, network: ResolvedNetwork, problems: Prob
         free_address=_free(network.subnet, taken, (scope.range_start, scope.range_end) if scope else None),
         gateway=_gateway(network.subnet, wanted, scope.gateway if scope else None, taken),
         mac=derived_mac(topology, network.name),
-        addresses=statics,
+        addresses=statics | _reserved(((node, nic.mac) for node, nic in on_network), scope),
         has_dhcp=scope is not None,
     )
+
+
+def _reserved(nics: Iterable[tuple[str, Mac]], scope: ResolvedDhcp | None) -> dict[str, IPv4Address]:
+    """Find the addresses that nodes have by a reservation, from their names and MAC addresses."""
+    reservations = scope.reservations if scope is not None else {}
+    return {node: reservations[mac] for node, mac in nics if mac in reservations}
 
 
 def derived_mac(topology: ResolvedTopology, network: str) -> Callable[[str], Mac]:

@@ -57,13 +57,15 @@ def resolve_dhcp(draft: Draft, network: str, model: Dhcp) -> ResolvedDhcp | None
         if len(routers) > 1:
             text = f"{len(routers)} routers are on {network!r}, and clients are told {gateway}; say which with gateway:"
             draft.problems.warning("which-gateway", path, text, key=True)
-    taken = {s.address.ip for s in draft.statics_on(network) if isinstance(s.address.ip, IPv4Address)}
-    taken |= {*reservations.values(), *((gateway,) if gateway else ())}
-    if model.gateway is None and not routers and (adapter := _user_adapter(draft, network)) is not None:
+    statics = {s.address.ip for s in draft.statics_on(network) if isinstance(s.address.ip, IPv4Address)}
+    taken = statics | {*reservations.values(), *((gateway,) if gateway else ())}
+    if not routers and (adapter := _user_adapter(draft, network)) is not None:
         # whoever leads out is the gateway, and answers questions for names
-        gateway = _stated(adapter, subnet) or first_free(subnet, taken | ({server} if server else set()), reach)
-        taken |= {gateway} if gateway else set()
-        dns = dns or ((gateway,) if gateway and not model.dns else ())
+        if model.gateway is None:
+            gateway = _stated(adapter, subnet) or first_free(subnet, taken | ({server} if server else set()), reach)
+            taken |= {gateway} if gateway else set()
+        if gateway is not None and gateway not in statics and not model.dns:
+            dns = (gateway,)
     if server is None:
         server = first_free(subnet, taken, reach)
     if reach is None and server is not None:

@@ -15,6 +15,7 @@ from vnet.errors import HostError
 from vnet.stack.tcp.tables import TcpListener
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.user import Forward
+from vnet.units import SECOND
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
@@ -164,3 +165,21 @@ def test_other_changes_need_another_adapter(tmp_path: Path) -> None:
     with rig(tmp_path) as lab:
         assert not lab.adapter.adapt(replace(lab.spec, host=IPv4Address("10.0.2.98")))
         assert not lab.adapter.adapt(LoopbackSpec(name="lo0", mac=bytes(6), addresses=()))
+
+
+def test_a_listener_that_can_take_nothing_rests_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    with rig(tmp_path, (forward(port),)) as lab, socket.create_connection(("127.0.0.1", port)) as near:
+        listener = lab.guest.tcp.listen(80)
+
+        def none_left(_: object) -> None:
+            raise OSError(24, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("socket.socket.accept", none_left)
+            lab.loop.until(lambda: lab.adapter.drops["forward-accept"] == 1)
+            for _ in range(10):
+                lab.loop.turn()
+            assert lab.adapter.drops["forward-accept"] == 1, "it does not ask again at once"
+        lab.loop.skip(SECOND)
+        exchange(lab, near, listener)

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from struct import pack
 
@@ -160,12 +160,12 @@ def test_what_is_unreachable_is_said_to_be(lab: Rig, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "10.0.2.77", "240.0.0.1", "224.0.0.5"]
+    "address", ["127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "10.0.2.77", "10.1.2.3", "240.0.0.1", "224.0.0.5"]
 )
 @pytest.mark.parametrize("protocol", [PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMP])
 def test_the_machine_is_out_of_reach(tmp_path: Path, address: str, protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No socket is opened for such packets, whatever they carry."""
-    with rig(tmp_path, host=None) as lab:
+    with rig(tmp_path, host=None, routes=((IPv4Network("10.1.0.0/16"), IPv4Address("10.0.2.7")),)) as lab:
         monkeypatch.setattr(Outside, "open", lambda *_, **__: pytest.fail("a socket was opened"))
         source, far = GUEST.ip.packed, socket.inet_aton(address)
         payload = {

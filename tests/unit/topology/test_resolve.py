@@ -12,9 +12,11 @@ import pytest
 from vnet.addresses import parse_mac
 from vnet.errors import TopologyError
 from vnet.topology import parse_topology, resolve
+from vnet.topology.adapter_kinds.user import UserSpec
 from vnet.topology.addressing import FIRST_ALLOTTED_VID, MacAllotter, allot_vids, first_free, free_range
 from vnet.topology.describe import cable_text
 from vnet.topology.model import Dhcp, Guest, Network, Nic, Router, Topology
+from vnet.topology.resolve_adapter import read_choice
 from vnet.topology.resolved import ALL_VLANS, PortRef, ResolvedTopology
 from vnet.units import HOUR, MILLISECOND, MINUTE, SECOND
 
@@ -437,3 +439,48 @@ def test_servers_and_domains_of_a_guest() -> None:
     assert [str(each) for each in lab.guests["g"].dns] == ["10.0.0.53", "fd00::53"]
     assert lab.guests["g"].search == ("office.example", "lab")
     assert lab.guests["h"].dns == lab.guests["h"].search == ()
+
+
+def test_a_user_adapter_is_the_gateway_that_nodes_name_and_knows_guests_with_reservations() -> None:
+    topology = parse_topology(
+        """
+name: lab
+networks:
+  out:
+    subnet: 10.0.2.0/24
+    dhcp: {reservations: {web: 10.0.2.40}}
+    adapter:
+      user:
+        forwards: [{listen: "8080", to: "web:80"}, {listen: "[::1]:8081", to: "10.0.2.9:81", protocol: udp}]
+  told: {subnet: 10.0.3.0/24, dhcp: {gateway: 10.0.3.200}, adapter: user}
+  stated: {subnet: 10.0.4.0/24, dhcp: {}, adapter: {user: {address: 10.0.4.254}}}
+  named: {subnet: 10.0.5.0/24, adapter: user}
+  routed: {subnet: 10.0.6.0/24, dhcp: {}, adapter: user}
+  free: {subnet: 10.0.7.0/24, adapter: user}
+routers: {gate: {interfaces: {routed: 10.0.6.1/24}}}
+guests:
+  web: {nics: [out]}
+  pc:
+    nics:
+      - {network: named, address: 10.0.5.9/24, gateway: 10.0.5.99}
+      - {network: free, address: 10.0.7.1}
+"""
+    )
+    networks = topology.networks
+    adapters = {name: network.adapter.describe() for name, network in networks.items()}
+    assert adapters == {
+        "out": "user 10.0.2.1/24 with 2 forwards", "told": "user 10.0.3.200/24", "stated": "user 10.0.4.254/24",
+        "named": "user 10.0.5.99/24", "routed": "user 10.0.6.3/24", "free": "user 10.0.7.2/24",
+    }  # fmt: skip
+    spec = networks["out"].adapter
+    assert isinstance(spec, UserSpec)
+    assert [str(forward) for forward in spec.forwards] == [
+        "tcp 127.0.0.1:8080 to 10.0.2.40:80", "udp [::1]:8081 to 10.0.2.9:81",
+    ]  # fmt: skip
+    told = {name: (str(n.dhcp.gateway), [str(each) for each in n.dhcp.dns]) for name, n in networks.items() if n.dhcp}
+    assert told == {
+        "out": ("10.0.2.1", ["10.0.2.1"]), "told": ("10.0.3.200", ["10.0.3.200"]), "stated": ("10.0.4.254", ["10.0.4.254"]),
+        "routed": ("10.0.6.1", []),
+    }  # fmt: skip
+    again = read_choice(topology, networks["out"], "{user: {forwards: [{listen: '8080', to: 'web:80'}]}}")
+    assert isinstance(again, UserSpec) and again.forwards == spec.forwards[:1] and again.mac == spec.mac

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 from typing import Final, final
 
@@ -27,12 +28,11 @@ _LINK_LOCAL: Final = bytes((169, 254))
 
 @final
 class Destinations:
-    """Where what is sent to an address may go; *own* subnet of the network is not outside."""
+    """Where what is sent to an address may go; the *own* networks of the lab are not outside, whatever the machine knows."""
 
-    def __init__(self, own: IPv4Network, alias: bytes | None, clock: Scheduler) -> None:
+    def __init__(self, own: Sequence[IPv4Network], alias: bytes | None, clock: Scheduler) -> None:
         self.alias = alias
-        self._mask = int(own.netmask)
-        self._own = int(own.network_address)
+        self._own = tuple((int(network.netmask), int(network.network_address)) for network in own)
         self._routes = Routes()
         self._clock = clock
         self._known: dict[bytes, str | None] = {}
@@ -42,7 +42,10 @@ class Destinations:
         """Return the address to give to a socket, or None if guests may not get there."""
         if address == self.alias:
             return LOOPBACK
-        if is_never(address) or int.from_bytes(address, "big") & self._mask == self._own:
+        if is_never(address):
+            return None
+        number = int.from_bytes(address, "big")
+        if any(number & mask == network for mask, network in self._own):
             return None
         now = self._clock.now
         if now >= self._forget_at or len(self._known) >= MAX_KNOWN:

@@ -22,6 +22,8 @@ from vnet.adapters.user.tcp import TcpRelay
 from vnet.adapters.user.udp import UdpRelay
 from vnet.errors import HostError
 from vnet.stack.host import Host
+from vnet.stack.interface import Interface
+from vnet.stack.tcp.short import ShortWay
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.user import UserSpec
 from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP
@@ -46,9 +48,9 @@ class UserAdapter:
         for prefix, via in spec.routes:
             host.routes.add(prefix, via.packed, interface)
         try:
-            destinations = Destinations(
-                spec.address.network, spec.host.packed if spec.host is not None else None, context.scheduler
-            )
+            own = [spec.address.network, *(prefix for prefix, _ in spec.routes if prefix.prefixlen)]
+            alias = spec.host.packed if spec.host is not None else None
+            destinations = Destinations(own, alias, context.scheduler)
         except OSError as error:
             raise HostError(f"cannot ask the machine for its routes: {error.strerror}") from error
         self._outside = outside = Outside(
@@ -68,6 +70,13 @@ class UserAdapter:
         host.protocols[PROTOCOL_UDP] = self._udp
         host.protocols[PROTOCOL_ICMP] = self._echo
         host.on_change = self._udp.forget_paths
+        short, long = ShortWay(host.tcp), host.deliver_ipv4
+
+        def receive(interface: Interface, frame: bytes, offload: bytes) -> None:
+            if not short.take(frame, offload):
+                long(interface, frame, offload)
+
+        host.on_ipv4 = receive
         self._forwards = Forwards(outside, self._tcp, context.ledger)
         try:
             self._forwards.change(spec.forwards)

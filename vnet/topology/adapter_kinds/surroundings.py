@@ -19,8 +19,8 @@ class Surroundings:
 
     ``free_address`` gives the first host address of the subnet that nobody has; ``gateway`` is the address that clients are
     told, or guests have, as their gateway although no router has it; ``mac`` derives a MAC address for a name;
-    ``addresses`` are the IPv4 addresses of guests and routers on the network, by name; ``has_dhcp`` tells whether a DHCP
-    server of the lab serves it.
+    ``addresses`` are the IPv4 addresses, static or reserved, of guests and routers on the network, by name; ``has_dhcp``
+    tells whether a DHCP server of the lab serves it.
     """
 
     network: str

@@ -97,8 +97,9 @@ class UserSpec(AdapterSpec):
     forwards: tuple[Forward, ...] = ()
 
     def describe(self) -> str:
-        """Say the address."""
-        return f"{self.kind} {self.address}"
+        """Say the address, and how many ways in there are."""
+        count = len(self.forwards)
+        return f"{self.kind} {self.address}" + (f" with {count} forward{'s' * (count > 1)}" if count else "")
 
 
 def resolve_user(model: User, around: Surroundings, path: Path) -> UserSpec | None:
