@@ -213,3 +213,22 @@ def test_places_that_cannot_be_had(bench: Bench, tmp_path: Path) -> None:
     again = opened("left.sock")  # a socket that nobody has open is one that a dead lab left
     again.stop()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_two_hundred_times_up_and_down_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    def turn(number: int) -> None:
+        listens = StreamAdapter(StreamSpec(place=SocketPlace(path="x.sock"), listens=True), bench.context)
+        listens.start()
+        dials = StreamAdapter(StreamSpec(place=SocketPlace(path="x.sock"), listens=False), Bench(str(tmp_path)).context)
+        if number % 2:
+            dials.start()
+        bench.turn()
+        assert listens.is_connected == bool(number % 2)
+        for each in (listens, dials) if number % 3 else (dials, listens):
+            each.stop()
+
+    turn(1)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for number in range(200):
+        turn(number)
+    assert sorted(os.listdir("/proc/self/fd")) == before and not bench.readers and not os.listdir(tmp_path)
