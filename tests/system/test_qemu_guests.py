@@ -101,7 +101,10 @@ guests:
         await shell.run("ping -c 1 -W 5 10.0.20.9")
         assert (await lab.guests["b"].ping("10.0.16.1", timeout=5)).ok
         assert {entry["vlan"] for entry in show(lab, "fdb") if entry["owner"] == "vm:eth0"} == {1, 16, 20}
+        await machine(lab).save("plugged-in")
         lab.links["vm:eth0"].up = False
+        await shell.until("cat /sys/class/net/eth0.16/carrier", "0")
+        await machine(lab).restore("plugged-in")
         await shell.until("cat /sys/class/net/eth0.16/carrier", "0")
 
 
