@@ -37,13 +37,18 @@ guests:
 DRIVERS = {
     "virtio": "virtio_net", "e1000": "e1000", "rtl8139": "8139cp", "pcnet": "pcnet32", "vmxnet3": "vmxnet3",
     "tulip": "tulip", "ne2k": "ne2k-pci",
+    "e1000e": "e1000e", "i82559er": "e100",
 }  # fmt: skip
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize(
     ("models", "size"),
-    [(("virtio", "e1000", "rtl8139", "pcnet"), 10_000_000), (("vmxnet3", "tulip"), 10_000_000), (("ne2k",), 1_000_000)],
+    [
+        (("virtio", "e1000", "rtl8139", "pcnet"), 10_000_000),
+        (("vmxnet3", "tulip", "e1000e"), 10_000_000),
+        (("ne2k", "i82559er"), 1_000_000),
+    ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
 async def test_each_nic_model_leases_pings_and_downloads_through_nat(

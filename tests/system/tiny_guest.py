@@ -20,8 +20,7 @@ APPLETS = (
     "uptime", "vconfig", "wc", "wget",
 )  # fmt: skip
 DRIVERS = ("virtio_pci", "virtio_net", "virtio-rng", "e1000", "e1000e", "8139cp", "8139too", "pcnet32", "ne2k-pci", "tulip",
-           "vmxnet3", "8021q")  # fmt: skip
-PROMPT = "vnet-guest# "
+           "e100", "vmxnet3", "8021q")  # fmt: skip
 
 INIT = """#!/bin/sh
 export PATH=/bin:/usr/bin PS1='' HOME=/
