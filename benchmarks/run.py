@@ -38,6 +38,7 @@ GROUPS: Final = (
     "dhcp_vs_kea",
     "lab_build",
     "live_start",
+    "live_vms",
 )
 """One module each, with ``rows(rounds) -> list[Row]``."""
 QUICK_ROUNDS: Final = 2

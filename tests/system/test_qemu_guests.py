@@ -37,13 +37,18 @@ guests:
 DRIVERS = {
     "virtio": "virtio_net", "e1000": "e1000", "rtl8139": "8139cp", "pcnet": "pcnet32", "vmxnet3": "vmxnet3",
     "tulip": "tulip", "ne2k": "ne2k-pci",
+    "e1000e": "e1000e", "i82559er": "e100",
 }  # fmt: skip
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize(
     ("models", "size"),
-    [(("virtio", "e1000", "rtl8139", "pcnet"), 10_000_000), (("vmxnet3", "tulip"), 10_000_000), (("ne2k",), 1_000_000)],
+    [
+        (("virtio", "e1000", "rtl8139", "pcnet"), 10_000_000),
+        (("vmxnet3", "tulip", "e1000e"), 10_000_000),
+        (("ne2k", "i82559er"), 1_000_000),
+    ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
 async def test_each_nic_model_leases_pings_and_downloads_through_nat(
@@ -101,7 +106,10 @@ guests:
         await shell.run("ping -c 1 -W 5 10.0.20.9")
         assert (await lab.guests["b"].ping("10.0.16.1", timeout=5)).ok
         assert {entry["vlan"] for entry in show(lab, "fdb") if entry["owner"] == "vm:eth0"} == {1, 16, 20}
+        await machine(lab).save("plugged-in")
         lab.links["vm:eth0"].up = False
+        await shell.until("cat /sys/class/net/eth0.16/carrier", "0")
+        await machine(lab).restore("plugged-in")
         await shell.until("cat /sys/class/net/eth0.16/carrier", "0")
 
 
@@ -207,3 +215,20 @@ async def test_what_does_not_start_says_why(run_directory: Path) -> None:
         text = await machine(lab, "late").console.wait_for("SeaBIOS", 20)
         assert "SeaBIOS" in text, "firmware talks to the console"
     assert not (run_directory / "broken").exists()
+
+
+@pytest.mark.trio
+async def test_firmware_boots_from_the_network_in_the_order_of_the_file() -> None:
+    """iPXE in three NIC models asks the lab's DHCP server; VS-84: one machine after the other, with a delay."""
+    guests = "".join(
+        f" {model}: {{kind: qemu, memory: 64MiB, nics: [{{network: lan, model: {model}, dhcp: true}}], {more}}},"
+        for model, more in (("rtl8139", "start_order: 2, start_delay: 300ms"), ("virtio", ""), ("e1000", "start_order: 1"))
+    )
+    topology = parse_topology(f"{{name: pxe, networks: {{lan: {{subnet: 10.0.0.0/24, dhcp: {{}}}}}}, guests: {{{guests}}}}}")
+    async with vnet.open_lab(topology) as lab:
+        await lab.wait_up(BOOT)
+        assert {row["owner"] for row in show(lab, "leases")} == {"rtl8139:eth0", "virtio:eth0", "e1000:eth0"}
+        assert all("iPXE" in machine(lab, name).console.output.decode(errors="replace") for name in lab.guests)
+        started = [(event.node, event.instant) for event in lab.events if event.kind == "vm-started"]
+        assert [name for name, _ in started] == ["virtio", "e1000", "rtl8139"]
+        assert started[2][1] - started[1][1] >= 300 * 10**6

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,11 +20,10 @@ APPLETS = (
     "uptime", "vconfig", "wc", "wget",
 )  # fmt: skip
 DRIVERS = ("virtio_pci", "virtio_net", "virtio-rng", "e1000", "e1000e", "8139cp", "8139too", "pcnet32", "ne2k-pci", "tulip",
-           "vmxnet3", "8021q")  # fmt: skip
-PROMPT = "vnet-guest# "
+           "e100", "vmxnet3", "8021q")  # fmt: skip
 
 INIT = """#!/bin/sh
-export PATH=/bin PS1='' HOME=/
+export PATH=/bin:/usr/bin PS1='' HOME=/
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -81,11 +81,23 @@ def cpio(entries: Iterable[tuple[str, int, bytes]]) -> Iterator[bytes]:
             yield part + bytes(-len(part) % 4)
 
 
-def make_initrd(path: Path) -> Path:
-    """Make the initial RAM disk."""
+def with_libraries(program: str) -> list[Path]:
+    """Name the files of a program of the machine: itself, and the libraries that ldd finds."""
+    path = shutil.which(program)
+    assert path is not None, program
+    told = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+    return [Path(path), *map(Path, re.findall(r"(/\S+) \(0x", told))]
+
+
+def make_initrd(path: Path, *programs: str) -> Path:
+    """Make the initial RAM disk, with *programs* of the machine beside busybox."""
     modules = list(dict.fromkeys(each for name in DRIVERS for each in (*dependencies(name), name)))
     script, directory, link = 0o100755, 0o040755, 0o120777
-    entries = [(name, directory, b"") for name in ("bin", "dev", "proc", "sys", "modules", "tmp", "usr", "usr/share")]
+    files = [file for program in programs for file in with_libraries(program)]
+    folders = dict.fromkeys(str(each)[1:] for file in files for each in reversed(file.parents) if str(each) != "/")
+    entries = [
+        (name, directory, b"") for name in (*folders, "bin", "dev", "proc", "sys", "modules", "tmp", "usr", "usr/share")
+    ]
     entries += [("init", script, INIT.encode()), ("bin/busybox", script, BUSYBOX.read_bytes())]
     entries += [
         (f"bin/{name}", link, b"busybox") for name in (*APPLETS, "stty", "env", "kill", "dd", "date", "sync", "true")
@@ -93,5 +105,6 @@ def make_initrd(path: Path) -> Path:
     entries += [("lease", script, UDHCPC.encode())]
     entries += [("modules/order", 0o100644, "\n".join(f"{name}.ko" for name in modules).encode())]
     entries += [(f"modules/{name}.ko", 0o100644, (GUEST / f"modules/{name}.ko").read_bytes()) for name in modules]
+    entries += [(str(file)[1:], script, file.read_bytes()) for file in dict.fromkeys(files)]
     path.write_bytes(b"".join(cpio(entries)))
     return path

@@ -239,6 +239,8 @@ class QemuGuest(OpaqueGuest):
     async def restore(self, tag: str) -> None:
         """Go back to what was saved under a name; the machine runs on if it runs, and stays paused if it is."""
         await self._snapshot("restore", f"loadvm {_checked(tag)}")
+        self._links_shown = [not port.carrier for port in self._ports]  # the carriers came back as they were: show them all
+        self._carrier_changed()
         self._report("vm-restored", tag=tag)
 
     async def _snapshot(self, verb: str, line: str) -> None:

@@ -78,6 +78,25 @@ def test_frames_survive_any_cut(cuts: list[int], sizes: list[int]) -> None:
     assert bench.arrived == frames
 
 
+@given(pieces=st.lists(st.binary(max_size=400), max_size=20))
+def test_any_octets_are_frames_or_the_end(pieces: list[bytes]) -> None:
+    bench, reasons = Bench("/"), []
+    ours, peer = socket.socketpair()
+    with peer:
+        ours.setblocking(False)
+        stream = FrameStream(ours, bench, bench.timeline, bench.port, Counter(), reasons.append)
+        stream.start()
+        for piece in pieces:
+            if not reasons:
+                peer.sendall(piece)
+                bench.turn(1)
+        if not reasons:
+            peer.shutdown(socket.SHUT_WR)
+            while not reasons:
+                bench.turn(1)
+    assert len(reasons) == 1 and not bench.readers and all(14 <= len(each) <= MAX_FRAME for each in bench.arrived)
+
+
 def test_a_super_frame_is_cut_up(bench: Bench, adapter: StreamAdapter) -> None:
     ip = bytes.fromhex("4500 0000 0001 0000 40 06 0000 0a000001 0a000002".replace(" ", ""))
     tcp = bytes.fromhex("0050 1234 00000001 00000002 5018 ffff 0000 0000".replace(" ", ""))
@@ -213,3 +232,22 @@ def test_places_that_cannot_be_had(bench: Bench, tmp_path: Path) -> None:
     again = opened("left.sock")  # a socket that nobody has open is one that a dead lab left
     again.stop()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_two_hundred_times_up_and_down_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    def turn(number: int) -> None:
+        listens = StreamAdapter(StreamSpec(place=SocketPlace(path="x.sock"), listens=True), bench.context)
+        listens.start()
+        dials = StreamAdapter(StreamSpec(place=SocketPlace(path="x.sock"), listens=False), Bench(str(tmp_path)).context)
+        if number % 2:
+            dials.start()
+        bench.turn()
+        assert listens.is_connected == bool(number % 2)
+        for each in (listens, dials) if number % 3 else (dials, listens):
+            each.stop()
+
+    turn(1)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for number in range(200):
+        turn(number)
+    assert sorted(os.listdir("/proc/self/fd")) == before and not bench.readers and not os.listdir(tmp_path)

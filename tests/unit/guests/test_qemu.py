@@ -74,6 +74,13 @@ async def test_a_life(log: Path) -> None:
         with pytest.raises(LabError, match="vm: cannot restore it: Snapshot does not exist"):
             await vm.restore("never")
         assert vm.state.value == "running", "QEMU stops for a restore that then cannot be"
+        said = len(commands(log))
+        await vm.restore("good")
+        await vm.pause()
+        await vm.resume()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        links = [each for each in commands(log)[said:] if "link" in each]
+        assert links == ["set_link net0 True", "set_link net1 True"], "what was restored has the carriers of back then"
         pid = vm.pid
         assert pid is not None
         await vm.shutdown(5)
@@ -81,16 +88,8 @@ async def test_a_life(log: Path) -> None:
         assert (await change(lab, "vm", ["start", "pause"]))["state"] == "paused"
         assert vm.pid != pid
     kinds = [event.kind for event in lab.events if event.node == "vm" and event.kind.startswith("vm-")]
-    assert kinds == [
-        "vm-started",
-        "vm-paused",
-        "vm-resumed",
-        "vm-saved",
-        "vm-stopped",
-        "vm-started",
-        "vm-paused",
-        "vm-stopped",
-    ]
+    told = "started paused resumed saved restored paused resumed stopped started paused stopped"
+    assert kinds == [f"vm-{each}" for each in told.split()]
     assert len(os.listdir("/proc/self/fd")) == before
 
 
