@@ -22,6 +22,7 @@ class Machine:
         self.name = f"vt{secrets.token_hex(3)}"
         self.directory = directory
         self.environment = {**os.environ, "VNET_RUN_DIR": str(directory / "run")}
+        self.resolv_conf: Path | None = None  # what is to be seen as /etc/resolv.conf; with it, nobody sees what labs mount
         self._labs: list[subprocess.Popen[str]] = []
 
     @property
@@ -30,7 +31,11 @@ class Machine:
 
     def argv(self, *words: str) -> list[str]:
         """Give the command line that runs something here; unlike ``ip netns exec`` it sees what others mount."""
-        return ["nsenter", f"--net={self.path}", *words]
+        enter = ["nsenter", f"--net={self.path}"]
+        if self.resolv_conf is None:
+            return [*enter, *words]
+        show = f'mount --bind {self.resolv_conf} /etc/resolv.conf && exec "$@"'
+        return [*enter, "unshare", "--mount", "sh", "-c", show, "sh", *words]
 
     def run(self, *words: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

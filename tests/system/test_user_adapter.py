@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -203,24 +202,20 @@ def test_datagrams_echo_and_the_way_there(host: Machine) -> None:
 
 def test_names_by_the_resolver_of_the_machine(host: Machine, tmp_path: Path) -> None:
     """dnsmasq is the machine's resolver, which resolv.conf names; TCP too, for an answer that fits no datagram."""
-    folder = Path("/etc/netns") / host.name
-    folder.mkdir(parents=True)
-    try:
-        (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        texts = [f"--txt-record=long.test,{letter * 200}" for letter in "abcdefghij"]
-        dnsmasq = host.argv(
-            "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root",
-            "--pid-file",
-            "--listen-address=127.0.0.1", "--bind-interfaces", f"--address=/www.test/{SERVER}", *texts,
-        )  # fmt: skip
-        (tmp_path / "hello").write_text("hello from outside")
-        with running(*dnsmasq, ready=False):
-            lab = host.up(TOPOLOGY)
-            fetch = ("curl", "-sSf", "--max-time", "10", "--retry", "3", "--retry-all-errors", "http://www.test/hello")
-            assert host.inside(lab, "pc", *fetch) == "hello from outside"
-            assert host.inside(lab, "pc", sys.executable, "-c", ASK_BY_TCP) == "1 1\n"
-    finally:
-        shutil.rmtree(folder)
+    host.resolv_conf = tmp_path / "resolv.conf"
+    host.resolv_conf.write_text("nameserver 127.0.0.1\n")
+    texts = [f"--txt-record=long.test,{letter * 200}" for letter in "abcdefghij"]
+    dnsmasq = host.argv(
+        "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root",
+        "--pid-file",
+        "--listen-address=127.0.0.1", "--bind-interfaces", f"--address=/www.test/{SERVER}", *texts,
+    )  # fmt: skip
+    (tmp_path / "hello").write_text("hello from outside")
+    with running(*dnsmasq, ready=False):
+        lab = host.up(TOPOLOGY)
+        fetch = ("curl", "-sSf", "--max-time", "10", "--retry", "3", "--retry-all-errors", "http://www.test/hello")
+        assert host.inside(lab, "pc", *fetch) == "hello from outside"
+        assert host.inside(lab, "pc", sys.executable, "-c", ASK_BY_TCP) == "1 1\n"
 
 
 def test_the_way_in_and_no_other(host: Machine, tmp_path: Path) -> None:
