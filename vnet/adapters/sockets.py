@@ -1,0 +1,104 @@
+"""Sockets that frames travel through: where they are made, and what is left of them.
+
+Nothing here waits. A Unix socket that a dead process left in the way is removed; one that somebody listens on is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from dataclasses import replace
+from typing import Final, TypeAlias, final
+
+from vnet.adapters.resources import FileId, FileResource, Ledger
+from vnet.errors import HostError
+from vnet.topology.adapter_kinds.sockets import SUN_PATH, SocketPlace
+
+MAX_FRAME: Final = 4096 + 65536
+"""QEMU's NET_BUFSIZE: what it would ever send or take. A larger length is not a frame but a mistake, or an attack."""
+SHORTEST_FRAME: Final = 14
+QUEUE_OCTETS: Final = 256 * 1024
+"""What waits in here for a peer that does not read; the rest is dropped."""
+
+Address: TypeAlias = "str | tuple[str, int]"
+_BACKLOG: Final = 4
+
+
+def placed(place: SocketPlace, directory: str) -> SocketPlace:
+    """Complete a path by the lab's run directory; raise HostError where it gets too long for a socket."""
+    if not place.path:
+        return place
+    path = os.path.join(directory, place.path)
+    if len(os.fsencode(path)) > SUN_PATH:
+        raise HostError(f"the path of socket {path} is longer than {SUN_PATH} octets: set VNET_RUN_DIR to a shorter one")
+    return replace(place, path=path)
+
+
+def address_of(place: SocketPlace) -> Address:
+    """Give the address as the socket module wants it."""
+    return place.path or (place.host, place.port)
+
+
+def family_of(place: SocketPlace) -> socket.AddressFamily:
+    """Give the address family."""
+    if place.path:
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in place.host else socket.AF_INET
+
+
+@final
+class BoundSocket:
+    """A socket bound to a place, for its owner alone; ``close`` takes its file away, and a sweep does after a crash.
+
+    Raise HostError if the place cannot be had.
+    """
+
+    def __init__(self, place: SocketPlace, kind: socket.SocketKind, ledger: Ledger) -> None:
+        self.place = place
+        self._ledger = ledger
+        self._resource: FileResource | None = None
+        self.socket = socket.socket(family_of(place), kind)
+        try:
+            self.socket.setblocking(False)
+            if place.path:
+                _remove_stale(place.path, kind)
+            else:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind(address_of(place))
+            if place.path:
+                os.chmod(place.path, 0o600)  # nobody can have connected yet: it does not listen
+                self._resource = FileResource(place.path, FileId.of(os.lstat(place.path)))
+                ledger.add(self._resource)
+            else:
+                self.place = replace(place, port=self.socket.getsockname()[1])  # 0 leaves the choice to Linux
+            if kind == socket.SOCK_STREAM:
+                self.socket.listen(_BACKLOG)
+        except OSError as error:
+            self.close()
+            raise HostError(f"cannot make a socket at {place}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Close it, and remove its file; calling again does nothing."""
+        self.socket.close()
+        resource, self._resource = self._resource, None
+        if resource is not None:
+            resource.remove()
+            self._ledger.done(resource)
+
+
+def _remove_stale(path: str, kind: socket.SocketKind) -> None:
+    """Remove a socket that nobody has open any more."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "there is a file of that name")
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            except BlockingIOError:
+                pass  # somebody listens, and does not keep up
