@@ -9,6 +9,7 @@ from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
 from vnet.topology.adapter_kinds.vde import VdeSpec
+from vnet.topology.adapter_kinds.vhost_user import VhostUserSpec
 
 
 def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
@@ -34,5 +35,9 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.vde_server import VdeServer
 
             return VdeServer(spec, context) if spec.listens else VdeClient(spec, context)
+        case VhostUserSpec():
+            from vnet.adapters.vhost_user import VhostUserAdapter
+
+            return VhostUserAdapter(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")
