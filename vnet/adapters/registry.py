@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
+from vnet.topology.adapter_kinds.gvproxy import GvproxySpec
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
@@ -39,5 +40,9 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.vhost_user import VhostUserAdapter
 
             return VhostUserAdapter(spec, context)
+        case GvproxySpec():
+            from vnet.adapters.gvproxy import GvproxyConnections, GvproxyDatagrams
+
+            return GvproxyDatagrams(spec, context) if spec.protocol == "vfkit" else GvproxyConnections(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

@@ -229,6 +229,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "Iperf3": "program iperf3", "Iperf3Client": "program iperf3_client", "Traffic": "program traffic",
     "Adapter": "an adapter", "Loopback": "a loopback adapter",
     "Vxlan": "a vxlan adapter", "Geneve": "a geneve adapter", "Udp": "a udp adapter", "Vde": "a vde adapter",
+    "VhostUser": "a vhost_user adapter", "Gvproxy": "a gvproxy adapter",
     "Pcap": "a pcap adapter", "RouterInterface": "a router's interface", "SubInterface": "a VLAN sub-interface",
     "BondMember": "a bond's member (which has a cable; addresses stand with the bond)",
     "Topology": "a topology",

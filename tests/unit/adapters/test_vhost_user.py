@@ -660,6 +660,40 @@ def test_enabled_from_the_start_without_protocol_features(rig: Rig) -> None:
     assert len(rig.arrived) == 1
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_messages_of_chance(rig: Rig, seed: int) -> None:
+    """Anything may be said, with any descriptors, and frames pass meanwhile; the adapter is there for the next one."""
+    chance = random.Random(seed)
+    before = descriptors()
+    front = rig.running()
+    front.say(SET_PROTOCOL_FEATURES, U64.pack(OFFERED))
+    front.need_reply = seed % 4 != 0
+    sizes = {SET_MEM_TABLE: 40, SET_VRING_ADDR: 40}
+    for _ in range(60):
+        request = chance.choice((*range(1, 20), SET_MEM_TABLE, SET_VRING_KICK, SET_VRING_ADDR))
+        payload = bytearray(chance.randbytes(chance.choice((0, sizes.get(request, 8), sizes.get(request, 8)))))
+        if len(payload) > 8 and chance.random() < 0.8:
+            payload[:8] = pack("<II", chance.randrange(3), 0)
+        elif payload and chance.random() < 0.8:
+            payload[:4] = pack("<I", chance.randrange(3))
+            payload[4:] = bytes(len(payload) - 4)
+        fds = chance.choices((front.fd, *front.kick, *front.call), k=chance.choice((0, 0, 1, 1, 2)))
+        try:
+            front.say(request, bytes(payload), *fds)
+            front.offer(1)
+            front.transmit(NO_HEADER + frame(1))
+        except OSError:
+            break  # it had enough of us
+        rig.bench.send(frame(2))
+        rig.bench.turn(2)
+    front.close()
+    rig.bench.turn()
+    assert not rig.adapter.is_connected
+    gc.collect()
+    assert descriptors() == before
+    rig.running()
+
+
 # -- coming and going
 
 
