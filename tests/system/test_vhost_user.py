@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import select
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +11,8 @@ from pathlib import Path
 import pytest
 from machine import Machine, machine
 from rig import needs
-from tiny_guest import KERNEL, why_not
+from stranger import Vm, wait_until
+from tiny_guest import why_not
 
 pytestmark = [
     pytest.mark.real,
@@ -37,72 +34,7 @@ NO_OFFLOADS = (
     ",csum=off,guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,host_tso4=off,host_tso6=off"
     ",host_ecn=off,host_ufo=off,mrg_rxbuf=off"
 )
-BOOT = 90.0
 OCTETS = 50 * 1024 * 1024
-
-
-class Vm:
-    """A QEMU with a shell on its console."""
-
-    def __init__(self, host: Machine, initrd: Path, chardev: str, nic: str = "", size: int = 256) -> None:
-        device = f"virtio-net-pci,netdev=n,mac=02:00:00:{secrets.token_hex(3)[:2]}:00:{secrets.token_hex(1)},vectors=0"
-        words = (
-            "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
-            "-machine", "q35,memory-backend=m", "-object", "memory-backend-memfd,id=m,size=256M,share=on", "-m", "256",
-            "-chardev", f"socket,id=c,{chardev}", "-netdev", "vhost-user,id=n,chardev=c",
-            "-device", f"{device},rx_queue_size={size},tx_queue_size={size}{nic}",
-            "-kernel", str(KERNEL), "-initrd", str(initrd), "-append", "console=ttyS0 quiet",
-        )  # fmt: skip
-        self.process = subprocess.Popen(
-            host.argv(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-        )
-        self.said = ""
-
-    def expect(self, pattern: str, timeout: float = 60.0) -> str:
-        """Wait until the console has said this, and forget what was said up to there."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + timeout
-        while not (found := re.search(pattern, self.said)):
-            left = deadline - time.monotonic()
-            assert left > 0, f"no {pattern!r} in {self.said[-2000:]!r}"
-            if select.select([self.process.stdout], [], [], left)[0]:
-                said = os.read(self.process.stdout.fileno(), 65536)
-                assert said, f"it ended with {self.process.wait()}: {self.said[-2000:]!r}"
-                self.said += said.decode(errors="replace").replace("\r", "")
-        self.said = self.said[found.end() :]
-        return found[0]
-
-    def type(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(command.encode() + b"\n")
-
-    def run(self, command: str, timeout: float = 60.0) -> str:
-        """Run a command to its end; give what it printed."""
-        mark = secrets.token_hex(4)
-        self.type(f"{command}; echo {mark[:4]}''{mark[4:]}")
-        return self.expect(rf"(?s).*{mark}(?=\n)", timeout)
-
-    def booted(self, address: str, gateway: str) -> Vm:
-        self.expect("guest-is-up", BOOT)
-        self.run(f"ip link set eth0 up; ip addr add {address}/24 dev eth0; ip route add default via {gateway}")
-        return self
-
-    def reaches(self, address: str) -> bool:
-        return "rc=0" in self.run(f"ping -c 1 -W 5 {address} >/dev/null; echo rc=$?")
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {timeout:g} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -117,7 +49,8 @@ def start(host: Machine, initrd: Path) -> Iterator[Callable[..., Vm]]:
     started: list[Vm] = []
 
     def begin(chardev: str, nic: str = "", size: int = 256) -> Vm:
-        started.append(Vm(host, initrd, chardev, nic, size))
+        words = ("-chardev", f"socket,id=c,{chardev}", "-netdev", "vhost-user,id=n,chardev=c")
+        started.append(Vm(host, initrd, *words, nic=f",rx_queue_size={size},tx_queue_size={size}{nic}"))
         return started[-1]
 
     yield begin
