@@ -14,6 +14,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@tools/system-packages
+	@tools/guest-system $(abspath $(VENV)/guest)
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m benchmarks.setup_peers ovs-vswitchd
 	@tools/guest-system $(abspath $(VENV)/guest)
 	@$(MAKE) --no-print-directory lint

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -99,9 +99,9 @@ def unpack(what: str) -> None:
             archive.unlink()
 
 
-def main() -> int:
-    """Fetch whatever is missing of what the arguments name, or of everything; return 1 if something still is."""
-    wanted = sys.argv[1:] or list(PACKAGES)
+def main(names: Sequence[str] = ()) -> int:
+    """Fetch whatever is missing of *names*, or of everything; return 1 if something still is."""
+    wanted = list(names) or list(PACKAGES)
     lacking = [what for what in missing() if what in wanted]
     if lacking and os.geteuid() == 0:
         subprocess.run(["apt-get", "update", "-qq"], check=False)

@@ -156,6 +156,21 @@ def test_the_printed_lines_start_a_machine_that_is_plugged_in(user: User) -> Non
         terminal.close()
 
 
+def test_the_printed_line_of_vhost_user(user: User) -> None:
+    """The lab's memory is the machine's; the line brings what that takes."""
+    user.up()
+    words = shlex.split(user.vnet("plug", "plugged", "lan", "--as", "qemu-vhost-user"))
+    booting = user.booting()
+    at = booting.index("-m")
+    terminal = Terminal(user, *user.argv(*words, *booting[:at], *booting[at + 2 :]))
+    try:
+        lease_and_ping(terminal)
+        terminal.press("poweroff -f\n")
+        assert terminal.process.wait(30) == 0
+    finally:
+        terminal.close()
+
+
 def test_vnet_qemu_is_a_machine_for_as_long_as_it_runs(user: User) -> None:
     """On a trunk, so that the guest does its VLANs itself."""
     user.up()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.bridge import BridgeSpec
+from vnet.topology.adapter_kinds.gvproxy import GvproxySpec
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.sockets import DgramSpec, StreamSpec
@@ -13,6 +14,7 @@ from vnet.topology.adapter_kinds.tap import FdSpec, TapSpec
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
 from vnet.topology.adapter_kinds.user import UserSpec
 from vnet.topology.adapter_kinds.vde import VdeSpec
+from vnet.topology.adapter_kinds.vhost_user import VhostUserSpec
 
 
 def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
@@ -58,5 +60,13 @@ def open_adapter(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
             from vnet.adapters.qemu_dgram import DgramAdapter
 
             return DgramAdapter(spec, context)
+        case VhostUserSpec():
+            from vnet.adapters.vhost_user import VhostUserAdapter
+
+            return VhostUserAdapter(spec, context)
+        case GvproxySpec():
+            from vnet.adapters.gvproxy import GvproxyConnections, GvproxyDatagrams
+
+            return GvproxyDatagrams(spec, context) if spec.protocol == "vfkit" else GvproxyConnections(spec, context)
         case _:
             raise HostError(f"{context.port.name}: adapter {spec.describe()} is not built yet")

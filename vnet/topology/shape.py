@@ -230,6 +230,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "Adapter": "an adapter", "Loopback": "a loopback adapter", "Bridge": "a bridge adapter",
     "Stream": "a stream adapter", "Dgram": "a dgram adapter",
     "Vxlan": "a vxlan adapter", "Geneve": "a geneve adapter", "Udp": "a udp adapter", "Vde": "a vde adapter",
+    "VhostUser": "a vhost_user adapter", "Gvproxy": "a gvproxy adapter",
     "Pcap": "a pcap adapter", "RouterInterface": "a router's interface", "SubInterface": "a VLAN sub-interface",
     "BondMember": "a bond's member (which has a cable; addresses stand with the bond)",
     "Topology": "a topology",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, TypeVar
 import msgspec
 
 from vnet.topology.adapter_kinds.bridge import Bridge, resolve_bridge
+from vnet.topology.adapter_kinds.gvproxy import Gvproxy, resolve_gvproxy
 from vnet.topology.adapter_kinds.loopback import Loopback, resolve_loopback
 from vnet.topology.adapter_kinds.pcap import Pcap, resolve_pcap
 from vnet.topology.adapter_kinds.sockets import Dgram, Stream, resolve_dgram, resolve_stream
@@ -16,6 +17,7 @@ from vnet.topology.adapter_kinds.tap import resolve_fd, resolve_tap
 from vnet.topology.adapter_kinds.tunnels import Geneve, Udp, Vxlan, resolve_tunnel, resolve_udp
 from vnet.topology.adapter_kinds.user import User, resolve_user
 from vnet.topology.adapter_kinds.vde import Vde, resolve_vde
+from vnet.topology.adapter_kinds.vhost_user import VhostUser, resolve_vhost_user
 from vnet.topology.vocabulary import Strict, about
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Adapter(Strict, frozen=True, kw_only=True):
     vde: Annotated[str | Vde | None, about("A vde_switch to plug into, by its directory, or the lab as one.")] = None
     pcap: Annotated[str | Pcap | None, about("Capture files for what is beyond: one to replay, one to record.")] = None
     udp: Annotated[Udp | None, about("Frames as they are in UDP datagrams, to another lab or VM.")] = None
+    vhost_user: Annotated[VhostUser | None, about("A VM whose memory the lab shares, by QEMU's -netdev vhost-user.")] = None
+    gvproxy: Annotated[Gvproxy | None, about("A socket for a VM program that knows gvproxy's protocols.")] = None
 
 
 AdapterWord: TypeAlias = Literal["none", "loopback", "user"]
@@ -72,6 +76,8 @@ _KINDS: Final[Mapping[str, _Read]] = {
     "vde": lambda given, around, path: resolve_vde(given.vde or "", around, path),
     "pcap": lambda given, around, path: resolve_pcap(given.pcap or "", around, path),
     "udp": lambda given, around, path: resolve_udp(_is(given.udp), around, path),
+    "vhost_user": lambda given, around, path: resolve_vhost_user(_is(given.vhost_user), around, path),
+    "gvproxy": lambda given, around, path: resolve_gvproxy(_is(given.gvproxy), around, path),
 }
 
 
