@@ -56,7 +56,7 @@ class Nic:
     gateway: IPv4Address | None = None
     """Without *addresses* it comes, as do the *routes*, with the lease, and counts for more than the lease's."""
     routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()
-    dns: tuple[IPv4Address, ...] = ()
+    dns: tuple[Address, ...] = ()
     domain: str = ""
     dhcp: bool = False
     """vnet's own client configures the interface."""
@@ -375,8 +375,12 @@ class NamespaceGuest:
             return
         leases = [client.lease for client in self._clients.values() if client.lease is not None]
         domains = [nic.domain for nic in self.nics] + [lease.domain for lease in leases]
-        servers = [server for nic in self.nics for server in nic.dns]
-        servers += [server for lease in leases for server in lease.dns]
+        servers = [
+            f"{server}%{self._name(number)}" if server.version == 6 and server.is_link_local else str(server)
+            for number, nic in enumerate(self.nics)
+            for server in nic.dns
+        ]
+        servers += [str(server) for lease in leases for server in lease.dns]
         lines = [f"search {domain}" for domain in domains if domain][:1]
         lines += [f"nameserver {server}" for server in dict.fromkeys(servers)]
         with open(self.resolv_conf, "w", encoding="ascii") as file:
