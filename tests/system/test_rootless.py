@@ -120,6 +120,9 @@ def test_without_the_device_it_says_what_to_do(user: User) -> None:
     with pytest.raises(AssertionError, match="/dev/net/tun may not be opened") as caught:
         user.up(LAB)
     assert "Traceback" not in str(caught.value)
+    told = user.vnet("doctor").stdout
+    assert told.rstrip().endswith("guests: no, for lack of /dev/net/tun (chmod 666 /dev/net/tun, as root)")
+    assert "yes  user namespaces" in told
 
 
 ATTACHED = """
