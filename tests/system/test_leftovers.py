@@ -215,7 +215,8 @@ async def test_programs_report_how_they_ended(tmp_path: Path) -> None:
         assert (done.status, done.output, done.errors) == (3, b"hello", b"bad\n")
         missing = await guest.exec("no-such-program")
         assert missing.status == 127 and b"command not found" in missing.errors
-        gone = await processes.run(processes.argv(["--net", "/run/netns/no-such-lab-guest"], ["true"]))
+        nowhere = ["--net", "/run/netns/no-such-lab-guest", "--or", "/run/netns/no-such-lab-guest", "--identity", "0:0"]
+        gone = await processes.run(processes.argv(nowhere, ["true"]))
         assert gone.status == 125 and b"cannot enter" in gone.errors
         assert (await guest.exec("ls", "/sys/class/net")).output.split() == [b"eth0", b"lo"]
 

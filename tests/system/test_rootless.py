@@ -103,8 +103,12 @@ def test_the_namespaces_go_with_the_lab(user: User, number: signal.Signals) -> N
 
 def test_without_the_device_it_says_what_to_do(user: User) -> None:
     (user.directory / "tun").chmod(0o600)
-    with pytest.raises(AssertionError, match="/dev/net/tun may not be opened"):
+    with pytest.raises(AssertionError, match="/dev/net/tun may not be opened") as caught:
         user.up(LAB)
+    assert "Traceback" not in str(caught.value)
+    told = user.vnet("doctor").stdout
+    assert told.rstrip().endswith("guests: no, for lack of /dev/net/tun (chmod 666 /dev/net/tun, as root)")
+    assert "yes  user namespaces" in told
 
 
 ATTACHED = """
@@ -166,3 +170,60 @@ def test_a_process_that_is_not_there(host: Machine) -> None:
     )
     with pytest.raises(AssertionError, match="cannot join process"):
         host.up(ATTACHED.replace("PID", gone.stdout.strip()))
+
+
+def test_the_namespace_of_a_process_that_ended_is_entered_and_no_other(host: Machine) -> None:
+    """The process goes elsewhere, and then ends: what is entered is what was joined, and the end is told."""
+    script = "read go; exec unshare --net sleep 1000"
+    box = subprocess.Popen(host.argv("unshare", "--net", "sh", "-c", script), stdin=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 10
+        while host.run("readlink", f"/proc/{box.pid}/ns/net").stdout == host.run("readlink", "/proc/self/ns/net").stdout:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        host.up(ATTACHED.replace("PID", str(box.pid)))
+        before = interfaces(host, box.pid)
+        assert "lan0" in before and box.stdin is not None
+        box.stdin.write(b"go\n")
+        box.stdin.close()
+        while "lan0" in interfaces(host, box.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert "lan0" in host.vnet("exec", host.name, "box", "--", "ls", "/sys/class/net").stdout
+    finally:
+        box.kill()
+        box.wait()
+    while not host.show(host.name, "guests")[0]["problem"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert f"process {box.pid} has ended" in host.vnet("show", host.name, "guests").stdout
+    assert "process-ended" in host.vnet("show", host.name, "events").stdout
+    assert "lan0" in host.vnet("exec", host.name, "box", "--", "ls", "/sys/class/net").stdout
+    assert host.vnet("ping", host.name, "box", "e").returncode == 0
+
+
+def test_a_mount_namespace_of_its_own_hides_nothing_from_exec(host: Machine) -> None:
+    """As under ``ip netns exec``: what the lab mounts in /run/netns only the lab sees."""
+    argv = host.argv
+
+    def unshared(*words: str) -> list[str]:
+        return argv("unshare", "--mount", "--propagation", "private", *words)
+
+    host.argv = unshared  # type: ignore[method-assign]
+    host.up(LAB)
+    host.argv = argv  # type: ignore[method-assign]
+    assert "eth0" in host.vnet("exec", host.name, "a", "--", "ls", "/sys/class/net").stdout
+
+
+def test_a_holder_that_dies_is_shown(user: User) -> None:
+    lab = user.up(LAB)
+    for holder in children(lab.pid):
+        os.kill(holder, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not all(row["problem"] for row in user.show(user.name, "guests") if row["kind"] == "namespace"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for words in (("ping", user.name, "a", "e"), ("pingall", user.name), ("exec", user.name, "a", "--", "true")):
+        told = user.vnet(*words, check=False)
+        assert told.returncode in (1, 125) and "internal" not in told.stdout + told.stderr, told
+    assert "the process that holds the namespace has ended" in user.vnet("ping", user.name, "a", "e", check=False).stdout

@@ -161,3 +161,10 @@ def test_open_vswitch(hosts: tuple[Machine, Machine], switch: tuple[str, Machine
     kind, two = switch
     hosts[0].up(lab(f"{{{kind}: {{vni: 42, remote: 192.0.2.2}}}}", mtu=1450))
     assert reaches(two, "10.9.0.5") and reaches(two, "10.9.0.6")
+
+
+def test_the_machine_itself_is_no_other_end(hosts: tuple[Machine, Machine]) -> None:
+    one, _ = hosts
+    for own in ("192.0.2.1", "2001:db8::1"):
+        with pytest.raises(AssertionError, match="this machine's own address"):
+            one.up(lab(f'{{vxlan: {{vni: 42, remote: "{own}"}}}}'))

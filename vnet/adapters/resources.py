@@ -92,6 +92,37 @@ class FileResource:
 
 @final
 @dataclass(frozen=True, slots=True)
+class DirectoryResource:
+    """A directory that was made for sockets; what others put into it is not ours, so it goes only when it is empty."""
+
+    path: str
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str) -> DirectoryResource:
+        """Identify a directory that was just made."""
+        status = os.lstat(path)
+        return cls(path, status.st_dev, status.st_ino)
+
+    def exists(self) -> bool:
+        """Tell whether this very directory is still there, and empty."""
+        with contextlib.suppress(OSError):
+            status = os.lstat(self.path)
+            return (status.st_dev, status.st_ino) == (self.device, self.inode) and not os.listdir(self.path)
+        return False
+
+    def remove(self) -> bool:
+        """Remove it if it is empty; tell whether it was there."""
+        with contextlib.suppress(OSError):
+            if self.exists():
+                os.rmdir(self.path)
+                return True
+        return False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class LinkResource:
     """An interface that outlives who made it, in the network namespace with this cookie, by a name that is given only once.
 
@@ -151,7 +182,7 @@ class ProcessResource:
         return end_processes([self])
 
 
-Resource: TypeAlias = NamespaceResource | FileResource | LinkResource | ProcessResource
+Resource: TypeAlias = NamespaceResource | FileResource | DirectoryResource | LinkResource | ProcessResource
 
 
 class Ledger(Protocol):

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import pack
 from typing import Final, TypeAlias, final
 from weakref import WeakKeyDictionary
@@ -121,6 +122,8 @@ class _Socket:
 
 _SHARED: Final[WeakKeyDictionary[Poller, dict[tuple[str, str, int], _Socket]]] = WeakKeyDictionary()
 """The sockets of each lab by kind of tunnel, local address and port."""
+_SHARING: Final = threading.Lock()
+"""Ways out are opened in other threads, several at a time; a socket must not end while somebody joins it."""
 
 
 def _read_plain(datagram: bytes) -> tuple[int, int]:
@@ -152,9 +155,16 @@ class UdpTunnel:
             self._largest = spec.mtu + HEADER_OCTETS + _TAG_OCTETS
         self._remotes: list[Remote] = [_remote(*end) for end in ends]
         self._known = {_address(remote): remote for remote in self._remotes}
+        for remote in self._remotes:
+            if _is_here(remote, local, port):
+                raise HostError(
+                    f"{spec.describe()}: {_address(remote)} is this machine's own address, so the lab would talk to itself; "
+                    "write the other machine's address"
+                )
         self._key = (self._word, str(local), port)
-        self._socket = self._share(local, port, read)
-        self._socket.tunnels[self._vni] = self
+        with _SHARING:
+            self._socket = self._share(local, port, read)
+            self._socket.tunnels[self._vni] = self
         context.port.set_handler(self._out)
 
     def _share(self, local: IPv4Address | IPv6Address, port: int, read: Reader) -> _Socket:
@@ -187,11 +197,12 @@ class UdpTunnel:
         if not self._is_open:
             return
         self._is_open = False
-        del self._socket.tunnels[self._vni]
-        if not self._socket.tunnels:
-            self._context.poller.unregister(self._socket.socket.fileno())
-            self._socket.socket.close()
-            _SHARED.get(self._context.poller, {}).pop(self._key, None)
+        with _SHARING:
+            del self._socket.tunnels[self._vni]
+            if not self._socket.tunnels:
+                self._context.poller.unregister(self._socket.socket.fileno())
+                self._socket.socket.close()
+                _SHARED.get(self._context.poller, {}).pop(self._key, None)
 
     def close(self) -> None:
         """There is nothing left to give back."""
@@ -238,3 +249,18 @@ def _remote(address: IPv4Address | IPv6Address, port: int) -> Remote:
 def _address(remote: Remote) -> str:
     """Name the machine of a datagram's source: VXLAN chooses source ports as it likes (RFC 7348, 5)."""
     return str(remote[0])
+
+
+def _is_here(remote: Remote, local: IPv4Address | IPv6Address, port: int) -> bool:
+    """Tell whether datagrams to *remote* come back to the tunnel's own socket: then they leave from where they go to."""
+    address = ip_address(remote[0])
+    if remote[1] != port or not (local.is_unspecified or local == address):
+        return False
+    if address.is_loopback or local == address:
+        return True
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(remote)
+        except OSError:
+            return False  # there is no way there yet
+        return ip_address(probe.getsockname()[0]) == address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Final, final
 
 from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext
 from vnet.adapters.peers import LearnedPeers
-from vnet.adapters.resources import FileId, FileResource
+from vnet.adapters.resources import DirectoryResource, FileId, FileResource
 from vnet.adapters.vde_wire import (
     ADDRESS,
     CONNECT_SECONDS,
@@ -24,11 +25,17 @@ from vnet.adapters.vde_wire import (
     wanted_by,
 )
 from vnet.errors import HostError, WireError
-from vnet.ports import NO_OFFLOAD
+from vnet.ports import NO_OFFLOAD, Alarm
 from vnet.topology.adapter_kinds.vde import VdeSpec
+from vnet.units import SECOND, Duration, Instant
 from vnet.wire.ethernet import MIN_FRAME
 
 MOST_CLIENTS: Final = 64
+PATIENCE: Final[Duration] = 5 * SECOND
+"""How long who has connected may take to ask for a port."""
+PAUSE: Final[Duration] = 1 * SECOND
+"""How long nobody is let in when the process has no descriptors left."""
+NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @final
@@ -51,15 +58,18 @@ class VdeServer:
         self._spec = spec
         self._context = context
         self._clients: dict[int, _Client] = {}
-        self._waiting: dict[int, socket.socket] = {}
+        self._waiting: dict[int, tuple[socket.socket, Instant]] = {}
+        self._patience: Alarm = context.scheduler.alarm(self._lose_patience)
+        self._pause: Alarm = context.scheduler.alarm(self._listen)
         self._learned = LearnedPeers[int](context.scheduler)
         self._next = 1
-        self._made_directory = False
+        self._directory: DirectoryResource | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(spec.directory, 0o700)
-                self._made_directory = True
+                self._directory = DirectoryResource.of(spec.directory)
+                context.ledger.add(self._directory)
             path = f"{spec.directory}/ctl"
             self._remove_dead(path)
             self._listener.bind(path)
@@ -68,7 +78,8 @@ class VdeServer:
             self._listener.listen()
         except OSError as error:
             self._listener.close()
-            raise HostError(f"cannot be a vde switch at {spec.directory}: {error.strerror}") from error
+            self._remove_directory()
+            raise HostError(f"cannot be a vde switch at {spec.directory}: {error.strerror or error}") from error
         context.port.set_handler(self._out)
 
     @staticmethod
@@ -90,12 +101,17 @@ class VdeServer:
 
     def start(self) -> None:
         """Begin to take clients."""
+        self._listen()
+
+    def _listen(self) -> None:
         self._context.poller.register(self._listener.fileno(), self._accept)
 
     def stop(self) -> None:
         """Take no more, and stop passing frames."""
+        self._patience.set(None)
+        self._pause.set(None)
         self._context.poller.unregister(self._listener.fileno())
-        for stream in self._waiting.values():
+        for stream, _ in self._waiting.values():
             self._context.poller.unregister(stream.fileno())
         for client in self._clients.values():
             self._context.poller.unregister(client.stream.fileno())
@@ -103,7 +119,7 @@ class VdeServer:
 
     def close(self) -> None:
         """Unplug everybody and remove the sockets."""
-        for stream in self._waiting.values():
+        for stream, _ in self._waiting.values():
             stream.close()
         self._waiting.clear()
         for client in self._clients.values():
@@ -111,24 +127,48 @@ class VdeServer:
         self._clients.clear()
         self._listener.close()
         remove_file(self._file, self._context)
-        if self._made_directory:
-            with contextlib.suppress(OSError):
-                os.rmdir(self._spec.directory)
+        self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        if self._directory is not None:
+            self._directory.remove()
+            self._context.ledger.done(self._directory)
+            self._directory = None
 
     def details(self) -> dict[str, object]:
         """Tell who is plugged in."""
         return {"directory": self._spec.directory, "clients": len(self._clients)}
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             stream, _ = self._listener.accept()
-            stream.setblocking(False)
-            if len(self._waiting) + len(self._clients) >= MOST_CLIENTS:
-                self.drops["too-many-clients"] += 1
-                stream.close()
+        except OSError as error:
+            if error.errno in NO_ROOM:  # it would wake us for ever
+                self.drops["no-descriptors"] += 1
+                self._context.poller.unregister(self._listener.fileno())
+                self._pause.set(self._context.scheduler.now + PAUSE)
+            return
+        stream.setblocking(False)
+        if len(self._waiting) + len(self._clients) >= MOST_CLIENTS:
+            self.drops["too-many-clients"] += 1
+            stream.close()
+            return
+        deadline = self._context.scheduler.now + PATIENCE
+        self._waiting[stream.fileno()] = stream, deadline
+        self._context.poller.register(stream.fileno(), partial(self._greet, stream))
+        if len(self._waiting) == 1:
+            self._patience.set(deadline)
+
+    def _lose_patience(self) -> None:
+        """Send those away who have not said in time what they want; they are in the order in which they came."""
+        for number, (stream, deadline) in list(self._waiting.items()):
+            if deadline > self._context.scheduler.now:
+                self._patience.set(deadline)
                 return
-            self._waiting[stream.fileno()] = stream
-            self._context.poller.register(stream.fileno(), partial(self._greet, stream))
+            self.drops["silent"] += 1
+            self._context.poller.unregister(number)
+            del self._waiting[number]
+            stream.close()
 
     def _greet(self, stream: socket.socket) -> None:
         """Read a request, and give its sender a port."""
@@ -152,6 +192,8 @@ class VdeServer:
             return
         client = _Client(stream, data, file, peer)
         try:
+            if self._is_ours(peer, file):
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "a client that is the switch itself")
             data.connect(peer)
             stream.send(ADDRESS.pack(socket.AF_UNIX, path.encode()))
         except OSError:
@@ -161,6 +203,12 @@ class VdeServer:
         self._clients[number] = client
         self._context.poller.register(stream.fileno(), partial(self._ended, number))
         self._context.poller.register(data.fileno(), partial(self._in, number))
+
+    def _is_ours(self, path: str, own: FileResource) -> bool:
+        """Tell whether a client gave a port of this switch for its own socket: every broadcast would come in again."""
+        status = os.stat(path)
+        files = [own.file, *(client.file.file for client in self._clients.values())]
+        return any((file.device, file.inode) == (status.st_dev, status.st_ino) for file in files)
 
     def _ended(self, number: int) -> None:
         client = self._clients[number]

@@ -28,6 +28,7 @@ _CAP_NET_ADMIN: Final = 12
 _CAP_SYS_ADMIN: Final = 21
 _QEMU_WANTED: Final = (7, 2)
 _FILES_WANTED: Final = 4096
+_NOT_TRIED: Final = "not tried"
 _KERNEL_WANTED: Final = (5, 14)
 """The first with SO_NETNS_COOKIE, by which a lab recognises its own namespaces after a crash."""
 
@@ -35,7 +36,10 @@ _KERNEL_WANTED: Final = (5, 14)
 @final
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: whether it is there, what it is good for, and how to get it."""
+    """One thing that was looked at: whether it is there, what it is good for, and how to get it.
+
+    ``how`` is empty for what was not tried, because something else stood before it.
+    """
 
     name: str
     ok: bool
@@ -76,9 +80,13 @@ def examine() -> Iterator[Finding]:
         "live labs with namespace guests", "run vnet as root (sudo), or the lab with --simulate, which needs no privilege",
     )  # fmt: skip
     yield _kernel()
-    yield _device("/dev/net/tun", "TAP devices", "modprobe tun; in a container: --device /dev/net/tun --cap-add NET_ADMIN")
-    yield from _namespaces(probe("root"))
-    yield from _user_namespaces(probe("user"))
+    yield _device(
+        "/dev/net/tun", "TAP devices", "modprobe tun; in a container: --device /dev/net/tun --cap-add NET_ADMIN",
+        "chmod 666 /dev/net/tun, as root",
+    )  # fmt: skip
+    as_user = probe("user")
+    yield from _namespaces(probe("root"), as_user)
+    yield from _user_namespaces(as_user)
     yield _open_files()
     yield _ping_sockets()
     yield _run_directory()
@@ -91,7 +99,7 @@ def examine() -> Iterator[Finding]:
     yield _qemu()
     yield _device(
         "/dev/kvm", "QEMU guests at full speed, where a guest says accel: kvm (it was not tried)",
-        "turn virtualisation on in the firmware, join the group kvm",
+        "turn virtualisation on in the firmware", "join the group kvm",
     )  # fmt: skip
 
 
@@ -104,32 +112,58 @@ def _kernel() -> Finding:
     )  # fmt: skip
 
 
-def _device(path: str, enables: str, how: str) -> Finding:
+def _device(path: str, enables: str, how: str, how_to_open: str) -> Finding:
     if not os.path.exists(path):
         return Finding(path, False, "not there", enables, how)
     usable = os.access(path, os.R_OK | os.W_OK)
-    return Finding(path, usable, "usable" if usable else "there, but not for this user", enables, how)
+    return Finding(path, usable, "usable" if usable else "there, but not for this user", enables, how_to_open)
 
 
-def _namespaces(answers: dict[str, str]) -> Iterator[Finding]:
-    def finding(key: str, name: str, enables: str, how: str) -> Finding:
-        refused = answers.get(key, "not tried")
-        return Finding(name, not refused, refused or "works", enables, how)
+def _finding(answers: dict[str, str], key: str, name: str, enables: str, how: str, works: str = "works") -> Finding:
+    refused = answers.get(key, _NOT_TRIED)
+    return Finding(name, not refused, refused or works, enables, "" if refused == _NOT_TRIED else how)
 
+
+def _namespaces(as_root: dict[str, str], as_user: dict[str, str]) -> Iterator[Finding]:
+    """Tell of namespaces for root, and of TAP devices in them, or in a user namespace where only that can be had."""
     root = "run vnet as root; in a container: --cap-add SYS_ADMIN --cap-add NET_ADMIN"
-    yield finding("namespace", "network namespaces", "guests of kind namespace", root)
-    yield finding("tap", "TAP", "guests of kind namespace", root + " --device /dev/net/tun")
-    yield finding("csum", "checksum offload", "fast TAP devices", "a kernel with IFF_VNET_HDR")
-    yield finding("tso", "TCP offload (TSO)", "TCP several times as fast", "a kernel with TUN_F_TSO4 and TUN_F_TSO6")
-    yield finding("uso", "UDP offload (USO)", "fast UDP for programs that use UDP_SEGMENT", "Linux 6.2 or newer")
+    yield _finding(as_root, "namespace", "network namespaces", "guests of kind namespace", root)
+    answers, works = as_root, "works"
+    how = root + " --device /dev/net/tun"
+    if as_root.get("namespace", _NOT_TRIED) and not as_user.get("namespace", _NOT_TRIED):
+        answers, works = as_user, "works, in a user namespace"
+        how = "make /dev/net/tun usable"
+    yield _finding(answers, "tap", "TAP", "guests of kind namespace", how, works)
+    for key, name, enables, how in (
+        ("csum", "checksum offload", "fast TAP devices", "a kernel with IFF_VNET_HDR"),
+        ("tso", "TCP offload (TSO)", "TCP several times as fast", "a kernel with TUN_F_TSO4 and TUN_F_TSO6"),
+        ("uso", "UDP offload (USO)", "fast UDP for programs that use UDP_SEGMENT", "Linux 6.2 or newer"),
+    ):
+        yield _finding(answers, key, name, enables, how, works)
 
 
 def _user_namespaces(answers: dict[str, str]) -> Iterator[Finding]:
-    refused = answers.get("namespace", "not tried") or answers.get("tap", "not tried")
     how = "sysctl user.max_user_namespaces=15000 kernel.apparmor_restrict_unprivileged_userns=0"
-    yield Finding("user namespaces", not refused, refused or "works", "namespaces and TAP devices without root", how)
-    refused = answers.get("nested", "not tried")
-    yield Finding("nested user namespaces", not refused, refused or "works", "sandboxes and containers inside a guest", how)
+    yield _finding(answers, "namespace", "user namespaces", "namespace guests without root", how)
+    yield _finding(answers, "nested", "nested user namespaces", "sandboxes and containers inside a guest", how)
+
+
+def _namespace_guests(findings: list[Finding]) -> str:
+    """Sum up whether there can be guests of kind namespace, and what stands in the way: what one cannot do without."""
+    found = {finding.name: finding for finding in findings}
+
+    def lacking(*names: str) -> list[Finding]:
+        return [found[name] for name in names if not found[name].ok]
+
+    as_root = lacking("privileges", "kernel", "/dev/net/tun", "network namespaces", "TAP")
+    if not as_root:
+        return "yes" + ("" if os.geteuid() else ", as root")
+    if not found["user namespaces"].ok:
+        return f"no, for lack of {', '.join(each.name for each in as_root)}"
+    rootless = lacking("kernel", "/dev/net/tun") or lacking("TAP")
+    if not rootless:
+        return "yes, in user namespaces, without root"
+    return f"no, for lack of {', '.join(f'{each.name} ({each.how})' for each in rootless)}"
 
 
 def _open_files() -> Finding:
@@ -201,18 +235,11 @@ def doctor_command(as_json: bool) -> None:
         mark = click.style("yes", fg="green") if finding.ok else click.style("no ", fg="yellow")
         echo(f"{mark}  {finding.name.ljust(width)}  {finding.found}")
         echo(f"     {' ' * width}  for {finding.enables}")
-        if not finding.ok:
+        if not finding.ok and finding.how:
             echo(f"     {' ' * width}  how: {finding.how}")
-    lacking = [finding.name for finding in findings[:5] if not finding.ok]
-    rootless = next(finding for finding in findings if finding.name == "user namespaces").ok
     echo("")
     run_directory = next(finding for finding in findings if finding.name == "run directory")
     echo("simulated labs: yes")
     emulated = "yes" if run_directory.ok else "no, for lack of a run directory"
     echo(f"live labs of emulated guests (vnet up --emulate): {emulated}")
-    if not lacking:
-        echo("live labs with namespace guests: yes" + ("" if os.geteuid() else ", as root"))
-    elif rootless:
-        echo("live labs with namespace guests: yes, in user namespaces, without root")
-    else:
-        echo(f"live labs with namespace guests: no, for lack of {', '.join(lacking)}")
+    echo(f"live labs with namespace guests: {_namespace_guests(findings)}")

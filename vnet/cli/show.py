@@ -182,14 +182,18 @@ def _kind(row: Row) -> str:
 
 def print_view(what: str, rows: Sequence[Row], title: str = "") -> None:
     """Print a view as a table; for guests, one line for each interface, for programs one for each result."""
+    problems: list[str] = []
     if what == "guests":
         nics = cast("list[tuple[Row, list[Row]]]", [(row, row["interfaces"]) for row in rows])
-        rows = [{**nic, "guest": row["name"], "kind": row["kind"]} for row, interfaces in nics for nic in interfaces]
+        problems = [f"{row['name']}: {row['problem']}" for row in rows if row.get("problem")]
+        rows = [{**nic, "guest": row["name"], "kind": _kind(row)} for row, interfaces in nics for nic in interfaces]
     elif what == "programs":
         rows = [line for row in rows for line in _with_results(row)]
     columns = _TABLES[what]
     cells = [[key(row) if callable(key) else row.get(key) for _, key in columns] for row in rows]
     print_table([title_ for title_, _ in columns], cells, title)
+    for problem in problems:
+        click.echo(problem)
 
 
 @click.command("show")

@@ -4,7 +4,8 @@
 
 It stands alone, with the standard library only, because it is started by its path. In new user and network namespaces, or
 in those of process PID, it answers requests on the Unix socket FD until that is closed, which is when the lab is gone: one
-JSON value a message, answered by one, with a descriptor beside it where one was asked for.
+JSON value a message, answered by one, with a descriptor beside it where one was asked for. The first message, unasked, is
+what stat tells of the network namespace: device and inode.
 """
 
 from __future__ import annotations
@@ -120,9 +121,13 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         control.send(json.dumps({"errno": error.errno or 5, "error": error.strerror or str(error)}).encode())
         return
-    control.send(json.dumps({"value": os.getpid()}).encode())
+    status = os.stat("/proc/self/ns/net")
+    control.send(json.dumps({"value": f"{status.st_dev}:{status.st_ino}"}).encode())
     serve(control)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ConnectionError:  # the lab is gone, or gave up while we started: nobody is left who could be told
+        sys.exit(1)

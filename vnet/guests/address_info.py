@@ -16,7 +16,7 @@ from vnet.guests.socket_address import interface_of
 from vnet.guests.socket_table import SocketTable
 from vnet.stack.host import Host
 from vnet.stack.resolver_answer import Outcome, Result
-from vnet.wire import dns
+from vnet.wire import dns, ipv6
 
 Resolved: TypeAlias = list[
     tuple[Literal[socket.AddressFamily.AF_INET], socket.SocketKind, int, str, tuple[str, int]]
@@ -33,6 +33,10 @@ Resolved: TypeAlias = list[
 _OURS: Final = socket.AI_ADDRCONFIG | socket.AI_CANONNAME | socket.AI_V4MAPPED | socket.AI_ALL
 """Flags that are seen to here: the C library would ask what addresses the machine has, not the guest."""
 _MAPPED: Final = bytes(10) + b"\xff\xff"
+_LINK: Final = 2
+"""The scope of groups on one link (RFC 4291, 2.7)."""
+_LOOPBACK_NUMBER: Final = 1
+_LOOPBACK: Final = "lo"
 
 
 async def get_addresses(
@@ -84,12 +88,22 @@ def _of_no_host(port: bytes | str | int | None, family: int, type: int, proto: i
 
 
 def _number_of(table: SocketTable, where: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
-    """Write an address; the C library does not see its scope, for which it would name an interface of the machine."""
+    """Write an address; the C library does not see its scope, for which it would name an interface of the machine.
+
+    As glibc does, a link's scope is the name of the interface, if there is one; any other scope is its number.
+    """
     if len(where) == 2:
         return socket.getnameinfo(where, flags)
+    scope = where[3] if len(where) > 3 else 0
     number, service = socket.getnameinfo((*where[:3], 0), flags)
-    interface = interface_of(table.host, where[3])
-    return (number if interface is None else f"{number}%{interface.name}"), service
+    if not scope:
+        return number, service
+    name = ""
+    address = ip_address(number)
+    if address.is_link_local or (address.is_multicast and ipv6.scope(address.packed) == _LINK):
+        interface = interface_of(table.host, scope)
+        name = _LOOPBACK if scope == _LOOPBACK_NUMBER else interface.name if interface is not None else ""
+    return f"{number}%{name or scope}", service
 
 
 async def _find(table: SocketTable, name: str, family: int, flags: int) -> Result:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from typing import Final, final
 
@@ -26,7 +27,7 @@ from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
 from vnet.addresses import Mac
 from vnet.errors import HostError, NoAnswer, UsageError
 from vnet.guests import probes
-from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, checked_port
+from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.dhcp import NamespaceDhcp
 from vnet.guests.process import LabProcesses, Process
 from vnet.guests.program import GuestProgram, Row
@@ -55,7 +56,7 @@ class Nic:
     gateway: IPv4Address | None = None
     """Without *addresses* it comes, as do the *routes*, with the lease, and counts for more than the lease's."""
     routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()
-    dns: tuple[IPv4Address, ...] = ()
+    dns: tuple[Address, ...] = ()
     domain: str = ""
     dhcp: bool = False
     """vnet's own client configures the interface."""
@@ -107,6 +108,10 @@ class NamespaceGuest:
         self._scheduler = scheduler
         self._streams = streams
         self._clients: dict[int, NamespaceDhcp] = {}
+        self._poller: Poller | None = None
+        self._watched: set[int] = set()
+        self.problem = ""
+        """Which process has ended that the namespace needs; empty if all is well."""
         if any(nic.dhcp for nic in self.nics) and (scheduler is None or streams is None):
             raise UsageError(f"{name} uses vnet's DHCP client, which needs a scheduler and random streams")
 
@@ -196,6 +201,21 @@ class NamespaceGuest:
             adapter.start(poller)
         for client in self._clients.values():
             client.start(poller)
+        self._poller = poller
+        for fd, problem in self._open_space().watched():
+            self._watched.add(fd)
+            poller.register(fd, partial(self._process_ended, fd, problem))
+
+    def _process_ended(self, fd: int, problem: str) -> None:
+        """Tell of the end of a process: that of an attached guest, or the one that holds the namespace."""
+        self._unwatch(fd)
+        self.problem = problem
+        self._report("process-ended", problem=problem)
+
+    def _unwatch(self, fd: int) -> None:
+        assert self._poller is not None, "it was started"
+        self._watched.discard(fd)
+        self._poller.unregister(fd)
 
     def stop(self) -> None:
         """Stop passing frames; everything else goes with ``remove_all``."""
@@ -204,6 +224,8 @@ class NamespaceGuest:
         self._clients.clear()
         for adapter in self.adapters:
             adapter.stop()
+        for fd in tuple(self._watched):
+            self._unwatch(fd)
 
     def _release(self) -> list[TapDevice]:
         """Take the name away and give back the devices, which are still to be closed."""
@@ -313,15 +335,24 @@ class NamespaceGuest:
 
     async def ping(self, target: Target, count: int = 1, timeout: float = 1.0, size: int = 56) -> PingReply:
         """Send ICMP echo requests from the namespace."""
-        return await probes.ping(self._open_space(), ip_address(target), count, timeout, size)
+        try:
+            return await probes.ping(self._open_space(), ip_address(target), count, timeout, size)
+        except HostError as error:  # nobody is there who could send
+            return PingReply(False, error=str(error), sent=0)
 
     async def tcp_probe(self, target: Target, port: int, timeout: float = 1.0) -> ProbeReply:
         """Open a TCP connection from the namespace and close it again."""
-        return await probes.tcp_probe(self._open_space(), ip_address(target), checked_port(port), timeout)
+        try:
+            return await probes.tcp_probe(self._open_space(), ip_address(target), checked_port(port), timeout)
+        except HostError as error:
+            return ProbeReply(Verdict.UNREACHABLE, None, str(error))
 
     async def udp_probe(self, target: Target, port: int, payload: bytes = b"vnet", timeout: float = 1.0) -> ProbeReply:
         """Send one datagram from the namespace and wait for an answer."""
-        return await probes.udp_probe(self._open_space(), ip_address(target), checked_port(port), payload, timeout)
+        try:
+            return await probes.udp_probe(self._open_space(), ip_address(target), checked_port(port), payload, timeout)
+        except HostError as error:
+            return ProbeReply(Verdict.UNREACHABLE, None, str(error))
 
     # -- programs
 
@@ -344,8 +375,12 @@ class NamespaceGuest:
             return
         leases = [client.lease for client in self._clients.values() if client.lease is not None]
         domains = [nic.domain for nic in self.nics] + [lease.domain for lease in leases]
-        servers = [server for nic in self.nics for server in nic.dns]
-        servers += [server for lease in leases for server in lease.dns]
+        servers = [
+            f"{server}%{self._name(number)}" if server.version == 6 and server.is_link_local else str(server)
+            for number, nic in enumerate(self.nics)
+            for server in nic.dns
+        ]
+        servers += [str(server) for lease in leases for server in lease.dns]
         lines = [f"search {domain}" for domain in domains if domain][:1]
         lines += [f"nameserver {server}" for server in dict.fromkeys(servers)]
         with open(self.resolv_conf, "w", encoding="ascii") as file:

@@ -28,6 +28,8 @@ from vnet.wire import ipv6
 
 ANY: Final = bytes(4)
 ANY6: Final = ipv6.ANY
+MOST_FLOWS: Final = 0xFFFFF
+"""A flow label has 20 bits."""
 _FIRST_NUMBER: Final = 1 << 30
 """Where the file numbers of guests' sockets begin: beyond every real descriptor, so that a system call on one fails."""
 
@@ -201,6 +203,8 @@ class SocketTable:
             raise TypeError(f"port, flow label and scope must be numbers, not {address[1:]!r}")
         if not 0 <= port <= 0xFFFF:
             raise OverflowError("port must be 0-65535.")
+        if len(address) > 2 and not 0 <= address[2] <= MOST_FLOWS:
+            raise OverflowError(f"flowinfo must be 0-{MOST_FLOWS}.")
         anything, loopback = (ANY6, LOOPBACK6) if is_v6 else (ANY, LOOPBACK)
         if host is None or host == "":
             return SocketAddress(anything if local else loopback, port)

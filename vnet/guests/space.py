@@ -29,6 +29,7 @@ HOLDER: Final = str(Path(__file__).with_name("_holder.py"))
 _PATIENCE: Final = 20.0
 """Seconds for a holder to answer; it takes 20 ms."""
 _LONGEST_REPLY: Final = 65_536
+_GONE: Final = "the process that holds the namespace has ended; start the lab anew"
 
 
 class Space(Protocol):
@@ -50,7 +51,10 @@ class Space(Protocol):
         """Write a setting."""
 
     def entry(self) -> list[str]:
-        """Give the options by which ``_enter.py`` gets there."""
+        """Give the options by which ``_enter.py`` gets there, and nowhere else."""
+
+    def watched(self) -> list[tuple[int, str]]:
+        """List descriptors that become readable when a process ends, and what is to be said then."""
 
     def close(self) -> None:
         """Leave it; a new one that nobody else is in is gone."""
@@ -58,17 +62,22 @@ class Space(Protocol):
 
 @final
 class RootSpace:
-    """The namespace behind a descriptor, which the object then owns; *path* leads others there."""
+    """The namespace behind a descriptor, which the object then owns; *path* leads others there, as long as it is the same.
 
-    def __init__(self, fd: int, path: str) -> None:
+    *name* is the one that ``ip netns`` shows; *watch* is a descriptor of the process whose namespace it is, and its number.
+    """
+
+    def __init__(self, fd: int, path: str, name: str = "", watch: tuple[int, int] | None = None) -> None:
         self.path = path
         self._fd = fd
+        self._name = name
+        self._watch = watch
         self._inside: int | None = None
 
     @classmethod
     def here(cls, path: str) -> RootSpace:
         """Take the namespace of the calling thread, which need not change its own until ``leave``."""
-        space = cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC), path)
+        space = cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC), path, os.path.basename(path))
         space._inside = threading.get_ident()
         return space
 
@@ -76,9 +85,11 @@ class RootSpace:
     def of_process(cls, pid: int) -> RootSpace:
         """Take that of a running process; raise HostError if there is none, or it may not be looked into."""
         path = f"/proc/{pid}/ns/net"
+        process = _open_process(pid)
         try:
-            return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+            return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, watch=(process, pid))
         except OSError as error:
+            os.close(process)
             raise HostError(f"cannot join process {pid}: {error.strerror}") from error
 
     def leave(self) -> None:
@@ -106,14 +117,26 @@ class RootSpace:
         self._do(lambda: Path(path).write_text(text))
 
     def entry(self) -> list[str]:
-        """Lead there by the path."""
-        return ["--net", self.path]
+        """Lead to the very namespace that is held here; the path serves those who cannot look into this process.
+
+        A path alone is not enough: a process number is given out anew, and /run/netns may be another one for who asks.
+        """
+        status = os.fstat(self._fd)
+        entry = ["--net", f"/proc/{os.getpid()}/fd/{self._fd}", "--or", self.path, "--identity", _identity(status)]
+        return entry + (["--name", self._name] if self._name else [])
+
+    def watched(self) -> list[tuple[int, str]]:
+        """Watch the process whose namespace it is."""
+        return [] if self._watch is None else [(self._watch[0], _ended(self._watch[1]))]
 
     def close(self) -> None:
         """Let go."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        if self._watch is not None:
+            os.close(self._watch[0])
+            self._watch = None
 
     def _do(self, function: Callable[[], T]) -> T:
         if self._inside == threading.get_ident():
@@ -131,6 +154,8 @@ class HeldSpace:
     def __init__(self, ledger: Ledger, pid: int | None = None) -> None:
         self._ledger = ledger
         self._joined = pid
+        self._identity = ""
+        self._watched = [] if pid is None else [(_open_process(pid), _ended(pid))]
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_PATIENCE)
@@ -139,13 +164,14 @@ class HeldSpace:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
             )
+        self._watched.append((os.pidfd_open(self._process.pid), _GONE))
         self._resource = ProcessResource.of(self._process.pid)
         ledger.add(self._resource)
 
     def wait(self) -> None:
         """Wait until the namespaces are there; raise HostError if they cannot be."""
         try:
-            self._reply()
+            self._identity = str(self._reply()[0])
         except OSError as error:
             self.close()
             if self._joined is not None:
@@ -187,11 +213,18 @@ class HeldSpace:
 
     def entry(self) -> list[str]:
         """Lead there by the holder."""
-        return ["--pid", str(self._process.pid)]
+        return ["--pid", str(self._process.pid), "--identity", self._identity]
+
+    def watched(self) -> list[tuple[int, str]]:
+        """Watch the holder, and the process whose namespaces it joined."""
+        return list(self._watched)
 
     def close(self) -> None:
         """End the holder, which ends by itself when nobody can ask it any more."""
         self._control.close()
+        for fd, _ in self._watched:
+            os.close(fd)
+        self._watched.clear()
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -201,8 +234,11 @@ class HeldSpace:
 
     def _ask(self, request: dict[str, object]) -> tuple[object, int]:
         with self._lock:
-            self._control.send(json.dumps(request).encode())
-            return self._reply()
+            try:
+                self._control.send(json.dumps(request).encode())
+                return self._reply()
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise HostError(_GONE) from error
 
     def _reply(self) -> tuple[object, int]:
         try:
@@ -215,3 +251,20 @@ class HeldSpace:
         if "errno" in reply:
             raise OSError(reply["errno"], reply["error"])
         return reply.get("value"), fds[0] if fds else -1
+
+
+def _open_process(pid: int) -> int:
+    """Open a process, so that its end is seen; raise HostError if there is none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        raise HostError(f"cannot join process {pid}: {error.strerror}") from error
+
+
+def _ended(pid: int) -> str:
+    return f"process {pid} has ended; its namespace is there as long as the lab"
+
+
+def _identity(status: os.stat_result) -> str:
+    """Name a namespace by what stat tells: as long as somebody holds it nothing else has these numbers."""
+    return f"{status.st_dev}:{status.st_ino}"

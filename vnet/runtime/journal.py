@@ -11,14 +11,17 @@ nothing off, and removing twice does no harm. Only who holds the lab's lock may 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, final
 
 from vnet.adapters.resources import (
+    DirectoryResource,
     FileId,
     FileResource,
     LinkResource,
@@ -29,7 +32,12 @@ from vnet.adapters.resources import (
 )
 from vnet.runtime.places import LabLock, LabPlace, all_labs
 
-_KINDS: Final = {NamespaceResource: "namespace", FileResource: "file", LinkResource: "interface", ProcessResource: "process"}
+_KINDS: Final = {
+    NamespaceResource: "namespace", FileResource: "file", DirectoryResource: "directory", LinkResource: "interface",
+    ProcessResource: "process",
+}  # fmt: skip
+_MOST_STRUCK_OFF: Final = 1000
+"""Lines that say that something is gone, after which the journal is written anew."""
 
 
 def boot_id() -> str:
@@ -44,28 +52,71 @@ def boot_id() -> str:
 class Journal:
     """The ``Ledger`` of a running lab; *token* names the run."""
 
-    __slots__ = ("_fd", "path", "token")
+    __slots__ = ("_fd", "_lock", "_present", "_struck_off", "path", "token")
 
     def __init__(self, path: Path, token: str) -> None:
         self.path = path
         self.token = token
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._write({"boot": boot_id(), "token": token})
+        self._lock = threading.Lock()  # ways out are opened in other threads
+        self._present: list[Resource] = []
+        self._struck_off = 0
+        self._fd = _create(path)
+        self._write(self._head())
 
     def add(self, resource: Resource) -> None:
         """Write down that this may exist from now on."""
-        self._write({"add": _KINDS[type(resource)], **asdict(resource)})
+        with self._lock:
+            self._present.append(resource)
+            self._write(_line("add", resource))
 
     def done(self, resource: Resource) -> None:
         """Write down that it is gone."""
-        self._write({"done": _KINDS[type(resource)], **asdict(resource)})
+        with self._lock:
+            if resource in self._present:
+                self._present.remove(resource)
+            self._write(_line("done", resource))
+            self._struck_off += 1
+            if self._struck_off > _MOST_STRUCK_OFF:
+                self._write_anew()
 
     def close(self) -> None:
         """Close the file and leave it where it is."""
         os.close(self._fd)
 
-    def _write(self, entry: dict[str, object]) -> None:
-        os.write(self._fd, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+    def _head(self) -> bytes:
+        return _encode({"boot": boot_id(), "token": self.token})
+
+    def _write(self, line: bytes) -> None:
+        os.write(self._fd, line)
+
+    def _write_anew(self) -> None:
+        """Leave out what is gone, in a file that takes the place of the old one at one instant."""
+        self._struck_off = 0
+        path = self.path.with_suffix(".new")
+        fd = _create(path)
+        try:
+            whole = self._head() + b"".join(_line("add", each) for each in self._present)
+            if os.write(fd, whole) != len(whole):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.replace(path, self.path)
+        except OSError:  # the old one is as good, only longer
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            return
+        os.close(self._fd)
+        self._fd = fd
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
+def _line(verb: str, resource: Resource) -> bytes:
+    return _encode({verb: _KINDS[type(resource)], **asdict(resource)})
+
+
+def _encode(entry: dict[str, object]) -> bytes:
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
 @final
@@ -92,7 +143,8 @@ def read_journal(path: Path) -> Leftovers:
                 left.resources.remove(resource)
     if not same_boot:  # cookies and process numbers are counted anew; what can be left is files
         files = (each for each in left.resources if isinstance(each, NamespaceResource | FileResource))
-        left.resources = [FileResource(each.path, each.file) for each in files]
+        directories = [each for each in left.resources if isinstance(each, DirectoryResource)]
+        left.resources = [*directories, *(FileResource(each.path, each.file) for each in files)]
     return left
 
 
@@ -115,6 +167,8 @@ def _resource(entry: dict[str, object], verb: str) -> Resource:
         return ProcessResource(_number(entry["pid"]), _number(entry["started"]))
     if kind == "interface":
         return LinkResource(str(entry["name"]), _number(entry["cookie"]))
+    if kind == "directory":
+        return DirectoryResource(str(entry["path"]), _number(entry["device"]), _number(entry["inode"]))
     file = entry["file"]
     if not isinstance(file, dict):
         raise TypeError("file")

@@ -234,7 +234,6 @@ def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterfac
         and isinstance(route.via, IPv4Address)
         and is_beside(topology, route.via, nic)
     )
-    dns = tuple(server for server in guest.dns if isinstance(server, IPv4Address)) if first else ()
     routes6 = [
         (route.destination, route.via)
         for route in guest.routes
@@ -251,7 +250,7 @@ def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterfac
         addresses=addresses,
         gateway=gateway,
         routes=routes,
-        dns=dns,
+        dns=guest.dns if first else (),
         domain=" ".join(guest.search) if first else "",
         dhcp=nic.dhcp == "vnet",
         ipv6=nic.has_ipv6,

@@ -14,6 +14,7 @@ from vnet.addresses import format_mac
 from vnet.errors import UsageError
 from vnet.guests.base import Address
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.namespace import NamespaceGuest
 from vnet.guests.qemu import QemuGuest
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
@@ -294,7 +295,7 @@ def guests(lab: Lab) -> list[Row]:
             })  # fmt: skip
         rows.append({
             "name": name, "kind": guest.kind, "namespace": resolved.namespace, "interfaces": interfaces,
-            "programs": _programs_of(guest), "dns": _servers(guest), "machine": _machine(guest),
+            "programs": _programs_of(guest), "dns": _servers(guest), "machine": _machine(guest), "problem": _problem(guest),
         })  # fmt: skip
     return rows
 
@@ -309,6 +310,11 @@ def _programs_of(guest: Guest) -> list[Row]:
         {"name": each.name, "state": each.state, "error": each.error or None, "results": each.results}
         for each in guest.programs
     ]
+
+
+def _problem(guest: Guest) -> str | None:
+    """Tell which process has ended that a guest needs."""
+    return (guest.problem or None) if isinstance(guest, NamespaceGuest) else None
 
 
 def _servers(guest: Guest) -> list[str] | None:

@@ -134,9 +134,6 @@ class HostLookup:
 
     def _ask_stream(self, server: bytes, messages: tuple[bytes, ...]) -> None:
         self._request = b"".join(len(message).to_bytes(_LENGTH_OCTETS, "big") + message for message in messages)
-        if len(server) != 4:
-            self._later("truncated, and there is no TCP over IPv6 yet")
-            return
         try:
             self._connection = connection = self._host.tcp.connect(server, PORT)
         except UsageError as error:

@@ -12,7 +12,7 @@ from vnet.topology.problems import Path, suggestion
 from vnet.topology.resolved import ResolvedBond, ResolvedCable
 from vnet.topology.shape import numbered
 from vnet.topology.wiring import PortVlans
-from vnet.units import Duration
+from vnet.units import MILLISECOND, Duration
 
 MOST_ANNOUNCEMENTS: Final = 255
 
@@ -100,7 +100,7 @@ def _options(draft: Draft, bond: Bond, members: tuple[ResolvedCable, ...], place
     if monitors_arp:
         _check_arp(draft, bond, place)
     delays = {
-        key: reader.duration(getattr(bond, key), (*place, key), 0) for key in ("updelay", "downdelay")
+        key: _milliseconds(draft, getattr(bond, key), (*place, key), 0) for key in ("updelay", "downdelay")
     }  # fmt: skip
     for key, delay in delays.items():
         if miimon and delay % miimon:
@@ -146,8 +146,17 @@ def _check_arp(draft: Draft, bond: Bond, place: Path) -> None:
             draft.problems.error("bad-bond", (*place, key), text, key=True)
 
 
-def _not_zero(draft: Draft, text: str | None, path: Path, default: Duration) -> Duration:
+def _milliseconds(draft: Draft, text: str | None, path: Path, default: Duration) -> Duration:
+    """Read a time of the bonding driver, which counts in milliseconds; shorter ones would leave time for nothing else."""
     value = draft.reader.duration(text, path, default)
+    if value % MILLISECOND:
+        draft.problems.error("bad-bond", path, "bonds count in milliseconds; write a whole number of them, such as 100ms")
+        return default
+    return value
+
+
+def _not_zero(draft: Draft, text: str | None, path: Path, default: Duration) -> Duration:
+    value = _milliseconds(draft, text, path, default)
     if text is not None and value == 0 and not draft.problems.lost(path):
         draft.problems.error("bad-bond", path, "0 would never look at the links; write one such as 100ms")
         return default

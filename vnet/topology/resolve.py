@@ -203,4 +203,10 @@ def _pid(draft: Draft, model: Guest, path: Path) -> int | None:
         if not draft.problems.blamed((*path, "pid")):
             draft.problems.error("bad-attach", path, "a guest of kind attach needs pid: the number of a running process")
         return None
-    return draft.reader.whole(model.pid, (*path, "pid"), 1, (1 << 22), 1)
+    pid = draft.reader.whole(model.pid, (*path, "pid"), 1, (1 << 22), 1)
+    others = draft.model.guests.items()
+    twin = next((name for name, each in others if each is not None and each.kind == "attach" and each.pid == pid), path[-1])
+    if twin != path[-1]:
+        text = f"process {pid} is guest {twin!r} already, and a process has one namespace; give that guest both NICs"
+        draft.problems.error("bad-attach", (*path, "pid"), text)
+    return pid

@@ -161,6 +161,15 @@ async def test_names(guests):
         assert await s.getnameinfo(("10.0.0.2", 80), 0) == ("10.0.0.2", "http")
         assert await s.getnameinfo(("2001:db8::2", 80, 0, 0), 0) == ("2001:db8::2", "http")
         assert await s.getnameinfo(("fe80::2", 80, 0, 2), s.NI_NUMERICSERV) == ("fe80::2%eth0", "80")
+        for where, written in (
+            (("fe80::1", 80, 0, 1), "fe80::1%lo"), (("fe80::1", 80, 0, 77), "fe80::1%77"), (("fe80::1", 80, 0), "fe80::1"),
+            (("ff02::1", 80, 0, 2), "ff02::1%eth0"), (("ff05::1", 80, 0, 2), "ff05::1%2"),
+            (("2001:db8::1", 80, 0, 2), "2001:db8::1%2"),
+        ):  # fmt: skip
+            assert (await s.getnameinfo(where, s.NI_NUMERICHOST))[0] == written, "as glibc has it"
+        for flow in (-1, 1 << 20):
+            with s.socket(s.AF_INET6, s.SOCK_DGRAM) as datagrams, pytest.raises(OverflowError, match="0-1048575"):
+                await datagrams.sendto(b"x", ("fd00::1", 9, flow, 0))
         for name, family in (("www.example.org", 0), ("b", s.AF_INET6), ("bücher", 0), ("fe80::1%no-such-nic", 0)):
             with pytest.raises(s.gaierror):
                 await s.getaddrinfo(name, 80, family)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vnet.adapters.resources import FileId, FileResource, LinkResource, NamespaceResource, ProcessResource, Resource
+from vnet.adapters.resources import (
+    DirectoryResource,
+    FileId,
+    FileResource,
+    LinkResource,
+    NamespaceResource,
+    ProcessResource,
+    Resource,
+)
 from vnet.errors import HostError
 from vnet.runtime import journal as journal_module
 from vnet.runtime.client import sweep_dead
@@ -180,3 +188,34 @@ def test_what_cannot_be_removed_stays_written_down(lock: LabLock, tmp_path: Path
         sweep_dead(lock.place)
     monkeypatch.undo()
     assert sweep_dead(lock.place) == [f"file {left}"] and not lock.place.directory.exists()
+
+
+def test_a_journal_does_not_grow_with_what_is_gone(tmp_path: Path) -> None:
+    """What comes and goes for days leaves no trace; what stays is still there, and so is the token."""
+    journal = write(tmp_path / "journal", FILE, NAMESPACE)
+    journal.done(NAMESPACE)
+    sizes = set()
+    for number in range(5000):
+        each = ProcessResource(2**22 + 1, number)
+        journal.add(each)
+        journal.done(each)
+        sizes.add(journal.path.stat().st_size)
+    journal.add(PROCESS)
+    journal.close()
+    left = read_journal(journal.path)
+    assert left.token == "token" and left.resources == [FILE, PROCESS]
+    assert max(sizes) < 200_000 and [path.name for path in tmp_path.iterdir()] == ["journal"]
+
+
+def test_a_directory_that_a_dead_lab_made_goes_when_it_is_empty(lock: LabLock, tmp_path: Path) -> None:
+    """After the sockets in it; one that others use by now stays and is not the lab's any more."""
+    for name in ("empty", "used"):
+        (tmp_path / name).mkdir()
+    made = [DirectoryResource.of(str(tmp_path / name)) for name in ("empty", "used")]
+    socket = tmp_path / "empty" / "ctl"
+    socket.touch()
+    (tmp_path / "used" / "of-somebody").touch()
+    write(lock.place.journal, *made, FileResource(str(socket), FileId.of(socket.lstat()))).close()
+    journal, swept = begin(lock, "next")
+    assert swept == [f"file {socket}", f"directory {tmp_path / 'empty'}"]
+    assert (tmp_path / "used").exists() and finish(lock, journal) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Interface, ip_address
 
 import pytest
 
@@ -130,6 +130,18 @@ def test_what_is_truncated_comes_over_tcp(bed):
     result = bed.look_up("many.example", kinds=(dns.A,))
     assert len(result.addresses) == 1000 and result.addresses[-1] == (0x0A010000 + 999).to_bytes(4, "big")
     assert not bed.client.tcp.connections or all(each.user_closed for each in bed.client.tcp.connections)
+
+
+def test_what_is_truncated_comes_over_tcp_from_an_ipv6_server_too(bed):
+    for number, host in enumerate((bed.client, bed.server), 1):
+        host.interfaces["eth0"].enable_ipv6().add_address(IPv6Interface(f"2001:db8::{number}/64"))
+    bed.lan.run(5 * SECOND)  # the addresses are tested for duplicates
+    bed.socket.close()
+    bed.socket = bed.server.udp_bind(53, on_datagram=bed.datagram, both=True)
+    listener = bed.server.tcp.listen(53, both=True)
+    listener.on_ready = lambda: answers(listener.accept())
+    result = bed.look_up("many.example", ip_address("2001:db8::2").packed, kinds=(dns.A,))
+    assert len(result.addresses) == 1000 and not result.told
 
 
 def test_both_kinds_come_over_one_connection(bed):
