@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar, final
 
 import trio
 
-from vnet.errors import LabError, NetworkError, NoAnswer, UsageError
+from vnet.errors import LabError, NetworkError, NoAnswer, UnknownName, UsageError
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
@@ -147,7 +147,8 @@ class Lab:
     ) -> Reachability:
         """Probe every guest from every other; the answer's ``compare`` tells what is different in a later one.
 
-        *protocol* is icmp, or tcp or udp with a *port*. A port that refuses was reached.
+        *protocol* is icmp, or tcp or udp with a *port*. A port that refuses was reached; one for which a firewall on the
+        way refuses was not.
         """
         return await snapshot(self, protocol, port, seconds_of(timeout))
 
@@ -272,7 +273,8 @@ class Lab:
     async def ping(self, source: str, target: Target, count: int = 1, timeout: When = PING_TIMEOUT) -> PingReply:
         """Send echo requests from one guest to another, a router or an address; or to a name that its DNS servers know.
 
-        IPv6 addresses that guests are still asking for are waited for.
+        IPv6 addresses that guests are still asking for are waited for. Raise UsageError for a name that is nobody's, and
+        UnknownName where DNS servers were asked for it and say so; that they do not answer is a reply which is not ok.
         """
         guest = self.guests[source]
         if not isinstance(count, int):
@@ -288,6 +290,8 @@ class Lab:
                 raise
             try:
                 return await guest.ping(target, count, timeout)
+            except UnknownName:
+                raise  # who misspells a name must not be told that nobody answers there
             except NetworkError as error:
                 return PingReply(False, error=str(error))
         return await guest.ping(address, count, timeout)
