@@ -81,7 +81,9 @@ class Lab:
         self.ports: Named[Port] = Named("port", parts.ports)
         self.networks = Networks(self, builder, emulate)
         self.plugs = Plugs(self, builder)
-        self.captures = Captures(timeline, parts.ports, lambda: [link.a.name for link in parts.links.values()], epoch)
+        self.captures = Captures(
+            timeline, parts.ports, lambda: {name: link.a.name for name, link in parts.links.items()}, epoch
+        )
         self.captures.hints = dict(without_cable(topology))
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
