@@ -347,7 +347,7 @@ def test_a_test_that_waits_for_ever_fails_at_its_limit_and_says_where(project):
         @pytest.mark.vnet("tiny.yaml")
         async def test_long(lab):
             while True:
-                await trio.sleep(3600)
+                await trio.sleep(86400)
 
         @pytest.mark.vnet("tiny.yaml", limit="soon")
         async def test_wrong(lab):
