@@ -101,6 +101,12 @@ async def test_what_the_rules_say_is_what_programs_see(policy: str, tmp_path: Pa
         }
         expected = {("tcp", f"{SERVER}:81"), ("tcp", f"{PC}:80"), ("udp", f"{SERVER}:54"), ("icmp", PC)}
         assert refused == (set() if policy == "accept" else expected)
+        for port in (80, 81):  # nobody serves there any more, so whoever is asked refuses
+            matrix = await lab.reachability("tcp", port, timeout=1)
+            assert matrix.pairs == {
+                pair for pair in matrix.reached if policy == "accept" or (pair[0] == "pc" and port == 80)
+            }
+            assert matrix.unexpected == ()
 
 
 SHORT = SITE.replace(

@@ -351,3 +351,13 @@ def test_shown_output_is_real(
 def test_transcripts_are_found() -> None:
     """A change of the blocks' form must not switch the tests above off."""
     assert len(transcripts()) >= 5 and len(command_lines()) >= 40 and len(TESTS) >= 10 and len(SCRIPTS) >= 5
+
+
+@pytest.mark.parametrize("words", [["ping", "a", "-c", "3"], ["-c", 'import x; x.do("/")\nprint(x)'], ["it's", "", "$HOME"]])
+def test_what_the_demo_prints_can_be_pasted(words: list[str]) -> None:
+    script = (ROOT / "tools" / "demo").read_text()
+    function = script[script.index("run() {") : script.index("\n}\n") + 3]
+    shown = subprocess.run(
+        ["sh", "-c", f'{function}run true "$@"', "sh", *words], capture_output=True, text=True, check=True
+    )
+    assert shlex.split(shown.stdout.removeprefix("\n$ ")) == ["true", *words]

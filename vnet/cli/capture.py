@@ -37,7 +37,7 @@ _ARROWS: Final = {Direction.INBOUND: "in ", Direction.OUTBOUND: "out", Direction
 def capture_command(
     lab: str, ports: tuple[str, ...], target: str | None, expression: str, count: int | None, as_text: bool
 ) -> None:
-    """Capture frames of LAB at its PORTs: web:eth0, core:3, all of a node (web) or a pattern (web:*).
+    """Capture frames of LAB at its PORTs: web:eth0, core:3, all of a node (web), a pattern (web:*) or a link (core-edge).
 
     Without PORT, one end of every cable. Without -w, a terminal gets a line per frame, a pipe gets pcapng. Filters know
     host, net, port, ether, vlan, len, arp, ip, ip6, icmp, tcp, udp, dhcp, stp, lldp, broadcast, multicast, and, or, not.

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 READY: Final = "ready"
 MOST_TIMEOUT: Final = 86_400.0
 FLUSH_INTERVAL: Final = 1.0
+FAILED_NAMED: Final = 8
+"""Programs that failed are named up to this many."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Summary: TypeAlias = "dict[str, object]"
@@ -85,7 +87,7 @@ def up_command(
 ) -> int:
     """Run the lab in FILE: print its networks and guests, then "ready" when every guest has its address.
 
-    Ctrl-C, SIGTERM or vnet down end it and leave nothing behind.
+    Ctrl-C, SIGTERM or vnet down end it and leave nothing behind. With --simulate the exit status is 1 if a program failed.
 
     \b
     vnet up lab.yaml
@@ -192,16 +194,24 @@ def _summary(lab: Lab, problems: Iterable[Problem]) -> Summary:
     }  # fmt: skip
 
 
-def _print_ready(summary: Mapping[str, object], as_json: bool) -> None:
+def _print_ready(summary: Mapping[str, object], as_json: bool) -> bool:
+    """Print how the lab stands; tell whether no program has failed so far, and on standard error which have."""
     if as_json:
         print_json({**summary, "ready": True})
-        return
-    for what in ("networks", "guests", "programs"):
-        rows = rows_of(summary[what])
-        if rows or what != "programs":  # few labs have any
-            print_view(what, rows, what)
-            click.echo()
-    click.echo(READY)
+    else:
+        for what in ("networks", "guests", "programs"):
+            rows = rows_of(summary[what])
+            if rows or what != "programs":  # few labs have any
+                print_view(what, rows, what)
+                click.echo()
+        click.echo(READY)
+    programs = rows_of(summary["programs"])
+    failed = [f"{row['name']} on {row['guest']}" for row in programs if row["state"] == "failed"]
+    if failed:
+        more = f", and {len(failed) - FAILED_NAMED} more" if len(failed) > FAILED_NAMED else ""
+        named = ", ".join(failed[:FAILED_NAMED]) + more
+        print_progress(f"the guests are up, but {len(failed)} of {len(programs)} programs failed: {named}")
+    return not failed
 
 
 # -- live
@@ -335,7 +345,7 @@ def _detach(options: Options) -> int:
 
 
 def _simulate(options: Options, duration: Duration | None) -> int:
-    """Run a lab in virtual time for *duration*, or until all are up, and print how it stands then."""
+    """Run a lab in virtual time for *duration*, or until all are up, and print how it stands then; 1 if programs failed."""
     from vnet.runtime.clock import simulate
     from vnet.runtime.opening import open_lab
 
@@ -352,5 +362,4 @@ def _simulate(options: Options, duration: Duration | None) -> int:
     print_progress(f"simulating {options.file}, seed {options.seed}, {length}")
     topology, problems = _load(options.file)
     summary = simulate(run, seed=options.seed)
-    _print_ready(summary, options.as_json)
-    return 0
+    return 0 if _print_ready(summary, options.as_json) else 1

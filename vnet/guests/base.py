@@ -13,7 +13,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Protocol, TypeAlias, final
 
-from vnet.addresses import Mac
+from vnet.addresses import Mac, format_mac
 from vnet.errors import UsageError
 from vnet.guests.program import GuestProgram, Row
 from vnet.ports import Port
@@ -109,6 +109,13 @@ class InterfaceState:
     """State of the DHCP client ("bound", "selecting", ...), empty if there is none."""
     active: str = ""
     """The NIC that a bond uses, empty if it has none or is no bond."""
+
+    def __repr__(self) -> str:
+        fields = {
+            "name": repr(self.name), "mac": format_mac(self.mac), "addresses": f"({', '.join(map(str, self.addresses))})",
+            "gateway": str(self.gateway), "up": str(self.up), "dhcp": repr(self.dhcp), "active": repr(self.active),
+        }  # fmt: skip
+        return f"InterfaceState({', '.join(f'{key}={text}' for key, text in fields.items())})"
 
 
 class Guest(Protocol):

@@ -22,6 +22,7 @@ class Iperf3Result:
     sent_bps: float
     received_bps: float
     streams: int
+    udp: bool = False
     jitter: float = 0.0
     lost: int = 0
     datagrams: int = 0
@@ -32,9 +33,10 @@ class Iperf3Result:
         return self.lost / self.datagrams if self.datagrams else 0.0
 
     def summary(self) -> dict[str, int | float]:
-        """Return it as plain data, whose keys carry the units."""
-        plain = {key: value for key, value in asdict(self).items() if key not in ("seconds", "jitter")}
-        return {**plain, "duration_s": self.seconds, "jitter_s": self.jitter, "loss": self.loss}
+        """Return it as plain data, whose keys carry the units; of TCP without what only datagrams have."""
+        others = ("seconds", "udp", "jitter") if self.udp else ("seconds", "udp", "jitter", "lost", "datagrams")
+        plain = {key: value for key, value in asdict(self).items() if key not in others} | {"duration_s": self.seconds}
+        return {**plain, "jitter_s": self.jitter, "loss": self.loss} if self.udp else plain
 
 
 def summarize(ours: Results, theirs: Results, *, we_send: bool, udp: bool) -> Iperf3Result:
@@ -50,6 +52,7 @@ def summarize(ours: Results, theirs: Results, *, we_send: bool, udp: bool) -> Ip
         sent_bps=sent * 8 / seconds if seconds else 0.0,
         received_bps=received * 8 / seconds if seconds else 0.0,
         streams=len(ours.streams),
+        udp=udp,
         jitter=sum(_plausible(stream.jitter) for stream in counted) / len(counted) if counted else 0.0,
         lost=int(sum(_datagrams(stream)[0] for stream in counted)),
         datagrams=int(sum(_datagrams(stream)[1] for stream in counted)),

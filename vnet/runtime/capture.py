@@ -26,23 +26,31 @@ from vnet.wire.segmentation import complete
 INBOUND: Final = Direction.INBOUND
 OUTBOUND: Final = Direction.OUTBOUND
 
-Usual: TypeAlias = Callable[[], Sequence[str]]
+Cables: TypeAlias = Callable[[], Mapping[str, str]]
+"""The links by name, each with the port at which it is watched: one end, lest every frame be seen twice."""
 _Watcher: TypeAlias = "tuple[Capture, int]"
 """A capture and the number it gave to the port's interface."""
 
 
-def choose_ports(ports: Mapping[str, Port], patterns: Sequence[str], hints: Mapping[str, str] = {}) -> list[Port]:
-    """Pick ports by name: ``web:eth0``, ``web`` (all of a node) or a glob such as ``web:*``, in the order of *ports*.
+def choose_ports(
+    ports: Mapping[str, Port],
+    patterns: Sequence[str],
+    hints: Mapping[str, str] = {},
+    links: Mapping[str, str] = {},
+) -> list[Port]:
+    """Pick ports by name: ``web:eth0``, ``web`` (all of a node), a glob such as ``web:*``, or a link.
 
-    Raise UsageError for a pattern that fits none, with the nearest name there is; *hints* say more of some names.
+    They come in the order of *ports*. Raise UsageError for a pattern that fits none, with the nearest name there is; *hints*
+    say more of some names.
     """
     chosen: set[str] = set()
     for pattern in patterns:
         glob = pattern if ":" in pattern else pattern + ":*"
         matches = [name for name in ports if name == pattern or fnmatchcase(name, glob)]
+        matches = matches or [end for name, end in links.items() if fnmatchcase(name, pattern) and end in ports]
         if not matches:
-            nodes = {name.partition(":")[0] for name in ports}
-            near = difflib.get_close_matches(pattern, ports if ":" in pattern else sorted(nodes), 1, 0.4)
+            others = list(dict.fromkeys([*(name.partition(":")[0] for name in ports), *links]))
+            near = difflib.get_close_matches(pattern, ports if ":" in pattern else sorted(others), 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(list(ports)[:8])}"
             hint = hints.get(pattern, hint)
             raise UsageError(f"no port is called {pattern!r}; {hint}")
@@ -54,19 +62,19 @@ def choose_ports(ports: Mapping[str, Port], patterns: Sequence[str], hints: Mapp
 class Captures:
     """All captures of one lab.
 
-    *ports* are those that can be captured, by name; *usual* gives the names taken when none are asked for: one end of each
-    cable, lest every frame be seen twice. *epoch* (nanoseconds since 1970 at instant 0 of the lab) is 0 in a simulation.
+    *ports* are those that can be captured, by name; *cables* gives those taken when none are asked for. *epoch* (nanoseconds
+    since 1970 at instant 0 of the lab) is 0 in a simulation.
     """
 
-    __slots__ = ("_running", "_usual", "_watchers", "clock", "epoch", "hints", "ports")
+    __slots__ = ("_cables", "_running", "_watchers", "clock", "epoch", "hints", "ports")
 
-    def __init__(self, clock: Scheduler, ports: Mapping[str, Port], usual: Usual = tuple, epoch: Instant = 0) -> None:
+    def __init__(self, clock: Scheduler, ports: Mapping[str, Port], cables: Cables = dict, epoch: Instant = 0) -> None:
         self.clock = clock
         self.ports = ports
         self.epoch = epoch
         self.hints: dict[str, str] = {}
         """What to capture instead of interfaces that have no cable of their own, by name."""
-        self._usual = usual
+        self._cables = cables
         self._watchers: dict[Port, tuple[_Watcher, ...]] = {}
         self._running: list[Capture] = []
 
@@ -82,8 +90,9 @@ class Captures:
 
         Raise UsageError for a pattern that no port fits; OSError if the sink cannot take the headers.
         """
-        patterns = patterns or self._usual()
-        ports = choose_ports(self.ports, patterns, self.hints) if patterns else list(self.ports.values())
+        cables = self._cables()
+        patterns = patterns or list(cables.values())
+        ports = choose_ports(self.ports, patterns, self.hints, cables) if patterns else list(self.ports.values())
         capture = Capture(self, ports, sink, wanted, count)
         self._running.append(capture)
         for number, port in enumerate(ports):

@@ -180,6 +180,9 @@ class Simulation:
             elif end == self.limit or timeline.next_instant() is None:
                 raise self._stalled(f"the lab clock passed {format_duration(self.limit)} and somebody still waits")
             elif not timeline.was_planned(mark, end + PATIENCE, self.limit):
+                if wakes is not None:
+                    limit = format_duration(self.limit)
+                    raise self._stalled(f"the limit is {limit} of lab time, and whoever sleeps does so for longer")
                 raise self._stalled(
                     f"every task waits, and for {PATIENCE // DAY} days nothing happened in the lab but what repeats for ever"
                 )
@@ -198,7 +201,10 @@ class Simulation:
     # -- when it cannot go on
 
     def _stalled(self, why: str) -> SimulationStalled:
-        return SimulationStalled(f"{why}: {self._name(self._waiting())}")
+        waiting = self._waiting()
+        if self._main is not None and self._main not in waiting:
+            waiting.append(self._main)  # it waits for its children: at a line of the test's all the same
+        return SimulationStalled(f"{why}: {self._name(waiting)}")
 
     def _waiting(self) -> list[trio.lowlevel.Task]:
         """List the tasks that wait for something else than their children."""

@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar, final
 
 import trio
 
-from vnet.errors import LabError, NetworkError, NoAnswer, UsageError
+from vnet.errors import LabError, NetworkError, NoAnswer, UnknownName, UsageError
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
@@ -81,7 +81,9 @@ class Lab:
         self.ports: Named[Port] = Named("port", parts.ports)
         self.networks = Networks(self, builder, emulate)
         self.plugs = Plugs(self, builder)
-        self.captures = Captures(timeline, parts.ports, lambda: [link.a.name for link in parts.links.values()], epoch)
+        self.captures = Captures(
+            timeline, parts.ports, lambda: {name: link.a.name for name, link in parts.links.items()}, epoch
+        )
         self.captures.hints = dict(without_cable(topology))
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
@@ -147,7 +149,8 @@ class Lab:
     ) -> Reachability:
         """Probe every guest from every other; the answer's ``compare`` tells what is different in a later one.
 
-        *protocol* is icmp, or tcp or udp with a *port*. A port that refuses was reached.
+        *protocol* is icmp, or tcp or udp with a *port*. A port that refuses was reached; one for which a firewall on the
+        way refuses was not.
         """
         return await snapshot(self, protocol, port, seconds_of(timeout))
 
@@ -272,7 +275,8 @@ class Lab:
     async def ping(self, source: str, target: Target, count: int = 1, timeout: When = PING_TIMEOUT) -> PingReply:
         """Send echo requests from one guest to another, a router or an address; or to a name that its DNS servers know.
 
-        IPv6 addresses that guests are still asking for are waited for.
+        IPv6 addresses that guests are still asking for are waited for. Raise UsageError for a name that is nobody's, and
+        UnknownName where DNS servers were asked for it and say so; that they do not answer is a reply which is not ok.
         """
         guest = self.guests[source]
         if not isinstance(count, int):
@@ -288,6 +292,8 @@ class Lab:
                 raise
             try:
                 return await guest.ping(target, count, timeout)
+            except UnknownName:
+                raise  # who misspells a name must not be told that nobody answers there
             except NetworkError as error:
                 return PingReply(False, error=str(error))
         return await guest.ping(address, count, timeout)

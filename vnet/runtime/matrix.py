@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final, TypeAlias, cast, final
@@ -13,6 +14,7 @@ from vnet.errors import UsageError
 from vnet.guests.base import Address, Guest, Verdict
 from vnet.guests.emulated import EmulatedGuest
 from vnet.guests.opaque import OpaqueGuest
+from vnet.runtime.resets import watch_resets
 from vnet.runtime.usage import called_as
 from vnet.runtime.views import Row, address_of
 from vnet.topology.reachability import Expectation, Probe, expected
@@ -142,16 +144,20 @@ async def snapshot(lab: Lab, protocol: str, port: int | None, timeout: float) ->
 async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> dict[str, object]:
     """Probe every guest from every other; return the rows of the matrix in the order of the topology.
 
-    A TCP or UDP port that answers "closed" was reached: the packet came there and back. Where only a port forward leads to
+    A TCP or UDP port that answers "closed" was reached: the packet came there and back. A reset that a firewall on the way
+    sends in the target's name does not count (``vnet.runtime.resets``). Where only a port forward leads to
     the target, its outside address is probed. From a virtual machine nothing can be probed. Pairs with a guest of IPv6
     alone are judged as far as the file says enough (``vnet.topology.reachability6``); else ``expected`` and ``agrees`` are
     None. Raise UsageError for an unknown protocol or a missing port.
     """
     kind = next((each for each in PROTOCOLS if each == protocol), None)
     if kind is None:
-        raise UsageError(f"{protocol!r} is no protocol to probe with; there are: {', '.join(PROTOCOLS)}")
+        raise UsageError(
+            f"{protocol!r} is no protocol to probe with; there are: {', '.join(PROTOCOLS)}; a port comes behind it, as in "
+            "reachability('tcp', 80)"
+        )
     if (kind == "icmp") != (port is None):
-        raise UsageError("icmp has no ports" if kind == "icmp" else f"{kind} needs a port: --port N")
+        raise UsageError("icmp has no ports" if kind == "icmp" else f"{kind} needs a port, as in reachability({kind!r}, 80)")
     if port is not None and (not isinstance(port, int) or not 0 <= port <= MAX_PORT):
         raise UsageError(f"{port!r} is no port: it is a whole number up to {MAX_PORT}")
     verdicts = expected(lab.topology, kind, port)
@@ -178,11 +184,15 @@ async def measure(lab: Lab, protocol: str, port: int | None, timeout: float) -> 
                 rows[source, target] = {"reached": False, "detail": f"{source} has no IPv4 address", "rtt_s": None}
                 return
             dial = verdicts[source, target].dial or (address, port)
-            rows[source, target] = await _probe(lab.guests[source], *dial, kind, timeout)
+            row, refused = await _probe(lab.guests[source], *dial, kind, timeout)
+            if refused and resets is not None and not resets.has_refused(target, source):
+                row |= {"reached": False, "detail": f"refused on the way, not by {target}"}
+            rows[source, target] = row
 
-    async with trio.open_nursery() as nursery:
-        for source, target in verdicts:
-            nursery.start_soon(probe, source, target)
+    with watch_resets(lab) if kind == "tcp" else nullcontext() as resets:
+        async with trio.open_nursery() as nursery:
+            for source, target in verdicts:
+                nursery.start_soon(probe, source, target)
     judged = {pair: None if pair[0] in mute else over_ipv6.get(pair, verdict) for pair, verdict in verdicts.items()}
     matrix: list[Row] = [
         {
@@ -231,13 +241,19 @@ def _network(lab: Lab, guest: str) -> str:
     return next((nic.network for nic in lab.topology.guests[guest].interfaces if nic.network is not None), "")
 
 
-async def _probe(guest: Guest, address: Address, port: int | None, protocol: Probe, timeout: float) -> Row:
+async def _probe(guest: Guest, address: Address, port: int | None, protocol: Probe, timeout: float) -> tuple[Row, bool]:
+    """Probe once; also tell whether the answer was a refusal, which may come from elsewhere than the target."""
     if port is None:
         reply = await guest.ping(address, timeout=timeout)
-        return {"reached": reply.ok, "detail": reply.error, "rtt_s": _seconds(reply.rtt)}
+        return {"reached": reply.ok, "detail": reply.error, "rtt_s": _seconds(reply.rtt)}, False
     probe = await (guest.tcp_probe if protocol == "tcp" else guest.udp_probe)(address, port, timeout=timeout)
-    reached = probe.verdict in (Verdict.OPEN, Verdict.CLOSED)
-    return {"reached": reached, "detail": probe.error or probe.verdict.value, "rtt_s": _seconds(probe.rtt)}
+    refused = probe.verdict is Verdict.CLOSED
+    row: Row = {
+        "reached": refused or probe.verdict is Verdict.OPEN,
+        "detail": probe.error or probe.verdict.value,
+        "rtt_s": _seconds(probe.rtt),
+    }
+    return row, refused
 
 
 def _seconds(duration: Duration | None) -> float | None:

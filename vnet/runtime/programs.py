@@ -28,6 +28,7 @@ from vnet.guests.program import GuestProgram, Row
 from vnet.ports import Randomness
 from vnet.programs import dns, echo, http, iperf3_client, iperf3_server, traffic
 from vnet.programs.traffic_sink import Sink
+from vnet.runtime.tasks import PROGRAM
 from vnet.topology.resolved_programs import (
     ResolvedProgram,
     RunDns,
@@ -99,7 +100,7 @@ class _Runner:
     @property
     def title(self) -> str:
         """Name the program and its guest, as errors do that say who waits."""
-        return f"program {self.state.name} of {self._guest.name}"
+        return f"{PROGRAM}{self.state.name} of {self._guest.name}"
 
     def started(self, value: object = None) -> None:
         """Take note that a server listens: this is its ``task_status``."""

@@ -13,6 +13,8 @@ import trio
 
 NAMED: Final = 5
 """Tasks that an error names; of more it gives the number."""
+PROGRAM: Final = "program "
+"""How the names of tasks begin that run the programs of guests."""
 MOST_CLOSES: Final = 100
 """Times that an abandoned task is told to end: once for each wait that it begins in a ``finally``."""
 
@@ -48,17 +50,33 @@ def waits_for_children(task: trio.lowlevel.Task) -> bool:
 
 def place_of(task: trio.lowlevel.Task) -> str:
     """Say where a task stands, as ``file:line``: in the innermost code of the user's, or else outside of trio."""
+    return _standing(task)[1]
+
+
+def _standing(task: trio.lowlevel.Task) -> tuple[int, str]:
+    """Say where a task stands, and how deep one had to look: 0 for code of the user's, more for that of others."""
     frames = [(frame.f_code.co_filename, line) for frame, line in task.iter_await_frames()]
-    for foreign in (_FOREIGN, (_TRIO,), ()):
+    for depth, foreign in enumerate((_FOREIGN, (_TRIO,), ())):
         found = [each for each in frames if not each[0].startswith(foreign)]
         if found:
-            return f"{found[-1][0]}:{found[-1][1]}"
-    return "a place that cannot be seen"
+            return depth, f"{found[-1][0]}:{found[-1][1]}"
+    return len(_FOREIGN), "a place that cannot be seen"
+
+
+def _rank(task: trio.lowlevel.Task, main: trio.lowlevel.Task | None) -> tuple[int, str]:
+    """Order tasks by how likely it is that they are meant: *main*, the user's own, programs of guests, servers."""
+    depth, place = _standing(task)
+    is_program = task.name.startswith(PROGRAM)
+    rank = 0 if task is main else 1 if depth == 0 and not is_program else 2 if depth == 0 else 3
+    return rank, f"{task.name} at {place}"
 
 
 def name_tasks(tasks: Iterable[trio.lowlevel.Task], main: trio.lowlevel.Task | None = None) -> str:
-    """Name tasks and where each stands: ``test at lab.py:7, pump at pump.py:30 (x 12)``; *main*, if among them, first."""
-    counts = Counter((task is not main, f"{task.name} at {place_of(task)}") for task in tasks)
+    """Name tasks and where each stands: ``test at lab.py:7, pump at pump.py:30 (x 12)``; *main*, if among them, first.
+
+    Then those that stand in code of the user's, and last those that stand in code of vnet or trio: servers mostly wait.
+    """
+    counts = Counter(_rank(task, main) for task in tasks)
     told = [text if count == 1 else f"{text} (x {count})" for (_, text), count in sorted(counts.items())]
     more = [f"{len(told) - NAMED} more"] if len(told) > NAMED else []
     return ", ".join(told[:NAMED] + more)

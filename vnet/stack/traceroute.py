@@ -42,6 +42,10 @@ class Hop(NamedTuple):
         """*source* for people; None if nobody answered."""
         return None if self.source is None else ip_address(self.source)
 
+    def __repr__(self) -> str:
+        source = None if self.source is None else str(self.address)
+        return f"Hop(ttl={self.ttl}, source={source}, rtt={self.rtt}, error={self.error!r})"
+
 
 OnRoute = Callable[[list[Hop], bool], None]
 """Gets the hops, and whether the destination was reached."""

@@ -10,7 +10,7 @@
 The test runs under ``vnet.simulate`` with the seed of ``--vnet-seed`` (or one run for each of ``--vnet-seeds``), its lab is
 up before the first line and gone after the last. ``--vnet-live`` runs the same test in real time. A test that fails leaves a
 capture of every cable, the event log, the state of the lab at that instant and the command that replays it in
-``vnet-failures/``; ``--vnet-stop`` opens the debugger there, while the lab stands still.
+``vnet-failures/``, until it passes; ``--vnet-stop`` opens the debugger there, while the lab stands still.
 
 With many seeds the end of the report names the first that failed of each test. What it needs for that travels with the
 tests' reports, because under pytest-xdist those come from other processes.
@@ -23,6 +23,7 @@ import json
 import pdb
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ OPTIONS: Final = ("seed", "state", "wait", "limit")
 LIMIT: Final = "365d"
 """Lab time after which a test is taken to wait for ever: in real time that is seconds, and ten years are a minute."""
 _RUN: Final = pytest.StashKey["LabRun"]()
+_KEPT: Final = pytest.StashKey[set[str]]()
+"""Tests of this process that failed, and left what helps to understand why: with many seeds each does so once."""
 
 
 @final
@@ -78,6 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
+    config.stash[_KEPT] = set()
     config.addinivalue_line(
         "markers",
         f"vnet(topology, *, seed=None, state=None, wait=True, limit={LIMIT!r}): run the async test inside a lab made from a "
@@ -182,9 +186,18 @@ def pytest_runtest_makereport(
         "test": _without_seed(item.nodeid), "seed": run.seed, "replay": replay,
         "topology": run.topology, "coverage": run.coverage,
     }  # fmt: skip
+    directory = _directory(item.config, item.nodeid)
+    if report.passed:
+        for each in directory, _directory(item.config, _with_seed(item.nodeid, run.seed)):
+            _forget(each, replay)
     if not report.failed or not run.opened:
         return report
-    directory = item.config.rootpath / FAILURES / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
+    kept = item.config.stash[_KEPT]
+    if item.config.getoption("--vnet-seeds") and _without_seed(item.nodeid) in kept:
+        _forget(directory, replay)
+        report.sections.append(("vnet", f"replay: {replay}\nwhat another seed left is kept"))
+        return report
+    kept.add(_without_seed(item.nodeid))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "capture.pcapng").write_bytes(run.capture)
     (directory / "events.jsonl").write_text(run.events)
@@ -274,6 +287,25 @@ def _stop(config: pytest.Config, error: BaseException, opened: Lab) -> None:
     finally:
         if capture is not None:
             capture.resume_global_capture()
+
+
+def _directory(config: pytest.Config, nodeid: str) -> Path:
+    """Name the directory of what a test leaves when it fails."""
+    return config.rootpath / FAILURES / re.sub(r"[^A-Za-z0-9_.-]+", "-", nodeid).strip("-")
+
+
+def _forget(directory: Path, replay: str) -> None:
+    """Remove what this very run, with this seed, left when it failed the last time."""
+    try:
+        if (directory / "replay.txt").read_text() == replay + "\n":
+            shutil.rmtree(directory)
+    except OSError:
+        pass  # there is nothing, or it is somebody else's
+
+
+def _with_seed(nodeid: str, seed: int) -> str:
+    """Name the test as with --vnet-seeds."""
+    return f"{nodeid[:-1]}-seed{seed}]" if nodeid.endswith("]") else f"{nodeid}[seed{seed}]"
 
 
 def _without_seed(nodeid: str) -> str:

@@ -250,7 +250,8 @@ def test_programs_that_fail_are_told(run: Run, tmp_path: Path) -> None:
         )
     )
     status, out, err = run("up", path, "--simulate", "10s")
-    assert (status, out.splitlines()[-1]) == (0, "ready")
+    assert (status, out.splitlines()[-1]) == (1, "ready")
+    assert err.splitlines()[-1].endswith("but 2 of 2 programs failed: iperf3_client on a, http on b")
     assert "b: program http failed: UsageError: there is no folder" in err
     assert "a: program iperf3_client failed: " in err
     failed = [line.split(maxsplit=3) for line in out.splitlines() if " failed " in line]

@@ -60,6 +60,10 @@ async def test_what_a_guest_shows(world):
     assert (a.name, a.kind, a.address) == ("a", "emulated", IPv4Address("10.0.0.1"))
     assert a.addresses == (IPv4Interface("10.0.0.1/24"),)
     (state,) = a.interfaces()
+    assert repr(state) == (
+        "InterfaceState(name='eth0', mac=52:54:00:00:00:01, addresses=(10.0.0.1/24), gateway=10.0.0.254, up=True, dhcp='', "
+        "active='')"
+    )
     assert (state.name, state.mac.hex(), state.gateway, state.up, state.dhcp) == (
         "eth0", "525400000001", IPv4Address("10.0.0.254"), True, "",
     )  # fmt: skip
@@ -116,6 +120,7 @@ async def test_traceroute(world):
     for method in ("udp", "icmp"):
         (hop,) = await world.a.traceroute("b", method)
         assert (hop.ttl, hop.source, hop.error) == (1, bytes((10, 0, 0, 2)), None)
+        assert repr(hop) == f"Hop(ttl=1, source=10.0.0.2, rtt={hop.rtt}, error=None)"
     with pytest.raises(UsageError, match="udp and icmp"):
         await world.a.traceroute("b", "tcp")
 

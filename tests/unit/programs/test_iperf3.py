@@ -69,6 +69,7 @@ async def test_tcp_for_a_number_of_octets(reverse: bool) -> None:
         assert 3_000_000 <= result.received_octets <= result.sent_octets
     else:
         assert result.sent_octets == 3_000_000 == result.received_octets
+    assert not {"datagrams", "lost", "loss", "jitter_s"} & result.summary().keys()
 
 
 @pytest.mark.trio
@@ -80,6 +81,7 @@ async def test_udp_keeps_to_its_rate(reverse: bool) -> None:
     assert result.sent_octets == pytest.approx(2 * 50_000, rel=0.1)
     assert result.datagrams == pytest.approx(100, abs=10) and result.lost == 0 and result.loss == 0
     assert result.jitter < 0.1 and at_server.datagrams == result.datagrams
+    assert {"datagrams", "lost", "loss", "jitter_s"} <= result.summary().keys()
 
 
 @pytest.mark.trio

@@ -254,8 +254,15 @@ def test_choosing_ports() -> None:
         name: Port(name, lambda frame, offload: None) for name in ("web:eth0", "web:eth1", "core:1", "core:12", "pc:eth0")
     }
 
+    links = {"core-pc": "core:12", "up": "core:1", "web:eth0": "core:1"}
+
     def names(*patterns: str) -> list[str]:
-        return [port.name for port in choose_ports(ports, patterns)]
+        return [port.name for port in choose_ports(ports, patterns, links=links)]
+
+    assert names("core-pc") == ["core:12"] and names("up", "web:eth0") == ["web:eth0", "core:1"]
+    assert names("core-*") == ["core:12"]
+    with pytest.raises(UsageError, match="no port is called 'core-cp'; did you mean 'core-pc'"):
+        names("core-cp")
 
     assert names("web") == ["web:eth0", "web:eth1"]
     assert names("*:eth0") == ["web:eth0", "pc:eth0"]
@@ -271,7 +278,7 @@ def test_choosing_ports() -> None:
 
 def test_the_usual_ports_are_taken_when_none_are_named() -> None:
     wire = Wire()
-    captures = Captures(wire.clock, wire.captures.ports, usual=lambda: ["a:eth0"])
+    captures = Captures(wire.clock, wire.captures.ports, cables=lambda: {"a-b": "a:eth0"})
     assert [port.name for port in captures.start(MemorySink()).ports] == ["a:eth0"]
 
 

@@ -60,10 +60,41 @@ def test_ports_are_probed_and_not_mixed_with_others() -> None:
         assert web["pc", "web"] and not other["pc", "web"]
         with pytest.raises(UsageError, match="tcp/80 and one of tcp/81"):
             web.compare(other)
-        with pytest.raises(UsageError, match="no protocol"):
+        with pytest.raises(UsageError, match=r"no protocol .* as in reachability\('tcp', 80\)"):
             await lab.reachability("sctp")
+        with pytest.raises(UsageError, match=r"tcp needs a port, as in reachability\('tcp', 80\)"):
+            await lab.reachability("tcp")
 
     run(body)
+
+
+REJECTING = vnet.parse_topology("""
+name: rejecting
+networks: {lan: {vlan: 10, subnet: 10.0.0.0/24}, dmz: {vlan: 20, subnet: 10.0.1.0/24}, out: {vlan: 30, subnet: 10.0.2.0/24}}
+routers:
+  gate: {interfaces: {lan: 10.0.0.254/24, out: 10.0.2.254/24}, default_gateway: 10.0.2.253,
+         nat: {outside: out, inside: [lan]}}
+  wall: {interfaces: {dmz: 10.0.1.254/24, out: 10.0.2.253/24},
+         firewall: {policy: reject, allow: [{from: out, to: dmz, protocol: tcp, port: 80}]}}
+guests:
+  pc: {nics: [{network: lan, address: 10.0.0.1/24, gateway: 10.0.0.254}]}
+  web: {nics: [{network: dmz, address: 10.0.1.1/24, gateway: 10.0.1.254}], run: [{echo: {port: 8080}}]}
+""")
+
+
+@pytest.mark.parametrize(("port", "allowed"), [(80, True), (81, False), (8080, False)])
+def test_what_a_firewall_refuses_was_not_reached(port: int, allowed: bool) -> None:
+    """The resets look alike at the prober, before and behind a NAT; only who sent them differs."""
+
+    async def main() -> tuple[Reachability, vnet.Verdict]:
+        async with vnet.open_lab(REJECTING) as lab:
+            probe = await lab.guests["pc"].tcp_probe("10.0.1.1", port)
+            return await lab.reachability("tcp", port), probe.verdict
+
+    matrix, verdict = vnet.simulate(main)
+    assert verdict is vnet.Verdict.CLOSED and matrix.unexpected == ()
+    assert matrix["pc", "web"] is allowed and not matrix["web", "pc"]
+    assert matrix.details["pc", "web"] == ("refused" if allowed else "refused on the way, not by web")
 
 
 def test_it_reads_as_a_table() -> None:

@@ -204,4 +204,34 @@ def test_many_tasks_at_one_place_are_one() -> None:
         vnet.simulate(main)
     waiting, left = str(caught.value).split("; cancelled, this does not end: ")
     assert left.endswith(f"hold_out at {here(hold_out)} (x 213)")
-    assert waiting.endswith(", 16 more") and "sleeper 04" in waiting and "sleeper 05" not in waiting
+    assert waiting.endswith(", 17 more") and "sleeper 02" in waiting and "sleeper 03" not in waiting
+
+
+SERVED = LAB.replace("b: {nics: [lan]}", "b: {nics: [lan], run: [echo, {http: {folder: .}}, iperf3, sink]}")
+
+
+def test_the_test_itself_is_named_before_servers_and_programs() -> None:
+    async def main() -> None:
+        async with vnet.open_lab(vnet.parse_topology(SERVED)) as lab:
+            await lab.wait_up()
+            async with trio.open_nursery() as nursery:  # here
+                async with lab.guests["a"].activate():
+                    for port in range(8000, 8008):
+                        await nursery.start(trio.serve_tcp, lambda stream: stream.receive_some(), port)
+                nursery.start_soon(hold_out)
+                nursery.start_soon(trio.sleep_forever, name="a sleeper")
+
+    with pytest.raises(SimulationStalled) as caught:
+        vnet.simulate(main)
+    waiting = str(caught.value).split(": ", 1)[1].split("; cancelled")[0].split(", ")
+    assert waiting[0].endswith("main at " + here(main)) and waiting[1].endswith("hold_out at " + here(hold_out))
+    assert not any(__file__ in each for each in waiting[2:])
+
+
+def test_who_sleeps_for_longer_than_the_limit_is_told_the_limit() -> None:
+    async def main() -> None:
+        async with vnet.open_lab(vnet.parse_topology(LAB)):
+            await trio.sleep(366 * 86_400)  # here
+
+    with pytest.raises(SimulationStalled, match="the limit is 8760h of lab time, .*main at " + re.escape(here(main))):
+        vnet.simulate(main, limit="365d")

@@ -109,8 +109,7 @@ async def test_ways_in_come_and_go_while_connections_stay() -> None:
 
 
 async def test_the_way_out_is_changed_under_the_guests() -> None:
-    async with vnet.open_lab(TOPOLOGY, emulate=True) as lab, trio.open_nursery() as nursery:
-        await lab.wait_up()
+    async with vnet.open_lab(TOPOLOGY, emulate=True) as lab, trio.open_nursery() as nursery:  # nobody here needs a lease
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listener.socket.getsockname()[1]
         nursery.start_soon(trio.serve_listeners, shout, [listener])
