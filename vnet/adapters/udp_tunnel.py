@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from struct import pack
+from threading import Lock
 from typing import Final, TypeAlias, final
 from weakref import WeakKeyDictionary
 
@@ -121,6 +122,8 @@ class _Socket:
 
 _SHARED: Final[WeakKeyDictionary[Poller, dict[tuple[str, str, int], _Socket]]] = WeakKeyDictionary()
 """The sockets of each lab by kind of tunnel, local address and port."""
+_SHARING: Final = Lock()
+"""Adapters are opened in threads of their own, several at once; they are stopped in the lab's."""
 
 
 def _read_plain(datagram: bytes) -> tuple[int, int]:
@@ -154,21 +157,22 @@ class UdpTunnel:
         self._known = {_address(remote): remote for remote in self._remotes}
         self._key = (self._word, str(local), port)
         self._socket = self._share(local, port, read)
-        self._socket.tunnels[self._vni] = self
         context.port.set_handler(self._out)
 
     def _share(self, local: IPv4Address | IPv6Address, port: int, read: Reader) -> _Socket:
-        sockets = _SHARED.setdefault(self._context.poller, {})
-        found = sockets.get(self._key)
-        if found is None:
-            try:
-                found = sockets[self._key] = _Socket((str(local), port), local.version, read)
-            except OSError as error:
-                raise HostError(
-                    f"{self._spec.describe()}: cannot use UDP port {port} of {local}: {error.strerror}"
-                ) from error
-        elif self._vni in found.tunnels:
-            raise HostError(f"{self._spec.describe()}: another network of the lab has this tunnel already")
+        with _SHARING:
+            sockets = _SHARED.setdefault(self._context.poller, {})
+            found = sockets.get(self._key)
+            if found is None:
+                try:
+                    found = sockets[self._key] = _Socket((str(local), port), local.version, read)
+                except OSError as error:
+                    raise HostError(
+                        f"{self._spec.describe()}: cannot use UDP port {port} of {local}: {error.strerror}"
+                    ) from error
+            elif self._vni in found.tunnels:
+                raise HostError(f"{self._spec.describe()}: another network of the lab has this tunnel already")
+            found.tunnels[self._vni] = self
         return found
 
     @property
@@ -187,11 +191,12 @@ class UdpTunnel:
         if not self._is_open:
             return
         self._is_open = False
-        del self._socket.tunnels[self._vni]
-        if not self._socket.tunnels:
-            self._context.poller.unregister(self._socket.socket.fileno())
-            self._socket.socket.close()
-            _SHARED.get(self._context.poller, {}).pop(self._key, None)
+        with _SHARING:
+            del self._socket.tunnels[self._vni]
+            if not self._socket.tunnels:
+                self._context.poller.unregister(self._socket.socket.fileno())
+                self._socket.socket.close()
+                _SHARED.get(self._context.poller, {}).pop(self._key, None)
 
     def close(self) -> None:
         """There is nothing left to give back."""
