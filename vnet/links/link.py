@@ -92,7 +92,7 @@ class Link:
             raise UsageError(f"the link {self.name} was unplugged, and stays so; lab.links has what is plugged in now")
 
     def unplug(self) -> None:
-        """Take the link away from both ports for good; what is on its way is lost. Settings raise UsageError from then on."""
+        """Take the link away from both ports for good: settings raise UsageError after that. What is on its way is lost."""
         if self.is_unplugged:
             return
         self.is_unplugged, self._up = True, False

@@ -1,7 +1,8 @@
 """The ways out of a lab's networks: opened with the lab, changed while it runs (VS-14).
 
 Live, a way out is an adapter behind a port ``office:adapter``, which is plugged into a switch. In a simulated lab there is
-no machine: an emulated guest ``host`` has the far end of loopback adapters, all others are open ends.
+no machine: an emulated guest ``host`` has the far end of loopback adapters (``vnet.runtime.emulated_machine``), all others
+are open ends.
 
 Guests do not notice a change: their ports, addresses and connections stay. What was learned behind the old adapter is
 forgotten with its carrier, and for each address behind the switch a RARP request goes out by the new one, so that
@@ -10,26 +11,28 @@ the switches out there learn where it is now, as hypervisors do when a guest mov
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import IPv6Interface
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, final
 
 import trio
 
-from vnet.adapters.base import AdapterContext, HostAdapter, StatefulAdapter
+from vnet.adapters.base import AdapterContext, HostAdapter, RecordingAdapter, StatefulAdapter
 from vnet.adapters.registry import open_adapter
 from vnet.adapters.resources import NoLedger
-from vnet.errors import HostError
+from vnet.errors import UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.trace import EventLog
-from vnet.guests.emulated import EmulatedGuest
 from vnet.ports import NO_OFFLOAD, Port, Scheduler
 from vnet.runtime.build import Builder
+from vnet.runtime.emulated_machine import EmulatedMachine
+from vnet.topology.adapter_kinds.claims import compete, taken
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
+from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
-from vnet.topology.host import HOST, with_adapter_port, with_host
+from vnet.topology.host import with_adapter_port
 from vnet.topology.resolve_adapter import ADAPTER
 from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
 from vnet.units import MILLISECOND, Duration
@@ -59,43 +62,6 @@ class _Open:
 
 
 @final
-class EmulatedMachine:
-    """The far ends of loopback adapters where an emulated guest stands for the machine.
-
-    An interface of the machine that loses its network stays, without cable and without addresses.
-    """
-
-    def __init__(self, lab: Lab, builder: Builder) -> None:
-        self._lab = lab
-        self._builder = builder
-
-    def plug(self, network: ResolvedNetwork, spec: LoopbackSpec) -> None:
-        """Give the machine an interface on a network, or that which it had there."""
-        topology = _with_adapter(self._lab.topology, network, spec, None)
-        nics = topology.guests[HOST].interfaces if HOST in topology.guests else ()
-        if all(nic.name != spec.name for nic in nics):
-            topology, ref = with_adapter_port(topology, network)
-            topology = self._builder.topology = with_host(_with_adapter(topology, network, spec, ref))
-            self._builder.add_switch_port(ref)
-        self._lab.topology = self._builder.topology = topology
-        self._builder.plug_nic(HOST, spec.name)
-        self._lab.introduce(self._lab.guests[HOST])
-
-    def unplug(self, spec: LoopbackSpec) -> None:
-        """Take the machine off a network."""
-        self._builder.unplug(f"{HOST}:{spec.name}")
-        host = self._lab.guests[HOST]
-        assert isinstance(host, EmulatedGuest), "no other guest is called so"
-        interface = host.host.interfaces[spec.name]
-        for address in list(interface.addresses):
-            interface.remove_address(address)
-        if interface.ipv6 is not None:
-            for each in spec.addresses:
-                if isinstance(each, IPv6Interface):
-                    interface.ipv6.remove_address(each.ip.packed)
-
-
-@final
 class Ways:
     """The ways out as they come and go: adapters, the emulated machine, and in a simulation open ends for the rest."""
 
@@ -106,6 +72,10 @@ class Ways:
         self._make_context: MakeContext | None = None
         self._open: dict[str, _Open] = {}
         self._ports: dict[str, PortRef] = {}
+        self._recorded: set[str] = set()
+        self._is_copy = False
+        self._is_closed = False
+        self._changing: list[trio.Event] = []
 
     async def open(self, make_context: MakeContext) -> None:
         """Open what the topology has."""
@@ -115,10 +85,36 @@ class Ways:
                 self._ports[network.name] = network.adapter_port
                 await self._plug(network, network.adapter)
 
+    async def settle(self) -> None:
+        """Let nothing be changed any more, and wait for the end of what is under way, while the lab can still run it."""
+        self._is_closed = True
+        with trio.CancelScope(shield=True):
+            for change in list(self._changing):
+                await change.wait()
+
     async def close(self) -> None:
-        """Close everything."""
-        for name in list(self._open):
-            await self._unplug(name)
+        """Close everything, for good; then raise what went wrong with the first that could not be."""
+        await self.settle()
+        failures: list[Exception] = []
+        while self._open:
+            try:
+                await self._unplug(next(iter(self._open)))
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def leave_files(self) -> None:
+        """Write into no file of before any more: this lab is a copy, and the files are the original's."""
+        self._is_copy = True
+        for found in self._open.values():
+            if isinstance(found.adapter, RecordingAdapter):
+                found.adapter.leave_file()
+
+    def check_open(self) -> None:
+        """Raise UsageError if the lab has ended, so that nobody would close what is opened now."""
+        if self._is_closed:
+            raise UsageError(f"lab {self._lab.name} has ended: its networks cannot be given another way out")
 
     def problem(self, network: str) -> str:
         """Ask the adapter."""
@@ -138,46 +134,103 @@ class Ways:
         return {} if found is None else {**found.adapter.details(), "drops": dict(found.adapter.drops)}
 
     async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
-        """Close the old, then open the new: both may want the same NIC or name. If that fails, the old one comes back."""
+        """Open the new way out, and only then close the old one, which a refusal so leaves alone.
+
+        Where both want the same thing of the machine, the old one has to go first; it comes back if the new one fails.
+        Raise UsageError if another network has what the new one wants, or the lab has ended.
+        """
+        self.check_open()
+        others = (other for other in self._lab.topology.networks.values() if other.name != network.name)
+        if problem := taken(spec, others):
+            raise UsageError(f"network {network.name}: {problem}")
+        under_way = trio.Event()
+        self._changing.append(under_way)
+        try:
+            await self._change(network, spec)
+        finally:
+            self._changing.remove(under_way)
+            under_way.set()
+
+    async def _change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
         old = network.adapter
         found = self._open.get(network.name)
         if found is not None and isinstance(found.adapter, StatefulAdapter) and found.adapter.adapt(spec):
             _write_down(self._lab, self._builder, network, spec, self._ports[network.name])
             return
-        if self._machine is not None and isinstance(old, LoopbackSpec):
-            self._machine.unplug(old)
-        await self._unplug(network.name)
+        if not (self._opens(spec) and self._opens(old) and compete(old, spec)):
+            opened = await self._open_adapter(network, spec)
+            await self._replace(network, old, spec, opened)
+            return
+        await self._take_down(network, old)
         try:
-            await self._plug(network, spec)
-        except HostError:
-            await self._plug(network, old)
+            opened = await self._open_adapter(network, spec)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._plug(network, old)
             raise
+        self._put_up(network, spec, opened)
+
+    async def _replace(self, network: ResolvedNetwork, old: AdapterSpec, spec: AdapterSpec, opened: _Open | None) -> None:
+        try:
+            await self._take_down(network, old)
+        finally:  # what could not be closed in order is none of the new one's business
+            self._put_up(network, spec, opened)
+
+    def _opens(self, spec: AdapterSpec) -> bool:
+        """Tell whether something is opened on the machine for it."""
+        if isinstance(spec, NoAdapter) or (self._machine is not None and isinstance(spec, LoopbackSpec)):
+            return False
+        return self._lab.live or spec.works_simulated
 
     async def _plug(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
+        self._put_up(network, spec, await self._open_adapter(network, spec))
+
+    async def _open_adapter(self, network: ResolvedNetwork, spec: AdapterSpec) -> _Open | None:
+        """Open what is to be opened on the machine; it is not plugged in yet."""
+        if not self._opens(spec):
+            return None
+        assert self._make_context is not None, "the lab is open"
+        port = Port(f"{network.name}:{ADAPTER}", _nowhere)
+        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name, port))
+        with trio.CancelScope(shield=True):  # or else nobody would close it
+            adapter = await self._aside(open_adapter, self._with_file(spec), context)
+        return _Open(adapter, port, context.scheduler)
+
+    def _with_file(self, spec: AdapterSpec) -> AdapterSpec:
+        """Note which file is recorded; in a copy of the lab leave those alone that the original has recorded."""
+        if not isinstance(spec, PcapSpec) or spec.record is None:
+            return spec
+        path = os.path.realpath(spec.record)
+        if not self._is_copy:
+            self._recorded.add(path)
+        return replace(spec, record=os.devnull) if self._is_copy and path in self._recorded else spec
+
+    def _put_up(self, network: ResolvedNetwork, spec: AdapterSpec, opened: _Open | None) -> None:
+        """Plug in what was opened, or the emulated machine, and say so in the topology."""
         if self._machine is not None and isinstance(spec, LoopbackSpec):
             self._machine.plug(network, spec)
             return
-        if isinstance(spec, NoAdapter) or not (self._lab.live or spec.works_simulated):
+        if opened is None:
             _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
             return
-        assert self._make_context is not None, "the lab is open"
-        port = Port(f"{network.name}:{ADAPTER}", _nowhere)
-        context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name))
-        with trio.CancelScope(shield=True):  # or else nobody would close it
-            adapter = await self._aside(open_adapter, spec, context)
-        self._open[network.name] = _Open(adapter, port, context.scheduler)
+        self._open[network.name] = opened
         ref = self._ports.get(network.name) or self._add_port(network)
         _write_down(self._lab, self._builder, network, spec, ref)
-        self._builder.plug_adapter(port, ref)
-        adapter.start()
+        self._builder.plug_adapter(opened.port, ref)
+        opened.adapter.start()
         if self._lab.live:
             self._announce(network)
 
-    def _set_carrier(self, network: str, up: bool) -> None:
+    async def _take_down(self, network: ResolvedNetwork, old: AdapterSpec) -> None:
+        if self._machine is not None and isinstance(old, LoopbackSpec):
+            self._machine.unplug(network, old)
+        await self._unplug(network.name)
+
+    def _set_carrier(self, network: str, port: Port, up: bool) -> None:
         """Take the cable of an adapter up or down with what is behind it; who is there now learns where everybody is."""
         found = self._open.get(network)
         cable = self._builder.parts.links.get(f"{network}:{ADAPTER}")
-        if found is not None and cable is not None and cable.up != up:
+        if found is not None and found.port is port and cable is not None and cable.up != up:
             cable.up = up
             if up:
                 self._announce(self._lab.topology.networks[network])
