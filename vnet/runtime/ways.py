@@ -62,6 +62,15 @@ class _Open:
 
 
 @final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """A network that is being changed, with the way out that it is to have."""
+
+    network: ResolvedNetwork
+    ended: trio.Event
+
+
+@final
 class Ways:
     """The ways out as they come and go: adapters, the emulated machine, and in a simulation open ends for the rest."""
 
@@ -75,7 +84,7 @@ class Ways:
         self._recorded: set[str] = set()
         self._is_copy = False
         self._is_closed = False
-        self._changing: list[trio.Event] = []
+        self._changing: list[_Change] = []
 
     async def open(self, make_context: MakeContext) -> None:
         """Open what the topology has."""
@@ -90,7 +99,7 @@ class Ways:
         self._is_closed = True
         with trio.CancelScope(shield=True):
             for change in list(self._changing):
-                await change.wait()
+                await change.ended.wait()
 
     async def close(self) -> None:
         """Close everything, for good; then raise what went wrong with the first that could not be."""
@@ -140,16 +149,17 @@ class Ways:
         Raise UsageError if another network has what the new one wants, or the lab has ended.
         """
         self.check_open()
-        others = (other for other in self._lab.topology.networks.values() if other.name != network.name)
+        others = [other for other in self._lab.topology.networks.values() if other.name != network.name]
+        others += [each.network for each in self._changing]  # what they want; what they have yet is among the others
         if problem := taken(spec, others):
             raise UsageError(f"network {network.name}: {problem}")
-        under_way = trio.Event()
+        under_way = _Change(replace(network, adapter=spec), trio.Event())
         self._changing.append(under_way)
         try:
             await self._change(network, spec)
         finally:
             self._changing.remove(under_way)
-            under_way.set()
+            under_way.ended.set()
 
     async def _change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
         old = network.adapter
@@ -255,14 +265,20 @@ class Ways:
         return ref
 
     async def _unplug(self, network: str) -> None:
+        """Stop and close an adapter; each step is tried, whatever becomes of those before."""
         found = self._open.pop(network, None)
-        if found is not None:
+        if found is None:
+            return
+        try:
             if isinstance(found.adapter, StatefulAdapter):
                 found.adapter.retire()
+        finally:
             self._builder.unplug(found.port.name)
-            found.adapter.stop()
-            with trio.CancelScope(shield=True):
-                await self._aside(found.adapter.close)
+            try:
+                found.adapter.stop()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._aside(found.adapter.close)
 
     async def _aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call what may block: in a thread, so that live labs go on; in a simulation nobody waits."""

@@ -122,7 +122,10 @@ class Host:
         if interface.ipv6 is not None:
             for own in list(interface.ipv6.addresses):
                 interface.ipv6.remove_address(own.value.ip.packed)
+        if self.ipv6 is not None:
+            self.ipv6.routes.remove_interface(interface)
         interface.neighbors.flush()
+        self.groups.forget(interface)
         interface.abandon()
         del self.interfaces[name]
         self.changed()

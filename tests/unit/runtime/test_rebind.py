@@ -326,3 +326,41 @@ def test_a_replay_is_without_fcs_and_without_frames_that_were_cut(tmp_path: Path
     assert vnet.simulate(main) == {"cut": 1}
     inbound = [p.frame for p in pcapng.read((tmp_path / "out").read_bytes()) if p.direction is pcapng.Direction.INBOUND]
     assert inbound == [frame]
+
+
+def test_two_networks_that_ask_at_once_do_not_get_the_same_file(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    async def rebind(lab: vnet.Lab, name: str) -> None:
+        try:
+            await lab.networks[name].rebind(f"{{pcap: {{record: {tmp_path}/out}}}}")
+        except UsageError as error:
+            refused.append(str(error))
+
+    async def main() -> list[str]:
+        async with vnet.open_lab(topology()) as lab:
+            async with trio.open_nursery() as nursery:
+                for name in "ab":
+                    nursery.start_soon(rebind, lab, name)
+            return sorted(network.state for network in lab.networks.values())
+
+    assert vnet.simulate(main) == ["internal", "up"]
+    assert len(refused) == 1 and "already" in refused[0]
+
+
+def test_an_interface_of_the_machine_that_is_taken_away_takes_everything_along() -> None:
+    async def main() -> None:
+        async with vnet.open_lab(topology("{loopback: {name: v0, address: [10.0.0.20, 'fd00::20/64']}}")) as lab:
+            guest = lab.guests["host"]
+            assert isinstance(guest, EmulatedGuest)
+            host, old = guest.host, guest.host.interfaces["v0"]
+            host.groups.join(old, bytes((239, 1, 2, 3)))
+            await lab.networks["a"].rebind("{loopback: {name: v1, address: [10.0.0.20, 'fd00::20/64']}}")
+            assert host.ipv6 is not None and host.groups.groups(old) == ()
+            assert [route for table in (host.routes, host.ipv6.routes) for route in table if route.interface is old] == []
+            assert list(host.interfaces) == ["v1"] and set(host.local.values()) == {host.interfaces["v1"]}
+            assert set(host.ipv6.local.values()) <= {host.interfaces["v1"].ipv6}
+            assert (await lab.ping("x", "10.0.0.20")).ok
+            await trio.sleep(60)
+
+    vnet.simulate(main)
