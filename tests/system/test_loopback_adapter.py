@@ -76,6 +76,17 @@ def test_a_name_that_is_taken_is_refused_and_nothing_changes(host: Machine) -> N
     assert reaches(host, "10.10.10.5") and "mine" in host.interfaces()
 
 
+def test_a_refused_way_out_leaves_the_interface_as_it_is(host: Machine) -> None:
+    """It is the same interface afterwards, with what others gave it: an address, for one."""
+    host.up(TOPOLOGY)
+    host.run("ip", "addr", "add", "10.99.0.1/32", "dev", "vn0")
+    (before,) = json.loads(host.run("ip", "-json", "addr", "show", "vn0").stdout)
+    for wrong in ("{bridge: none0}", "{pcap: none.pcap}", "{loopback: {address: 10.10.10.5, name: vn0}}"):
+        assert host.vnet("set", host.name, "network.office", f"adapter={wrong}", check=False).returncode != 0
+    assert json.loads(host.run("ip", "-json", "addr", "show", "vn0").stdout) == [before]
+    assert reaches(host, "10.10.10.5")
+
+
 def test_a_killed_lab_leaves_no_interface(host: Machine) -> None:
     before = host.interfaces()
     lab = host.up(TOPOLOGY)

@@ -99,6 +99,14 @@ class HostAdapter(Protocol):
 
 
 @runtime_checkable
+class RecordingAdapter(Protocol):
+    """A way out that writes a file of the user's."""
+
+    def leave_file(self) -> None:
+        """Write nothing into the file any more, not even what is under way: in a copy of the lab it is the original's."""
+
+
+@runtime_checkable
 class StatefulAdapter(Protocol):
     """A way out with connections and timers of its own, which belong to the lab's thread."""
 

@@ -162,23 +162,23 @@ class UdpTunnel:
                     "write the other machine's address"
                 )
         self._key = (self._word, str(local), port)
-        with _SHARING:
-            self._socket = self._share(local, port, read)
-            self._socket.tunnels[self._vni] = self
+        self._socket = self._share(local, port, read)
         context.port.set_handler(self._out)
 
     def _share(self, local: IPv4Address | IPv6Address, port: int, read: Reader) -> _Socket:
-        sockets = _SHARED.setdefault(self._context.poller, {})
-        found = sockets.get(self._key)
-        if found is None:
-            try:
-                found = sockets[self._key] = _Socket((str(local), port), local.version, read)
-            except OSError as error:
-                raise HostError(
-                    f"{self._spec.describe()}: cannot use UDP port {port} of {local}: {error.strerror}"
-                ) from error
-        elif self._vni in found.tunnels:
-            raise HostError(f"{self._spec.describe()}: another network of the lab has this tunnel already")
+        with _SHARING:
+            sockets = _SHARED.setdefault(self._context.poller, {})
+            found = sockets.get(self._key)
+            if found is None:
+                try:
+                    found = sockets[self._key] = _Socket((str(local), port), local.version, read)
+                except OSError as error:
+                    raise HostError(
+                        f"{self._spec.describe()}: cannot use UDP port {port} of {local}: {error.strerror}"
+                    ) from error
+            elif self._vni in found.tunnels:
+                raise HostError(f"{self._spec.describe()}: another network of the lab has this tunnel already")
+            found.tunnels[self._vni] = self
         return found
 
     @property

@@ -38,7 +38,7 @@ class Link:
 
     __slots__ = (
         "_impairments", "_inline_to_a", "_inline_to_b", "_latency", "_loss", "_queue", "_rate", "_report",
-        "_up", "a", "b", "backward", "forward", "name",
+        "_up", "a", "b", "backward", "forward", "is_unplugged", "name",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class Link:
         self.a, self.b = a, b
         self._report = report
         self._up = True
+        self.is_unplugged = False
         self._rate, self._latency = rate_of(rate), duration_of("latency", latency)
         self._loss, self._queue = ratio_of("loss", loss), DEFAULT_QUEUE if queue is None else size_of("queue", queue)
         self._impairments = impairments
@@ -73,6 +74,7 @@ class Link:
         self._configure()
 
     def _configure(self) -> None:
+        self._check_plugged()
         for direction in (self.forward, self.backward):
             direction.configure(self._rate, self._latency, self._loss, self._queue, self._impairments)
         self._wire()
@@ -85,8 +87,15 @@ class Link:
         self.a.reroute(self.b.receive if ideal and self._inline_to_b else self.forward.send)
         self.b.reroute(self.a.receive if ideal and self._inline_to_a else self.backward.send)
 
+    def _check_plugged(self) -> None:
+        if self.is_unplugged:  # the ports may have another cable by now, which is none of its business
+            raise UsageError(f"the link {self.name} was unplugged, and stays so; lab.links has what is plugged in now")
+
     def unplug(self) -> None:
-        """Take the link away from both ports; what is on its way is lost."""
+        """Take the link away from both ports for good: settings raise UsageError after that. What is on its way is lost."""
+        if self.is_unplugged:
+            return
+        self.is_unplugged, self._up = True, False
         self.forward.set_up(False)
         self.backward.set_up(False)
         self.a.unplug()
@@ -189,6 +198,7 @@ class Link:
             raise UsageError(f"a link is up, True, or down, False, not {value!r}")
         if value == self._up:
             return
+        self._check_plugged()
         self._up = value
         self._report("link-up" if value else "link-down", link=self.name)
         self.forward.set_up(value)

@@ -14,7 +14,7 @@ function goes on in that, too, as all tasks do. So tasks that branch at one inst
 n does so 2 ** (n - 1) times. A copy ends with the process that it is a copy of.
 
 What a process shares with its copies is not part of the lab: threads stay behind, and a file that the branch's function
-writes is written. Captures into files do not follow the branch; those in memory do.
+writes is written. Captures into files do not follow the branch, nor do the files that ways out record; those in memory do.
 """
 
 from __future__ import annotations
@@ -263,6 +263,7 @@ def _settle_in(lab: Lab) -> None:
     for other in tuple(_open):
         other.leave()
     lab.captures.leave_files()
+    lab.networks.leave_files()
 
 
 def _answer_if_given_up(connection: socket.socket) -> None:

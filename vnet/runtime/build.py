@@ -181,16 +181,24 @@ class Builder:
         self.parts.switches[switch].remove_port(number)
         del self.parts.ports[port.name], self.parts.ports[made.port.name]
 
-    def plug_nic(self, guest: str, nic: str) -> None:
-        """Add an interface to an emulated guest, which may be new too, or plug one in again that was unplugged."""
+    def plug_nic(self, guest: str, nic: str, *, runs: bool = True) -> None:
+        """Add an interface to an emulated guest, which may be new too, or plug one in again that was unplugged.
+
+        A guest that has crashed, and so does not run, gets the cable alone: it finds the rest when it starts again.
+        """
         resolved = self.topology.guests[guest]
         emulated = self.parts.guests.setdefault(guest, EmulatedGuest(self._host(replace(resolved, interfaces=()), 0)))
         assert isinstance(emulated, EmulatedGuest), "others have no host"
         interface = next(each for each in resolved.interfaces if each.name == nic)
         host = emulated.host
         made = host.interfaces.get(nic) or host.add_interface(nic, interface.mac, interface.mtu)
-        self._configure(host, resolved, interface)
-        self._plug(made.port, interface.port, interface.cable)
+        port = made.port
+        if runs:
+            self._configure(host, resolved, interface)
+        else:
+            port = self.parts.ports.get(port.name, port)
+            made.abandon()
+        self._plug(port, interface.port, interface.cable)
 
     def unplug(self, name: str) -> None:
         """Take the cable of this name away, and lose what is on it."""

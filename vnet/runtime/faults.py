@@ -193,19 +193,23 @@ class Faults:
     def flap(self, link: str, times: int = 1, period: When = 1.0) -> Fault:
         """Take a link down and up again *times* times, the first time now; it is down for the first half of each *period*.
 
-        *link* is named as in ``vnet set``: ``core-edge``, ``core,edge``, ``web:eth0`` or ``web``. The fault ends by itself.
+        *link* is named as in ``vnet set``: ``core-edge``, ``core,edge``, ``web:eth0`` or ``web``. The fault ends by itself,
+        early if the link is taken away.
         """
         cable, length = self._link(link), length_of(period)
         if not isinstance(times, int) or not 1 <= times <= MAX_FLAPS or length < 2:
             raise UsageError(f"a link flaps 1 to {MAX_FLAPS} whole times, with a period of 2 ns at least")
         fault = self._begin("flap", f"{cable.name} {times} times, every {format_duration(length)}")
-        fault._undo = lambda: setattr(cable, "up", True)
         timeline = self._lab.timeline
+
+        def undo() -> None:
+            if not cable.is_unplugged:
+                cable.up = True
 
         def turn(number: int) -> None:
             if not fault.active:
                 return
-            if number == times:
+            if number == times or cable.is_unplugged:
                 fault.heal()
                 return
             cable.up = False
@@ -214,8 +218,9 @@ class Faults:
 
         def mend() -> None:
             if fault.active:
-                cable.up = True
+                undo()
 
+        fault._undo = undo
         turn(0)
         return fault
 

@@ -14,7 +14,8 @@ import trio
 
 from vnet.errors import UsageError
 from vnet.runtime.build import Builder
-from vnet.runtime.ways import EmulatedMachine, MakeContext, Ways
+from vnet.runtime.emulated_machine import EmulatedMachine
+from vnet.runtime.ways import MakeContext, Ways
 from vnet.topology.adapter_kinds.choice import AdapterChoice
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.user import UserForward, UserSpec
@@ -79,7 +80,7 @@ class LabNetwork:
         """Give the network another way out while it runs: a word (``none``, ``loopback``), or text as in a topology file.
 
         Guests keep their addresses and connections. Raise UsageError for what cannot be, HostError for what the machine
-        refuses; the old way out is then still there.
+        refuses; the old way out is then still there, untouched unless the two want the same interface, address or socket.
         """
         await self._change(read_choice(self._lab.topology, self.resolved, adapter))
 
@@ -118,6 +119,7 @@ class LabNetwork:
 
     async def _change(self, spec: AdapterSpec) -> None:
         async with self._changing:
+            self._ways.check_open()
             network = self.resolved
             if spec != network.adapter or self._ways.problem(self.name):
                 before = network.adapter.describe()
@@ -153,5 +155,13 @@ class Networks(Mapping[str, LabNetwork]):
         await self._ways.open(make_context)
 
     async def close(self) -> None:
-        """Close all that is open."""
+        """Close all that is open; nothing can be changed any more."""
         await self._ways.close()
+
+    async def settle(self) -> None:
+        """Refuse changes from now on, and wait for the end of those under way."""
+        await self._ways.settle()
+
+    def leave_files(self) -> None:
+        """Write into no file any more: this lab is a copy, and the files are the original's."""
+        self._ways.leave_files()

@@ -103,6 +103,7 @@ async def _open_live(
         stack.push_async_callback(lab.plugs.close)
         lab.plugs.open(make_context)
         await stack.enter_async_context(host.running(lab))
+        stack.push_async_callback(lab.networks.settle)
         await stack.enter_async_context(_programs(lab))
         yield lab
 

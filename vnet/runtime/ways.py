@@ -1,7 +1,8 @@
 """The ways out of a lab's networks: opened with the lab, changed while it runs (VS-14).
 
 Live, a way out is an adapter behind a port ``office:adapter``, which is plugged into a switch. In a simulated lab there is
-no machine: an emulated guest ``host`` has the far end of loopback adapters, all others are open ends.
+no machine: an emulated guest ``host`` has the far end of loopback adapters (``vnet.runtime.emulated_machine``), all others
+are open ends.
 
 Guests do not notice a change: their ports, addresses and connections stay. What was learned behind the old adapter is
 forgotten with its carrier, and for each address behind the switch a RARP request goes out by the new one, so that
@@ -10,27 +11,29 @@ the switches out there learn where it is now, as hypervisors do when a guest mov
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import IPv6Interface
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, final
 
 import trio
 
-from vnet.adapters.base import AdapterContext, HostAdapter, StatefulAdapter
+from vnet.adapters.base import AdapterContext, HostAdapter, RecordingAdapter, StatefulAdapter
 from vnet.adapters.registry import open_adapter
 from vnet.adapters.resources import NoLedger
-from vnet.errors import HostError
+from vnet.errors import HostError, UsageError
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.trace import EventLog
-from vnet.guests.emulated import EmulatedGuest
 from vnet.ports import NO_OFFLOAD, Port, Scheduler
 from vnet.runtime.build import Builder
+from vnet.runtime.emulated_machine import EmulatedMachine
+from vnet.topology.adapter_kinds.claims import compete, taken
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
+from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
-from vnet.topology.host import HOST, with_adapter_port, with_host
+from vnet.topology.host import with_adapter_port
 from vnet.topology.resolve_adapter import ADAPTER
 from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
 from vnet.units import MILLISECOND, Duration
@@ -60,40 +63,12 @@ class _Open:
 
 
 @final
-class EmulatedMachine:
-    """The far ends of loopback adapters where an emulated guest stands for the machine.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """A network that is being changed, with the way out that it is to have."""
 
-    An interface of the machine that loses its network stays, without cable and without addresses.
-    """
-
-    def __init__(self, lab: Lab, builder: Builder) -> None:
-        self._lab = lab
-        self._builder = builder
-
-    def plug(self, network: ResolvedNetwork, spec: LoopbackSpec) -> None:
-        """Give the machine an interface on a network, or that which it had there."""
-        topology = _with_adapter(self._lab.topology, network, spec, None)
-        nics = topology.guests[HOST].interfaces if HOST in topology.guests else ()
-        if all(nic.name != spec.name for nic in nics):
-            topology, ref = with_adapter_port(topology, network)
-            topology = self._builder.topology = with_host(_with_adapter(topology, network, spec, ref))
-            self._builder.add_switch_port(ref)
-        self._lab.topology = self._builder.topology = topology
-        self._builder.plug_nic(HOST, spec.name)
-        self._lab.introduce(self._lab.guests[HOST])
-
-    def unplug(self, spec: LoopbackSpec) -> None:
-        """Take the machine off a network."""
-        self._builder.unplug(f"{HOST}:{spec.name}")
-        host = self._lab.guests[HOST]
-        assert isinstance(host, EmulatedGuest), "no other guest is called so"
-        interface = host.host.interfaces[spec.name]
-        for address in list(interface.addresses):
-            interface.remove_address(address)
-        if interface.ipv6 is not None:
-            for each in spec.addresses:
-                if isinstance(each, IPv6Interface):
-                    interface.ipv6.remove_address(each.ip.packed)
+    network: ResolvedNetwork
+    ended: trio.Event
 
 
 @final
@@ -107,6 +82,10 @@ class Ways:
         self._make_context: MakeContext | None = None
         self._open: dict[str, _Open] = {}
         self._ports: dict[str, PortRef] = {}
+        self._recorded: set[str] = set()
+        self._is_copy = False
+        self._is_closed = False
+        self._changing: list[_Change] = []
 
     async def open(self, make_context: MakeContext) -> None:
         """Open what the topology has."""
@@ -116,10 +95,36 @@ class Ways:
                 self._ports[network.name] = network.adapter_port
                 await self._plug(network, network.adapter)
 
+    async def settle(self) -> None:
+        """Let nothing be changed any more, and wait for the end of what is under way, while the lab can still run it."""
+        self._is_closed = True
+        with trio.CancelScope(shield=True):
+            for change in list(self._changing):
+                await change.ended.wait()
+
     async def close(self) -> None:
-        """Close everything."""
-        for name in list(self._open):
-            await self._stop(self._unplug(name))
+        """Close everything, for good; then raise what went wrong with the first that could not be."""
+        await self.settle()
+        failures: list[Exception] = []
+        while self._open:
+            try:
+                await self._unplug(next(iter(self._open)))
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def leave_files(self) -> None:
+        """Write into no file of before any more: this lab is a copy, and the files are the original's."""
+        self._is_copy = True
+        for found in self._open.values():
+            if isinstance(found.adapter, RecordingAdapter):
+                found.adapter.leave_file()
+
+    def check_open(self) -> None:
+        """Raise UsageError if the lab has ended, so that nobody would close what is opened now."""
+        if self._is_closed:
+            raise UsageError(f"lab {self._lab.name} has ended: its networks cannot be given another way out")
 
     def problem(self, network: str) -> str:
         """Ask the adapter."""
@@ -139,54 +144,97 @@ class Ways:
         return {} if found is None else {**found.adapter.details(), "drops": dict(found.adapter.drops)}
 
     async def change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
-        """Open the new, then close the old; or the other way round if both want the same. What fails leaves the old one."""
+        """Open the new way out, and only then close the old one, which a refusal so leaves alone.
+
+        Where both want the same thing of the machine, the old one has to go first; it comes back if the new one fails.
+        Raise UsageError if another network has what the new one wants, or the lab has ended.
+        """
+        self.check_open()
+        others = [other for other in self._lab.topology.networks.values() if other.name != network.name]
+        others += [each.network for each in self._changing]  # what they want; what they have yet is among the others
+        if problem := taken(spec, others):
+            raise UsageError(f"network {network.name}: {problem}")
+        under_way = _Change(replace(network, adapter=spec), trio.Event())
+        self._changing.append(under_way)
+        try:
+            await self._change(network, spec)
+        finally:
+            self._changing.remove(under_way)
+            under_way.ended.set()
+
+    async def _change(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
         old = network.adapter
         found = self._open.get(network.name)
         if found is not None and isinstance(found.adapter, StatefulAdapter) and found.adapter.adapt(spec):
             _write_down(self._lab, self._builder, network, spec, self._ports[network.name])
             return
-        if not spec.excludes(old) and network.name in self._open:
-            joining = await self._open_adapter(network, spec)
-            leaving = self._unplug(network.name)
-            self._join(network, spec, joining)
-            await self._stop(leaving)
+        if not (self._opens(spec) and self._opens(old) and compete(old, spec)):
+            opened = await self._open_adapter(network, spec)
+            await self._replace(network, old, spec, opened)
             return
-        if self._machine is not None and isinstance(old, LoopbackSpec):
-            self._machine.unplug(old)
-        await self._stop(self._unplug(network.name))
+        self._leave_machine(network, old)
+        await self._unplug(network.name)
         try:
-            await self._plug(network, spec)
-        except HostError:
-            with suppress(HostError):  # it was gone already, and the network is "not open"
+            opened = await self._open_adapter(network, spec)
+        except BaseException:
+            with trio.CancelScope(shield=True), suppress(HostError):  # it was gone already, and the network is "not open"
                 await self._plug(network, old)
             raise
+        self._put_up(network, spec, opened)
+
+    async def _replace(self, network: ResolvedNetwork, old: AdapterSpec, spec: AdapterSpec, opened: _Open | None) -> None:
+        """Put the new one up as soon as the old one is silent: closing it may take long, or fail."""
+        self._leave_machine(network, old)
+        await self._unplug(network.name, then=lambda: self._put_up(network, spec, opened))
+
+    def _opens(self, spec: AdapterSpec) -> bool:
+        """Tell whether something is opened on the machine for it."""
+        if isinstance(spec, NoAdapter) or (self._machine is not None and isinstance(spec, LoopbackSpec)):
+            return False
+        return self._lab.live or spec.works_simulated
 
     async def _plug(self, network: ResolvedNetwork, spec: AdapterSpec) -> None:
-        if self._machine is not None and isinstance(spec, LoopbackSpec):
-            self._machine.plug(network, spec)
-            return
-        if isinstance(spec, NoAdapter) or not (self._lab.live or spec.works_simulated):
-            _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
-            return
-        self._join(network, spec, await self._open_adapter(network, spec))
+        self._put_up(network, spec, await self._open_adapter(network, spec))
 
-    async def _open_adapter(self, network: ResolvedNetwork, spec: AdapterSpec) -> _Open:
+    async def _open_adapter(self, network: ResolvedNetwork, spec: AdapterSpec) -> _Open | None:
+        """Open what is to be opened on the machine; it is not plugged in yet."""
+        if not self._opens(spec):
+            return None
         assert self._make_context is not None, "the lab is open"
         port = Port(f"{network.name}:{ADAPTER}", _nowhere)
         context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name, port))
         with trio.CancelScope(shield=True):  # or else nobody would close it
-            adapter = await self._aside(open_adapter, spec, context)
+            adapter = await self._aside(open_adapter, self._with_file(spec), context)
         return _Open(adapter, port, context.scheduler)
 
-    def _join(self, network: ResolvedNetwork, spec: AdapterSpec, found: _Open) -> None:
-        """Plug an open adapter in; from now on frames pass."""
-        self._open[network.name] = found
+    def _with_file(self, spec: AdapterSpec) -> AdapterSpec:
+        """Note which file is recorded; in a copy of the lab leave those alone that the original has recorded."""
+        if not isinstance(spec, PcapSpec) or spec.record is None:
+            return spec
+        path = os.path.realpath(spec.record)
+        if not self._is_copy:
+            self._recorded.add(path)
+        return replace(spec, record=os.devnull) if self._is_copy and path in self._recorded else spec
+
+    def _put_up(self, network: ResolvedNetwork, spec: AdapterSpec, opened: _Open | None) -> None:
+        """Plug in what was opened, or the emulated machine, and say so in the topology."""
+        if self._machine is not None and isinstance(spec, LoopbackSpec):
+            self._machine.plug(network, spec)
+            return
+        if opened is None:
+            _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
+            return
+        self._open[network.name] = opened
         ref = self._ports.get(network.name) or self._add_port(network)
         _write_down(self._lab, self._builder, network, spec, ref)
-        self._builder.plug_adapter(found.port, ref)
-        found.adapter.start()
+        self._builder.plug_adapter(opened.port, ref)
+        opened.adapter.start()
         if self._lab.live:
             self._announce(network)
+
+    def _leave_machine(self, network: ResolvedNetwork, old: AdapterSpec) -> None:
+        if self._machine is not None and isinstance(old, LoopbackSpec):
+            self._machine.unplug(network, old)
 
     def _set_carrier(self, network: str, port: Port, up: bool) -> None:
         """Take the cable of an adapter up or down with what is behind it; who is there now learns where everybody is."""
@@ -216,20 +264,23 @@ class Ways:
         self._ports[network.name] = ref
         return ref
 
-    def _unplug(self, network: str) -> _Open | None:
-        """Take a network's adapter off; it is still to be stopped."""
+    async def _unplug(self, network: str, then: Callable[[], None] = lambda: None) -> None:
+        """Stop an adapter, do what comes *then*, and close it; each step is tried, whatever becomes of those before."""
         found = self._open.pop(network, None)
-        if found is not None:
+        if found is None:
+            then()
+            return
+        async with AsyncExitStack() as steps:  # the last comes first
+            steps.push_async_callback(self._close, found.adapter)
+            steps.callback(then)
+            steps.callback(found.adapter.stop)
+            steps.callback(self._builder.unplug, found.port.name)
             if isinstance(found.adapter, StatefulAdapter):
                 found.adapter.retire()
-            self._builder.unplug(found.port.name)
-        return found
 
-    async def _stop(self, found: _Open | None) -> None:
-        if found is not None:
-            found.adapter.stop()
-            with trio.CancelScope(shield=True):
-                await self._aside(found.adapter.close)
+    async def _close(self, adapter: HostAdapter) -> None:
+        with trio.CancelScope(shield=True):
+            await self._aside(adapter.close)
 
     async def _aside(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call what may block: in a thread, so that live labs go on; in a simulation nobody waits."""

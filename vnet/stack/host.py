@@ -114,6 +114,22 @@ class Host:
         interface = self.interfaces[name] = Interface(self, name, mac, mtu)
         return interface
 
+    def remove_interface(self, name: str) -> None:
+        """Take an interface without sub-interfaces away, with its addresses and routes; nothing is heard by it any more."""
+        interface = self.interfaces[name]
+        for address in list(interface.addresses):
+            interface.remove_address(address)
+        if interface.ipv6 is not None:
+            for own in list(interface.ipv6.addresses):
+                interface.ipv6.remove_address(own.value.ip.packed)
+        if self.ipv6 is not None:
+            self.ipv6.routes.remove_interface(interface)
+        interface.neighbors.flush()
+        self.groups.forget(interface)
+        interface.abandon()
+        del self.interfaces[name]
+        self.changed()
+
     def add_vlan(self, parent: Interface, vid: int, name: str = "") -> Interface:
         """Add a sub-interface for the frames of *parent* that are tagged with *vid*, 1 to 4094; *name* or ``eth0.16``.
 

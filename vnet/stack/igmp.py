@@ -105,6 +105,12 @@ class GroupTable:
             for group in link.users:
                 self._change(interface, link, group)
 
+    def forget(self, interface: Interface) -> None:
+        """Let everything go that is known of an interface, because it is taken away."""
+        link = self._links.pop(interface, None)
+        if link is not None:
+            link.alarm.set(None)
+
     # What arrives
 
     def receive(self, interface: Interface, packet: bytes, octets: int, *, trusted: bool, group: bool) -> None:

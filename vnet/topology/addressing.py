@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Final, final
 
 from vnet.addresses import Mac
@@ -87,3 +87,16 @@ def host_bounds(subnet: IPv4Network) -> tuple[IPv4Address, IPv4Address]:
     if subnet.prefixlen >= 31:
         return subnet.network_address, subnet.broadcast_address
     return subnet.network_address + 1, subnet.broadcast_address - 1
+
+
+def host_problem(address: IPv4Address, subnet: IPv4Network) -> str:
+    """Say why no host of a subnet may have an address in it, or nothing."""
+    first, last = host_bounds(subnet)
+    if address < first:
+        return f"{address} names the network {subnet} itself; the first host is {first}"
+    return f"{address} is the broadcast address of {subnet}; the last host is {last}" if address > last else ""
+
+
+def is_host6(address: IPv6Address) -> bool:
+    """Tell whether a host may have an IPv6 address for its own."""
+    return not (address.is_multicast or address.is_unspecified or address.is_loopback)

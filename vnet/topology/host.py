@@ -15,6 +15,7 @@ from vnet.topology.resolved import (
     ResolvedGuest,
     ResolvedInterface,
     ResolvedNetwork,
+    ResolvedSwitch,
     ResolvedSwitchPort,
     ResolvedTopology,
 )
@@ -39,13 +40,43 @@ def with_host(topology: ResolvedTopology) -> ResolvedTopology:
     """Put an emulated guest ``host`` at the far end of every loopback adapter that is plugged in."""
     for network in topology.networks.values():
         if isinstance(network.adapter, LoopbackSpec) and network.adapter_port is not None:
-            topology = _plugged(topology, network, network.adapter)
+            topology = with_nic(topology, network, network.adapter, network.adapter_port)
     return topology
 
 
-def _plugged(topology: ResolvedTopology, network: ResolvedNetwork, spec: LoopbackSpec) -> ResolvedTopology:
-    ref = network.adapter_port
-    assert ref is not None, "the caller has looked"
+def nic_on(topology: ResolvedTopology, network: ResolvedNetwork) -> ResolvedInterface | None:
+    """Find the interface that ``host`` has on a network, or had: it has one at most."""
+    nics = topology.guests[HOST].interfaces if HOST in topology.guests else ()
+    return next((nic for nic in nics if nic.network == network.name), None)
+
+
+def without_addresses(topology: ResolvedTopology, network: ResolvedNetwork) -> ResolvedTopology:
+    """Take the addresses of ``host`` on a network away, so that it has none there when it starts again."""
+    host = topology.guests[HOST]
+    nics = tuple(replace(nic, addresses=()) if nic.network == network.name else nic for nic in host.interfaces)
+    return replace(topology, guests={**topology.guests, HOST: replace(host, interfaces=nics)})
+
+
+def without_nic(topology: ResolvedTopology, nic: ResolvedInterface) -> ResolvedTopology:
+    """Take an interface of ``host`` away; its switch port stays, for the next one on the network."""
+    host, switch = topology.guests[HOST], topology.switches[nic.port.switch]
+    assert nic.network is not None, "it is on the network of a loopback adapter"
+    port = replace(
+        topology.switch_port(nic.port), name=f"{nic.network}:{HOST}", peer="adapter", node=nic.network, interface=HOST
+    )
+    return replace(
+        topology,
+        guests={**topology.guests, HOST: replace(host, interfaces=tuple(each for each in host.interfaces if each != nic))},
+        switches={**topology.switches, nic.port.switch: _with_port(switch, port)},
+    )
+
+
+def _with_port(switch: ResolvedSwitch, port: ResolvedSwitchPort) -> ResolvedSwitch:
+    return replace(switch, ports=tuple(port if each.number == port.number else each for each in switch.ports))
+
+
+def with_nic(topology: ResolvedTopology, network: ResolvedNetwork, spec: LoopbackSpec, ref: PortRef) -> ResolvedTopology:
+    """Plug ``host`` into a switch port, in the place of the interface that it had on the network."""
     nic = ResolvedInterface(
         name=spec.name, network=network.name, mac=spec.mac, addresses=spec.addresses, gateway=None, dhcp=None, mtu=1500,
         cable=Impairment(), port=ref,
@@ -53,15 +84,15 @@ def _plugged(topology: ResolvedTopology, network: ResolvedNetwork, spec: Loopbac
     known = topology.guests.get(HOST) or ResolvedGuest(
         name=HOST, kind="emulated", interfaces=(), gateway=None, routes=(), dns=(), search=(), namespace=None
     )
-    host = replace(known, interfaces=(*known.interfaces, nic))
+    nics = {each.network: each for each in known.interfaces} | {network.name: nic}
+    host = replace(known, interfaces=tuple(nics.values()))
     switch = topology.switches[ref.switch]
     port = replace(
         topology.switch_port(ref), name=f"{HOST}:{spec.name}", peer="guest", node=HOST, interface=spec.name
     )  # fmt: skip
-    ports = tuple(port if each.number == ref.number else each for each in switch.ports)
     return replace(
         topology,
         guests={**topology.guests, HOST: host},
-        networks={**topology.networks, network.name: replace(network, adapter_port=None)},
-        switches={**topology.switches, ref.switch: replace(switch, ports=ports)},
+        networks={**topology.networks, network.name: replace(network, adapter=spec, adapter_port=None)},
+        switches={**topology.switches, ref.switch: _with_port(switch, port)},
     )

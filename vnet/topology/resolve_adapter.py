@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from vnet.addresses import Mac
 from vnet.errors import TopologyError, UsageError
 from vnet.topology.adapter_kinds.choice import Adapter, AdapterChoice, AdapterWord, read_adapter
+from vnet.topology.adapter_kinds.claims import taken
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.surroundings import Surroundings
 from vnet.topology.adapter_kinds.user import Forward, UserForward, resolve_forward
 from vnet.topology.addressing import first_free
+from vnet.topology.describe import network_of
 from vnet.topology.draft import Draft
+from vnet.topology.host import HOST
 from vnet.topology.problems import Problems
 from vnet.topology.profiles import PROFILES
-from vnet.topology.resolved import PortRef, ResolvedDhcp, ResolvedNetwork, ResolvedTopology
+from vnet.topology.resolved import Address, PortRef, ResolvedDhcp, ResolvedNetwork, ResolvedTopology
 from vnet.topology.shape import shape_adapter
 from vnet.topology.wiring import access
 from vnet.topology.yaml_reader import read_yaml
@@ -31,9 +34,9 @@ def resolve_adapter(draft: Draft, network: str) -> tuple[AdapterSpec, PortRef | 
     model = draft.model.networks[network]
     choice: AdapterWord | Adapter = "none" if model is None else model.adapter
     scope = draft.dhcp.get(network)
-    statics = {s.node: s.address.ip for s in draft.statics_on(network) if isinstance(s.address.ip, IPv4Address)}
-    taken = [*statics.values(), *(scope.reservations.values() if scope else ()), *([scope.server] if scope else ())]
+    statics = [(s.node, s.interface, s.address.ip) for s in draft.statics_on(network)]
     here = ((node, nic.mac) for (node, _), nic in draft.interfaces.items() if nic.network == network)
+    holders = _holders(statics, scope)
     guests = [guest for guest in draft.model.guests.values() if guest is not None]
     wanted = [nic.gateway for guest in guests for nic in guest.nics if not isinstance(nic, str)]
     wanted += [node.gateway for node in guests] + [router.default_gateway for router in draft.model.routers.values()]
@@ -43,11 +46,15 @@ def resolve_adapter(draft: Draft, network: str) -> tuple[AdapterSpec, PortRef | 
             network=network,
             subnet=draft.subnets.get(network),
             problems=draft.problems,
-            free_address=_free(draft.subnets.get(network), taken, (scope.range_start, scope.range_end) if scope else None),
-            gateway=_gateway(draft.subnets.get(network), wanted, scope.gateway if scope else None, taken),
+            free_address=_free(draft.subnets.get(network), holders, _range(scope)),
+            gateway=_gateway(draft.subnets.get(network), wanted, scope.gateway if scope else None, holders),
             mac=lambda name: draft.macs.derive(network, name),
-            addresses=statics | _reserved(here, scope),
+            addresses=_first_of_each(statics) | _reserved(here, scope),
             has_dhcp=scope is not None,
+            holders=holders,
+            leased=_range(scope),
+            reserved=scope.reservations if scope else {},
+            told=scope.gateway if scope else None,
         ),
         ("networks", network, "adapter"),
     )
@@ -89,20 +96,25 @@ def read_forward(topology: ResolvedTopology, network: ResolvedNetwork, model: Us
 
 def _around(topology: ResolvedTopology, network: ResolvedNetwork, problems: Problems) -> Surroundings:
     scope = network.dhcp
-    on_network = [(node, nic) for node, nic in topology.endpoints() if nic.network == network.name]
-    statics = {node: a.ip for node, nic in on_network for a in nic.addresses if isinstance(a.ip, IPv4Address)}
-    taken = [*statics.values(), *(scope.reservations.values() if scope else ()), *([scope.server] if scope else ())]
+    everybody = ((node, nic) for node, nic in topology.endpoints() if node != HOST)  # its address there is what is chosen
+    on_network = [(node, nic) for node, nic in everybody if network_of(topology, nic) == network.name]
+    statics = [(node, nic.name, address.ip) for node, nic in on_network for address in nic.addresses]
+    holders = _holders(statics, scope)
     routers = (router.default_gateway for router in topology.routers.values())
     wanted = [str(gateway) for gateway in (*(nic.gateway for _, nic in on_network), *routers) if gateway is not None]
     return Surroundings(
         network=network.name,
         subnet=network.subnet,
         problems=problems,
-        free_address=_free(network.subnet, taken, (scope.range_start, scope.range_end) if scope else None),
-        gateway=_gateway(network.subnet, wanted, scope.gateway if scope else None, taken),
+        free_address=_free(network.subnet, holders, _range(scope)),
+        gateway=_gateway(network.subnet, wanted, scope.gateway if scope else None, holders),
         mac=derived_mac(topology, network.name),
-        addresses=statics | _reserved(((node, nic.mac) for node, nic in on_network), scope),
+        addresses=_first_of_each(statics) | _reserved(((node, nic.mac) for node, nic in on_network), scope),
         has_dhcp=scope is not None,
+        holders=holders,
+        leased=_range(scope),
+        reserved=scope.reservations if scope else {},
+        told=scope.gateway if scope else None,
     )
 
 
@@ -118,14 +130,49 @@ def derived_mac(topology: ResolvedTopology, network: str) -> Callable[[str], Mac
     return lambda name: oui + hashlib.sha256(f"{topology.name}/{network}/{name}".encode()).digest()[:3]
 
 
+def adapters_apart(draft: Draft, resolved: ResolvedTopology) -> None:
+    """No two ways out want the same interface of the machine, or record into one file."""
+    before: list[ResolvedNetwork] = []
+    for network in resolved.networks.values():
+        text = taken(network.adapter, before)
+        if text:
+            draft.problems.error("bad-adapter", ("networks", network.name, "adapter"), text)
+        before.append(network)
+
+
+def _holders(statics: Iterable[tuple[str, str, Address]], scope: ResolvedDhcp | None) -> dict[Address, str]:
+    """Say who has each address for sure: those on the network by node and interface, and the DHCP server."""
+    holders: dict[Address, str] = {}
+    for node, interface, address in statics:
+        holders.setdefault(address, f"{node}:{interface}")
+    if scope is not None:
+        holders.setdefault(scope.server, "the DHCP server")
+        for address in scope.reservations.values():
+            holders.setdefault(address, "a client of the DHCP server")
+    return holders
+
+
+def _first_of_each(statics: Iterable[tuple[str, str, Address]]) -> dict[str, IPv4Address]:
+    first: dict[str, IPv4Address] = {}
+    for node, _, address in statics:
+        if isinstance(address, IPv4Address):
+            first.setdefault(node, address)
+    return first
+
+
+def _range(scope: ResolvedDhcp | None) -> tuple[IPv4Address, IPv4Address] | None:
+    return (scope.range_start, scope.range_end) if scope is not None else None
+
+
 def _free(
-    subnet: object, taken: Iterable[IPv4Address], reach: tuple[IPv4Address, IPv4Address] | None
+    subnet: object, holders: Iterable[Address], reach: tuple[IPv4Address, IPv4Address] | None
 ) -> Callable[[], IPv4Address | None]:
-    return lambda: first_free(subnet, set(taken), reach) if isinstance(subnet, IPv4Network) else None
+    held = {address for address in holders if isinstance(address, IPv4Address)}
+    return lambda: first_free(subnet, held, reach) if isinstance(subnet, IPv4Network) else None
 
 
 def _gateway(
-    subnet: object, wanted: Iterable[str | None], told: IPv4Address | None, taken: Iterable[IPv4Address]
+    subnet: object, wanted: Iterable[str | None], told: IPv4Address | None, taken: Mapping[Address, str]
 ) -> IPv4Address | None:
     """Find the address that nodes of the network take for a way out although nobody has it."""
     if not isinstance(subnet, IPv4Network):

@@ -7,17 +7,18 @@ Each rule is a function of the draft and notes its own code; ``RULES`` is the li
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Final, TypeAlias
 
 from vnet.addresses import Mac, format_mac
-from vnet.topology.addressing import host_bounds
+from vnet.topology.addressing import host_bounds, host_problem, is_host6
 from vnet.topology.describe import network_of
 from vnet.topology.draft import Draft, Static
 from vnet.topology.model import Guest
 from vnet.topology.nics import gateway_place
 from vnet.topology.problems import Path
 from vnet.topology.programs import clients_have_servers
+from vnet.topology.resolve_adapter import adapters_apart
 from vnet.topology.resolved import Address, Interface, Network, ResolvedDhcp, ResolvedInterface, ResolvedTopology
 from vnet.topology.validate_switching import SWITCHING_RULES
 
@@ -57,7 +58,7 @@ def addresses_fit(draft: Draft, resolved: ResolvedTopology) -> None:
             if static.router:
                 text = "routers have no IPv6 yet: the address has no effect"
                 draft.problems.warning("ipv6-not-built", static.path, text)
-            if not _is_host6(static.address.ip):
+            if isinstance(static.address.ip, IPv6Address) and not is_host6(static.address.ip):
                 text = f"{static.address.ip} is no address of a host; write one such as 2001:db8::27/64"
                 draft.problems.error("bad-address", static.path, text)
                 continue
@@ -73,10 +74,6 @@ def addresses_fit(draft: Draft, resolved: ResolvedTopology) -> None:
         _check_host_address(draft, static.address.ip, subnet, static.path)
 
 
-def _is_host6(address: Address) -> bool:
-    return not (address.is_multicast or address.is_unspecified or address.is_loopback)
-
-
 def ipv6_can_run(draft: Draft, resolved: ResolvedTopology) -> None:
     """IPv6 needs 1280 octets (RFC 8200, section 5)."""
     for guest in resolved.guests.values():
@@ -90,14 +87,10 @@ def ipv6_can_run(draft: Draft, resolved: ResolvedTopology) -> None:
 def _check_host_address(draft: Draft, address: Address, subnet: Network, path: Path) -> bool:
     if not isinstance(subnet, IPv4Network) or not isinstance(address, IPv4Address):
         return True
-    first, last = host_bounds(subnet)
-    if address < first:
-        text = f"{address} names the network {subnet} itself; the first host is {first}"
+    text = host_problem(address, subnet)
+    if text:
         draft.problems.error("network-address", path, text)
-    elif address > last:
-        text = f"{address} is the broadcast address of {subnet}; the last host is {last}"
-        draft.problems.error("network-address", path, text)
-    return first <= address <= last
+    return not text
 
 
 def addresses_unique(draft: Draft, resolved: ResolvedTopology) -> None:
@@ -374,4 +367,5 @@ RULES: Final[tuple[Rule, ...]] = (
     profile_limits,
     nothing_to_run,
     clients_have_servers,
+    adapters_apart,
 )

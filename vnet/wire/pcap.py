@@ -19,6 +19,7 @@ MAX_RECORD: Final = 2**20
 
 _HEADER_OCTETS: Final = 24
 _RECORD_OCTETS: Final = 16
+_LINKTYPE, _FCS_PRESENT, _FCS_LENGTH = 0xFFFF, 0x0400_0000, 0xF000_0000
 _KINDS: Final = {
     bytes.fromhex("a1b2c3d4"): (">", 1_000),
     bytes.fromhex("d4c3b2a1"): ("<", 1_000),
@@ -42,10 +43,11 @@ class Record:
 @final
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A whole file."""
+    """A whole file; *has_fcs* tells that its header says that frames end in their FCS."""
 
     linktype: int
     records: tuple[Record, ...]
+    has_fcs: bool = False
 
 
 def is_pcap(data: bytes) -> bool:
@@ -60,7 +62,7 @@ def read(data: bytes) -> Capture:
     if len(data) < _HEADER_OCTETS:
         raise WireError("the pcap header is cut short")
     order, unit = _KINDS[data[:4]]
-    linktype = Struct(order + "I").unpack_from(data, 20)[0] & 0xFFFF  # above it: FCS length bits
+    link = Struct(order + "I").unpack_from(data, 20)[0]
     record = Struct(order + "IIII")
     records: list[Record] = []
     position = _HEADER_OCTETS
@@ -75,7 +77,7 @@ def read(data: bytes) -> Capture:
             raise WireError("a pcap record is cut short")
         records.append(Record(seconds * SECOND + fraction * unit, data[position : position + captured], length))
         position += captured
-    return Capture(linktype, tuple(records))
+    return Capture(link & _LINKTYPE, tuple(records), bool(link & _FCS_PRESENT and link & _FCS_LENGTH))
 
 
 def header() -> bytes:

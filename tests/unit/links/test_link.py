@@ -506,3 +506,21 @@ def test_an_inline_direction_is_direct_only_while_the_link_is_ideal(option: dict
     assert rig.at_a == [], "the other direction is not inline"
     rig.run()
     assert len(rig.at_a) == 1
+
+
+def test_a_link_that_was_unplugged_leaves_the_ports_to_others() -> None:
+    """Somebody may have kept it; the ports have another cable by then."""
+    rig = Rig()
+    old = rig.link
+    old.unplug()
+    streams = RandomStreams(1)
+    new = Link(rig.timeline, rig.a, rig.b, partial(streams.stream, "link"))
+    old.up = False
+    assert (old.up, rig.a.carrier, rig.b.carrier) == (False, True, True)
+    for setting, value in {"up": True, "rate": GBIT, "latency": 5, "loss": 0.1, "reordering": 0.1}.items():
+        with pytest.raises(UsageError, match="was unplugged"):
+            setattr(old, setting, value)
+    old.unplug()
+    rig.send(60)
+    rig.run()
+    assert len(rig.at_b) == 1 and new.forward.delivered == 1

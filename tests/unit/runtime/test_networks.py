@@ -217,3 +217,26 @@ def test_a_file_that_cannot_be_replayed(tmp_path: Path, content: bytes | None) -
             assert lab.networks["lab"].state == "internal"
 
     vnet.simulate(main)
+
+
+def test_a_link_that_flaps_does_not_come_back_when_its_network_is_rebound() -> None:
+    """The machine is off the network for good; the fault is over, and what follows gets its own cable."""
+
+    async def main() -> None:
+        async with vnet.open_lab(TOPOLOGY) as lab:
+            office = lab.networks["office"]
+            kept = lab.links["host:vn-office"]
+            fault = lab.faults.flap("host:vn-office", times=5, period="2s")
+            await office.rebind("none")
+            await trio.sleep(1.5)
+            assert not (await lab.ping("a", "10.10.10.2", timeout=1)).ok
+            await trio.sleep(1)
+            assert not fault.active
+            await office.rebind("{loopback: {address: 10.10.10.2}}")
+            kept.up = False
+            with pytest.raises(UsageError, match="was unplugged"):
+                kept.up = True
+            await trio.sleep(8)
+            assert (await lab.ping("a", "10.10.10.2")).ok
+
+    vnet.simulate(main)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 import trio
 
 import vnet
+from vnet.adapters.base import AdapterContext, HostAdapter
 from vnet.guests.emulated import EmulatedGuest
+from vnet.runtime import ways
+from vnet.runtime.networks import LabNetwork
 from vnet.topology import parse_topology
+from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.resolved import ResolvedTopology
 from vnet.wire.ethernet import HEADER_OCTETS
 
@@ -74,3 +79,38 @@ async def test_two_labs_are_one_network(tmp_path: Path, kind: str) -> None:
                 while "nobody" not in a.networks["lan"].state:  # noqa: ASYNC110 - nobody is told
                     await trio.sleep(0.01)
     assert not one.exists() and not two.exists()
+
+
+@pytest.mark.trio
+async def test_a_change_under_way_ends_with_the_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was still being opened, in a thread, when the lab ended: it is closed with the rest, and none comes after it."""
+    opening, may_open, closed = Event(), Event(), []
+    open_adapter = ways.open_adapter
+
+    def slowly(spec: AdapterSpec, context: AdapterContext) -> HostAdapter:
+        opening.set()
+        assert may_open.wait(10)
+        adapter = open_adapter(spec, context)
+        close = adapter.close
+        monkeypatch.setattr(adapter, "close", lambda: (closed.append(spec), close()))
+        return adapter
+
+    monkeypatch.setattr(ways, "open_adapter", slowly)
+    refused: list[str] = []
+
+    async def rebind(network: LabNetwork, path: Path) -> None:
+        try:
+            await network.rebind(f'{{stream: {{listen: "{path}"}}}}')
+        except vnet.UsageError as error:
+            refused.append(str(error))
+
+    async with trio.open_nursery() as nursery, vnet.open_lab(lab_of("a", "10.0.0.1", "none"), emulate=True) as lab:
+        network = lab.networks["lan"]
+        nursery.start_soon(rebind, network, tmp_path / "one")
+        nursery.start_soon(rebind, network, tmp_path / "two")
+        await trio.to_thread.run_sync(opening.wait)
+        Timer(0.05, may_open.set).start()
+    assert len(closed) == 1 and len(refused) == 1 and "has ended" in refused[0]
+    assert not [path for path in (tmp_path / "one", tmp_path / "two") if path.exists()]
+    await rebind(network, tmp_path / "three")
+    assert len(refused) == 2

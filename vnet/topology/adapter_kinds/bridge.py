@@ -63,10 +63,6 @@ class BridgeSpec(AdapterSpec):
         words += [self.mode] if self.mode != "ethernet" else []
         return " ".join(words)
 
-    def excludes(self, other: AdapterSpec) -> bool:
-        """Packet sockets do not mind each other; a macvtap device wants its NIC for itself."""
-        return not isinstance(other, BridgeSpec) or "macvtap" in (self.mode, other.mode)
-
 
 def resolve_bridge(model: Bridge | str, around: Surroundings, path: Path) -> BridgeSpec:
     """Read what is typed: a name alone is all defaults."""

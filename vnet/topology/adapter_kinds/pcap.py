@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, final
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from vnet.topology.adapter_kinds.surroundings import Surroundings
     from vnet.topology.problems import Path
 
+SMALLEST_SPEED: Final = 1e-6
 LARGEST_SPEED: Final = 1_000_000.0
 
 
@@ -49,9 +51,27 @@ def resolve_pcap(model: str | Pcap, around: Surroundings, path: Path) -> PcapSpe
     if not full.replay and not full.record:
         around.error(path, "a pcap adapter replays a file or records one; write replay: or record:")
         return None
+    for key, value in (("replay", full.replay), ("record", full.record)):
+        if value and "\0" in value:
+            around.error(
+                path if isinstance(model, str) else (*path, key), f"{value[:40]!r} cannot be a path: it has a zero octet"
+            )
+            return None
+    if full.replay and full.record and same_file(full.replay, full.record) and not full.record.startswith("/dev/"):
+        around.error((*path, "record"), f"{full.record} would be written over while it is replayed; record another file")
+        return None
     speed = 1.0 if full.speed is None else full.speed
-    if not 0 < speed <= LARGEST_SPEED:
-        around.error((*path, "speed"), f"{speed:g} is no speed; write a number from more than 0 to {LARGEST_SPEED:g}")
+    if not SMALLEST_SPEED <= speed <= LARGEST_SPEED:
+        text = f"{speed:g} is no speed; write a number from {SMALLEST_SPEED:g} to {LARGEST_SPEED:g}"
+        around.error((*path, "speed"), text)
         speed = 1.0
     start = around.reader.duration(full.start, (*path, "start"), 0)
     return PcapSpec(replay=full.replay or None, record=full.record or None, start=start, speed=speed)
+
+
+def same_file(one: str, other: str) -> bool:
+    """Tell whether two paths lead to one file, be it there or not."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there yet, or may not be looked at
+        return os.path.realpath(one) == os.path.realpath(other)

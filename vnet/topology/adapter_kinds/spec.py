@@ -18,10 +18,6 @@ class AdapterSpec:
         """Say in a few words which it is, for tables: ``bridge eth1``."""
         return self.kind
 
-    def excludes(self, other: AdapterSpec) -> bool:
-        """Tell whether it cannot be open beside *other*; where it can, a change from that to this loses next to nothing."""
-        return True
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
