@@ -232,6 +232,7 @@ def cycle(spec):
     adapter.start()
     shell._turn()
     adapter.stop()
+    adapter.close()
     assert adapter.problem == ""
 
 
