@@ -8,59 +8,33 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import Counter
 from typing import final
 
 from vnet.adapters.base import AdapterContext
 from vnet.adapters.netlink import Netlink, address, link, quiet_ipv6
-from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
+from vnet.adapters.tap import QUEUE_LENGTH, TapDevice
+from vnet.adapters.tap_base import TapBase
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
 
 
 @final
-class LoopbackAdapter:
+class LoopbackAdapter(TapBase):
     """The interface, from the making of the object to ``stop``; raise HostError if Linux refuses it."""
 
     def __init__(self, spec: LoopbackSpec, context: AdapterContext) -> None:
         self._spec = spec
-        self._poller = context.poller
-        self._device = TapDevice(spec.name)
+        device = TapDevice(spec.name)
         try:
             _configure(spec, context.mtu)
         except OSError as error:
-            self._device.close()
+            device.close()
             raise HostError(f"cannot configure interface {spec.name}: {error.strerror}") from error
-        self._tap = TapPort(context.port.name, self._device, context.mtu, context.report, context.port)
-        self._is_open = True
-
-    @property
-    def drops(self) -> Counter[str]:
-        """What Linux did not take."""
-        return self._tap.drops
-
-    @property
-    def problem(self) -> str:
-        """Somebody may have deleted the interface."""
-        return "" if self._tap.is_reading or not self._is_open else f"interface {self._spec.name} is gone"
-
-    def start(self) -> None:
-        """Begin to pass frames."""
-        self._tap.start(self._poller)
-
-    def stop(self) -> None:
-        """Stop passing frames."""
-        if self._is_open:
-            self._is_open = False
-            self._tap.stop()
-
-    def close(self) -> None:
-        """Remove the interface."""
-        self._device.close()
+        super().__init__(device, context.mtu, context)
 
     def details(self) -> dict[str, object]:
         """Tell the interface and its addresses."""
-        return {"interface": self._spec.name, "addresses": [str(each) for each in self._spec.addresses]}
+        return super().details() | {"addresses": [str(each) for each in self._spec.addresses]}
 
 
 def _configure(spec: LoopbackSpec, mtu: int) -> None:

@@ -6,14 +6,14 @@ import errno
 import fcntl
 import os
 import socket
-from collections import Counter
 from contextlib import suppress
 from typing import Final, final
 
 from vnet.adapters import _linux
 from vnet.adapters.base import AdapterContext
 from vnet.adapters.netlink import Netlink, link, quiet_ipv6
-from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
+from vnet.adapters.tap import QUEUE_LENGTH, TapDevice
+from vnet.adapters.tap_base import TapBase
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.tap import FdSpec, TapSpec
 
@@ -21,65 +21,34 @@ _NEEDED: Final = _linux.IFF_TAP | _linux.IFF_NO_PI | _linux.IFF_VNET_HDR
 
 
 @final
-class TapAdapter:
+class TapAdapter(TapBase):
     """The device, from the making of the object to ``stop``; raise HostError if it cannot be had.
 
     One that is there already keeps its settings, and stays. One that is made is up and goes with the adapter.
     """
 
     def __init__(self, spec: TapSpec | FdSpec, context: AdapterContext) -> None:
-        self._poller = context.poller
         if isinstance(spec, FdSpec):
-            self._device, mtu = _inherited(spec.fd), None
+            device = _inherited(spec.fd)
+            mtu = _mtu_of(device.name)
         else:
             mtu = _mtu_of(spec.name)
-            self._device = TapDevice(spec.name, attach=True)
+            device = TapDevice(spec.name, attach=True)
             if mtu is None:
-                mtu = context.mtu
-                self._set_up(mtu)
-        found = mtu or _mtu_of(self._device.name) or context.mtu
-        self._tap = TapPort(context.port.name, self._device, found, context.report, context.port)
-        self._is_open = True
+                _set_up(device, context.mtu)
+        super().__init__(device, mtu or context.mtu, context)
 
-    @property
-    def drops(self) -> Counter[str]:
-        """What Linux did not take."""
-        return self._tap.drops
 
-    @property
-    def problem(self) -> str:
-        """Somebody may have deleted the device."""
-        return "" if self._tap.is_reading or not self._is_open else f"interface {self._device.name} is gone"
-
-    def start(self) -> None:
-        """Begin to pass frames."""
-        self._tap.start(self._poller)
-
-    def stop(self) -> None:
-        """Let go of the device."""
-        if self._is_open:
-            self._is_open = False
-            self._tap.stop()
-
-    def close(self) -> None:
-        """Give the device back; it goes if it was made."""
-        self._device.close()
-
-    def details(self) -> dict[str, object]:
-        """Tell what the machine calls it."""
-        return {"interface": self._device.name}
-
-    def _set_up(self, mtu: int) -> None:
-        name = self._device.name
-        netlink = Netlink()
-        try:
-            quiet = [quiet_ipv6(name)] if os.path.exists("/proc/sys/net/ipv6") else []
-            netlink.run([*quiet, link(name, mtu=mtu, queue_length=QUEUE_LENGTH)])
-        except OSError as error:
-            self._device.close()
-            raise HostError(f"cannot configure interface {name}: {error.strerror}") from error
-        finally:
-            netlink.close()
+def _set_up(device: TapDevice, mtu: int) -> None:
+    netlink = Netlink()
+    try:
+        quiet = [quiet_ipv6(device.name)] if os.path.exists("/proc/sys/net/ipv6") else []
+        netlink.run([*quiet, link(device.name, mtu=mtu, queue_length=QUEUE_LENGTH)])
+    except OSError as error:
+        device.close()
+        raise HostError(f"cannot configure interface {device.name}: {error.strerror}") from error
+    finally:
+        netlink.close()
 
 
 def _inherited(fd: int) -> TapDevice:
