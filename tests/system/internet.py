@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,11 +92,3 @@ def outside(host: Machine, directory: Path) -> Iterator[list[str]]:
             yield there
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
-
-
-def soon(condition: object, patience: float = 10.0) -> None:
-    """Ask again and again until it is so."""
-    assert callable(condition)
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end

@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from waiting import wait_ready
 
 from vnet.adapters import netns
 
@@ -62,9 +65,9 @@ class Machine:
         assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def show(self, lab: str, what: str) -> list[dict[str, object]]:
+    def show(self, lab: str, what: str) -> list[dict[str, Any]]:
         """Ask a lab for a view."""
-        rows: list[dict[str, object]] = json.loads(self.vnet("show", lab, what, "--json").stdout)
+        rows: list[dict[str, Any]] = json.loads(self.vnet("show", lab, what, "--json").stdout)
         return rows
 
     def interfaces(self) -> set[str]:
@@ -78,13 +81,8 @@ class Machine:
         command = self.argv(sys.executable, "-m", "vnet", "up", str(file), *options)
         lab = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._labs.append(lab)
-        assert lab.stdout is not None
-        said = []
-        for line in lab.stdout:
-            said.append(line)
-            if line.strip() == "ready":
-                return lab
-        raise AssertionError("".join(said))
+        wait_ready(lab)
+        return lab
 
     def close(self) -> None:
         """End the labs that were started here, by whatever means."""

@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from machine import Machine
+from rig import skip_for
 
 from benchmarks.setup_peers import environment, root, why_not
 
 SCHEMA = "usr/share/openvswitch/vswitch.ovsschema"
-_MISSING = why_not(("ovs-vswitchd", "ovsdb-server"))
-needs_switch = pytest.mark.skipif(bool(_MISSING), reason=_MISSING or "can run")
+needs_switch = skip_for(why_not(("ovs-vswitchd", "ovsdb-server")))
 
 
 def run(*words: str, check: bool = True) -> str:

@@ -28,7 +28,11 @@ def why_not_real(*programs: str) -> str:
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
-    reason = why_not_real(*programs)
+    return skip_for(why_not_real(*programs))
+
+
+def skip_for(reason: str) -> pytest.MarkDecorator:
+    """Skip a test for a reason; run it if there is none."""
     return pytest.mark.skipif(bool(reason), reason=reason or "can run")
 
 

@@ -8,7 +8,6 @@ import secrets
 import select
 import subprocess
 import time
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -75,10 +74,3 @@ class Vm:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {timeout:g} s"
-        time.sleep(0.05)

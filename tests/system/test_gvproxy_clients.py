@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from machine import Machine, machine
-from rig import needs
+from rig import needs, skip_for
 from stranger import Vm
 from tiny_guest import why_not
 
@@ -33,7 +33,7 @@ def is_up(host: Machine) -> bool:
 
 
 @needs("qemu-system-x86_64")
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
+@skip_for(why_not())
 def test_qemus_datagrams_are_those_of_vfkit(host: Machine, initrd: Path, tmp_path: Path) -> None:
     """A new vfkit says no hello; nor does QEMU."""
     host.up(LAB.replace("PROTOCOL", "vfkit").replace("SOCKET", f"{tmp_path}/vfkit"))

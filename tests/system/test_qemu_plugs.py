@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from somebody import NOBODY, as_somebody, make_directory
@@ -60,8 +61,8 @@ class User:
         assert done.returncode == 0 or not check, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def show(self, what: str) -> list[dict[str, object]]:
-        rows: list[dict[str, object]] = json.loads(self.vnet("show", "plugged", what, "--json"))
+    def show(self, what: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(self.vnet("show", "plugged", what, "--json"))
         return rows
 
     def up(self, more: str = "") -> int:
@@ -144,8 +145,8 @@ def test_the_printed_lines_start_a_machine_that_is_plugged_in(user: User) -> Non
             assert [row["owner"] for row in user.show("leases") if row["address"] == address] == [f"{kind}:eth0"]
             terminal.press(f"ip addr flush dev eth{number}\n")
         plugs = [(row["plug"], row["rx_frames"]) for row in user.show("ports") if row["plug"]]
-        assert [plug["problem"] for plug, _ in plugs] == ["", "", ""]  # type: ignore[index]
-        assert all(received > 3 for _, received in plugs)  # type: ignore[operator]
+        assert [plug["problem"] for plug, _ in plugs] == ["", "", ""]
+        assert all(received > 3 for _, received in plugs)
         terminal.press("ip addr add 10.0.0.77/24 dev eth0; ping -c 1 -W 9 10.0.0.9 >/dev/null; echo rc''=$?\n")
         assert terminal.expect(r"rc=\d+(?=\s)") == "rc=0"
         user.vnet("unplug", "plugged", "qemu-stream")
@@ -202,8 +203,8 @@ def test_two_machines_of_an_ordinary_user(user: User) -> None:
     status = Path(f"/proc/{pid}/status").read_text()
     assert f"Uid:\t{NOBODY}\t{NOBODY}" in status and "CapEff:\t0000000000000000" in status
     machines = {str(row["name"]): row["machine"] for row in user.show("guests") if row["machine"]}
-    assert [row["state"] for row in machines.values()] == ["running", "running"]  # type: ignore[index,call-overload]
-    pids = [int(row["pid"]) for row in machines.values()]  # type: ignore[index,call-overload]
+    assert [row["state"] for row in machines.values()] == ["running", "running"]
+    pids = [int(row["pid"]) for row in machines.values()]
     assert all(f"Uid:\t{NOBODY}" in Path(f"/proc/{each}/status").read_text() for each in pids)
 
     (leased,) = [row for row in user.show("leases") if row["owner"] == "vm1:eth0"]

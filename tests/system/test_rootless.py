@@ -202,16 +202,16 @@ def test_the_namespace_of_a_process_that_ended_is_entered_and_no_other(host: Mac
     assert host.vnet("ping", host.name, "box", "e").returncode == 0
 
 
-def test_a_mount_namespace_of_its_own_hides_nothing_from_exec(host: Machine) -> None:
+def test_a_mount_namespace_of_its_own_hides_nothing_from_exec(host: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As under ``ip netns exec``: what the lab mounts in /run/netns only the lab sees."""
     argv = host.argv
 
     def unshared(*words: str) -> list[str]:
         return argv("unshare", "--mount", "--propagation", "private", *words)
 
-    host.argv = unshared  # type: ignore[method-assign]
-    host.up(LAB)
-    host.argv = argv  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "argv", unshared)
+        host.up(LAB)
     assert "eth0" in host.vnet("exec", host.name, "a", "--", "ls", "/sys/class/net").stdout
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from rig import needs
+from waiting import wait_ready
 
 from vnet.adapters import netns
 from vnet.adapters.resources import start_time
@@ -49,13 +50,8 @@ class User:
         command = [sys.executable, "-m", "vnet", "up", str(self.file)]
         lab = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.labs.append(lab)
-        assert lab.stdout is not None
-        said = []
-        for line in lab.stdout:
-            said.append(line)
-            if line.strip() == "ready":
-                return lab
-        raise AssertionError("".join(said))
+        wait_ready(lab)
+        return lab
 
     def left(self) -> list[str]:
         return sorted(name for name in os.listdir(netns.NETNS_DIRECTORY) if name.startswith(self.name))

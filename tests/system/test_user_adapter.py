@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from internet import CLOSED, ECHO, HTTP_SERVER, MACHINE, NO_ROUTE, NOBODY, PROHIBITED, SERVER, SILENT, outside, running, soon
+from internet import CLOSED, ECHO, HTTP_SERVER, MACHINE, NO_ROUTE, NOBODY, PROHIBITED, SERVER, SILENT, outside, running
 from machine import Machine, machine
 from rig import needs
 from somebody import as_somebody
+from waiting import wait_until
 
 pytestmark = [pytest.mark.real, needs("curl", "dnsmasq", "traceroute", "ping", "nsenter", "setpriv")]
 
@@ -111,8 +112,15 @@ trio.run(main)
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made, outside(made, tmp_path) as made.there:
+    with machine(tmp_path) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def there(host: Machine, tmp_path: Path) -> Iterator[list[str]]:
+    """What a command line begins with that runs out there."""
+    with outside(host, tmp_path) as prefix:
+        yield prefix
 
 
 def digest_of(path: Path) -> str:
@@ -180,12 +188,12 @@ def test_two_thousand_connections_at_once(host: Machine) -> None:
         assert crowd.stdout is not None
         assert crowd.stdout.readline() == "all answered\n"
         (network,) = host.show(host.name, "networks")
-        assert network["details"]["tcp"] == 2000  # type: ignore[index]
+        assert network["details"]["tcp"] == 2000
         assert crowd.communicate("\n", timeout=30) == ("", None) and crowd.returncode == 0
     finally:
         crowd.kill()
         crowd.wait()
-    soon(lambda: len(os.listdir(f"/proc/{lab.pid}/fd")) < 100)  # all of them were given back
+    wait_until(lambda: len(os.listdir(f"/proc/{lab.pid}/fd")) < 100, "descriptors given back", 10)
 
 
 def test_datagrams_echo_and_the_way_there(host: Machine) -> None:
@@ -218,7 +226,7 @@ def test_names_by_the_resolver_of_the_machine(host: Machine, tmp_path: Path) -> 
         assert host.inside(lab, "pc", sys.executable, "-c", ASK_BY_TCP) == "1 1\n"
 
 
-def test_the_way_in_and_no_other(host: Machine, tmp_path: Path) -> None:
+def test_the_way_in_and_no_other(host: Machine, there: list[str], tmp_path: Path) -> None:
     lab = host.up(TOPOLOGY)
     listening = host.run("ss", "-Hltun").stdout.split("\n")
     assert sorted(line.split()[4] for line in listening if line) == ["127.0.0.1:5300", "203.0.113.2:8080"]
@@ -227,7 +235,7 @@ def test_the_way_in_and_no_other(host: Machine, tmp_path: Path) -> None:
     (page / "hello").write_text("hello from inside")
     enter = ["nsenter", "--target", str(lab.pid), "--mount", "--net", "ip", "netns", "exec", f"{host.name}-pc"]
     http = [*enter, sys.executable, "-m", "http.server", "80", "--directory", str(page)]
-    curl = [*host.there, "curl", "-sS", "--max-time", "5"]  # type: ignore[attr-defined]
+    curl = [*there, "curl", "-sS", "--max-time", "5"]
     with subprocess.Popen(http, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as serving:
         try:
             fetch = [*curl, "--retry", "20", "--retry-delay", "1", "--retry-all-errors", f"http://{MACHINE}:8080/hello"]

@@ -6,13 +6,13 @@ import os
 import secrets
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from machine import Machine, machine
 from rig import needs
+from waiting import wait_until
 
 from vnet.adapters.vde_wire import ADDRESS, MAGIC, NEW_PORT, REQUEST, VERSION
 from vnet.wire.arp import request_frame
@@ -30,13 +30,6 @@ guests:
 
 def lab(adapter: str, address: str = "10.9.0.5") -> str:
     return LAB.replace("ADAPTER", adapter).replace("ADDRESS", address)
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {timeout:g} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -105,11 +98,11 @@ def test_the_lab_is_a_switch(host: Machine, start: Callable[..., subprocess.Pope
     running = host.up(lab(f"{{listen: {ours}}}"))
     switch_with_a_tap(host, start, theirs)
     cable = start("dpipe", "vde_plug", str(ours), "=", "vde_plug", str(theirs))
-    wait_until(lambda: host.show(host.name, "networks")[0]["details"]["clients"] == 1, "client")  # type: ignore[index]
+    wait_until(lambda: host.show(host.name, "networks")[0]["details"]["clients"] == 1, "client")
     assert reaches(host, "10.9.0.5")
     subprocess.run(["pkill", "-P", str(cable.pid)], check=False)
     cable.kill()
-    wait_until(lambda: host.show(host.name, "networks")[0]["details"]["clients"] == 0, "end of the client")  # type: ignore[index]
+    wait_until(lambda: host.show(host.name, "networks")[0]["details"]["clients"] == 0, "end of the client")
     host.vnet("down", host.name)
     assert running.wait(10) == 0
     assert not ours.exists()
@@ -169,4 +162,4 @@ def test_nonsense_at_the_control_socket(host: Machine, tmp_path: Path) -> None:
                 if answer[12:14] == b"\x08\x06" and answer[20:22] == b"\0\2":
                     break
     (row,) = host.show(host.name, "networks")
-    assert row["details"]["drops"] == {"bad-request": 5, "malformed": 4}  # type: ignore[index]
+    assert row["details"]["drops"] == {"bad-request": 5, "malformed": 4}

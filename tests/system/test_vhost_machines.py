@@ -7,17 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from machine import Machine, machine
-from rig import needs
-from stranger import Vm, wait_until
+from rig import needs, skip_for
+from stranger import Vm
 from tiny_guest import why_not
+from waiting import wait_until
 
 pytestmark = [
     pytest.mark.real,
     needs("qemu-system-x86_64"),
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run"),
+    skip_for(why_not()),
 ]
 
 LAB = """
@@ -62,11 +64,9 @@ def topology(tmp_path: Path) -> str:
     return LAB.replace("DIRECTORY", str(tmp_path))
 
 
-def details(host: Machine, network: str) -> dict[str, object]:
+def details(host: Machine, network: str) -> dict[str, Any]:
     (row,) = [row for row in host.show(host.name, "networks") if row["name"] == network]
-    found = row["details"]
-    assert isinstance(found, dict)
-    return {**found, "state": row["state"]}
+    return {**row["details"], "state": row["state"]}
 
 
 def copy(sender: Vm, receiver: Vm, address: str) -> float:
@@ -105,7 +105,7 @@ def test_two_machines_copy_both_ways(
     sys.stderr.write(f"{rates[0]:.0f} and back {rates[1]:.0f} Mbit/s\n")
     for network in ("left", "right"):
         assert details(host, network)["state"] == "up"
-        assert not set(details(host, network)["drops"]) & {"malformed", "bad-message"}  # type: ignore[call-overload]
+        assert not set(details(host, network)["drops"]) & {"malformed", "bad-message"}
 
 
 def test_a_machine_dies_at_work_and_another_comes(host: Machine, start: Callable[..., Vm], tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_machine_dies_at_work_and_another_comes(host: Machine, start: Callable
     first.type("cat /dev/zero | nc 10.1.0.5 7")
     time.sleep(1)  # of traffic
     first.process.kill()
-    wait_until(lambda: str(details(host, "left")["state"]).startswith("unbound: nobody has connected"), "end")
+    wait_until(lambda: str(details(host, "left")["state"]).startswith("unbound: nobody has connected"), "end", 30)
     second = start(f"path={tmp_path}/left").booted("10.1.0.3", "10.1.0.1")
     assert second.reaches("10.1.0.5")
 
@@ -127,5 +127,5 @@ def test_the_lab_dies_and_the_machine_finds_it_again(host: Machine, start: Calla
         running.kill()
         running.wait()
         running = host.up(topology(tmp_path))
-        wait_until(lambda: details(host, "left")["state"] == "up", "reconnection")
+        wait_until(lambda: details(host, "left")["state"] == "up", "reconnection", 30)
         assert one.reaches("10.1.0.5")

@@ -6,8 +6,8 @@ import re
 import secrets
 from pathlib import Path
 
-import pytest
 import trio
+from rig import skip_for
 from tiny_guest import KERNEL, why_not
 
 import vnet
@@ -16,7 +16,7 @@ from vnet.guests.qemu import QemuGuest
 BOOT = 60.0
 """Seconds; it takes three to five where nothing else runs."""
 
-needs_qemu = pytest.mark.skipif(bool(why_not()), reason=why_not() or "can run")
+needs_qemu = skip_for(why_not())
 
 
 def booting(initrd: Path, *words: str) -> str:
