@@ -81,17 +81,13 @@ class Ipv6Path:
         """Send a segment or a super-frame; see ``Path``."""
         octets = TCP_OCTETS + len(options)
         length = octets + len(payload)
-        packet = b"".join((
-            _pack(
-                6 << 28 | ecn << 20, length, self._hop_limit, self._addresses, self._ports, sequence, acknowledgment,
-                octets << 10 | flags, window, (self._pseudo_sum + length) % 0xFFFF, 0,
-            ),
-            options,
-            payload,
-        ))  # fmt: skip
+        head = _pack(
+            6 << 28 | ecn << 20, length, self._hop_limit, self._addresses, self._ports, sequence, acknowledgment,
+            octets << 10 | flags, window, (self._pseudo_sum + length) % 0xFFFF, 0,
+        )  # fmt: skip
         neighbor = self._neighbor
         if neighbor is None or self._interface is None:
-            self._node.host.scheduler.soon(self._node.loop, packet)
+            self._node.host.scheduler.soon(self._node.loop, b"".join((head, options, payload)))
             return None
         if len(payload) <= mss:
             offload = TCP6_CHECKSUM
@@ -99,9 +95,9 @@ class Ipv6Path:
             offload = tcp6_super(ETHERNET_OCTETS + ipv6.HEADER_OCTETS + octets, mss, cwr=bool(flags & CWR))
         header = neighbor.header
         if header is not None:
-            self._interface.port.send(header + packet, offload)
+            self._interface.port.send(b"".join((header, head, options, payload)), offload)  # one copy, as over IPv4
         else:
-            neighbor.send(packet, offload)
+            neighbor.send(b"".join((head, options, payload)), offload)
         return None
 
 
