@@ -20,7 +20,6 @@ _REPORTS: Final = frozenset({icmpv6.MLD_REPORT, icmpv6.MLD_DONE, icmpv6.MLDV2_RE
 _ERRORS: Final = frozenset(
     {icmpv6.UNREACHABLE, icmpv6.PACKET_TOO_BIG, icmpv6.TIME_EXCEEDED, icmpv6.PARAMETER_PROBLEM}
 )  # fmt: skip
-_TOO_BIG_CODE: Final = 0
 
 
 @final
