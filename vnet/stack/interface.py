@@ -280,12 +280,6 @@ class Interface:
         if self.on_conflict is not None:
             self.on_conflict(address, mac)
 
-    def neighbor_moved(self, address: bytes, old: bytes, new: bytes) -> None:
-        """Note that an address answers from another MAC address than before."""
-        self.host.report_seldom(
-            "neighbor-moved", interface=self.name, address=text(address), old=format_mac(old), new=format_mac(new)
-        )
-
     def unwatch(self, address: bytes) -> None:
         """Let ARP that mentions *address* go, unless something still waits for it."""
         probing = self._conflicts is not None and self._conflicts.probing(address)

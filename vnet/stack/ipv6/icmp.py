@@ -37,11 +37,9 @@ class Icmpv6:
 
     def receive(self, interface: Interface, packet: bytes, offset: int, *, trusted: bool, group: bool) -> None:
         """Take a message whose sender's MAC address is not known."""
-        self.receive_from(interface, packet, offset, bytes(6), trusted=trusted, group=group)
+        self.receive_from(interface, packet, offset, bytes(6), trusted=trusted)
 
-    def receive_from(
-        self, interface: Interface, packet: bytes, offset: int, sender: Mac, *, trusted: bool, group: bool
-    ) -> None:
+    def receive_from(self, interface: Interface, packet: bytes, offset: int, sender: Mac, *, trusted: bool) -> None:
         """Take a message that came to this host in a frame of *sender*."""
         host, side = self._node.host, interface.ipv6
         source, destination = packet[8:24], packet[24:40]

@@ -176,7 +176,7 @@ class Ipv6Node:
                 return
             packet, trusted = whole, False
         if found.protocol == PROTOCOL_ICMPV6:
-            self.icmp.receive_from(interface, packet, found.offset, sender, trusted=trusted, group=group)
+            self.icmp.receive_from(interface, packet, found.offset, sender, trusted=trusted)
         elif (transport := self.protocols.get(found.protocol)) is not None:
             transport.receive(interface, packet, found.offset, trusted=trusted, group=group)
         elif found.protocol == NO_NEXT_HEADER:
@@ -303,8 +303,8 @@ class Ipv6Node:
             return "no route"
         return self.source_for(destination, hop[0]) or "no address"
 
-    def undeliverable(self, interface: Interface, packet: bytes) -> None:
-        """Tell whoever sent a packet whose next hop on *interface* does not answer."""
+    def undeliverable(self, packet: bytes) -> None:
+        """Tell whoever sent a packet whose next hop does not answer."""
         self.host.drop("no-neighbor")
         source = packet[8:24]
         if source in self.local:
