@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
+from vnet.links.link import Link
 from vnet.ports import NO_OFFLOAD, Port
 from vnet.stack.host import Host
 from vnet.stack.tcp import State, TcpConnection
@@ -186,6 +188,13 @@ class Pair:
         self.timeline.run_until(end)
         self.timeline.now = end
 
+    def replace_wire(self, **options) -> Link:
+        """Have a link between the two instead."""
+        one, other = (host.interfaces["eth0"].port for host in (self.a, self.b))
+        for port in (one, other):
+            port.unplug()
+        return Link(self.timeline, one, other, partial(self.streams.stream, "l"), **options)
+
     def connect(self, **options) -> tuple[TcpConnection, TcpConnection]:
         """Connect from ``a`` to ``b``; return both ends, established."""
         listener = self.b.tcp.listen(PORT, both=True)
@@ -242,6 +251,16 @@ class Program:
             self.received += piece
         if self.connection.at_end and self.done_sending:
             self.connection.close()
+
+
+def sizes(segments):
+    return [len(segment.payload) for segment in segments]
+
+
+def watch(connection):
+    told = []
+    connection.on_change = lambda: told.append(connection.state)
+    return told
 
 
 def assert_clean(pair: Pair, *connections: TcpConnection) -> None:

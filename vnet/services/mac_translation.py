@@ -17,9 +17,11 @@ from typing import Final, final
 
 from vnet.addresses import Mac
 from vnet.units import MINUTE, Duration, Instant
+from vnet.wire import icmpv6, ipv4, ipv6
 from vnet.wire.checksum import delta, update
 from vnet.wire.dhcpv4_frame import PAYLOAD_OFFSET, is_dhcp
 from vnet.wire.ethernet import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_RARP
+from vnet.wire.ipv6 import PROTOCOL_ICMPV6
 from vnet.wire.ndp import MAX_OPTIONS, SOURCE_LINK_LAYER, TARGET_LINK_LAYER
 from vnet.wire.virtio_net import NEEDS_CSUM
 
@@ -32,15 +34,16 @@ _REFRESH: Final[Duration] = 1 * MINUTE
 
 _ARP_OCTETS, _IPV4_OCTETS, _IPV6_OCTETS = 42, 34, 54
 _NO_ADDRESSES: Final = frozenset({bytes(4), bytes(16), b"\xff\xff\xff\xff"})
-_IPV4_GROUPS, _IPV4_GROUPS_END, _IPV6_GROUPS = 0xE0, 0xEF, 0xFF
 _DHCP_SERVER, _DHCP_CLIENT = b"\0\x43", b"\0\x44"
 _DHCP_FLAGS: Final = PAYLOAD_OFFSET + 10
 _DHCP_HARDWARE_ADDRESS: Final = PAYLOAD_OFFSET + 28
 _BROADCAST_FLAG: Final = 0x80
 _UDP_CHECKSUM: Final = 40
-_ICMPV6: Final = 58
 _ICMPV6_CHECKSUM: Final = _IPV6_OCTETS + 2
-_OPTIONS_AT: Final = {133: 8, 134: 16, 135: 24, 136: 24, 137: 40}
+_OPTIONS_AT: Final = {
+    icmpv6.ROUTER_SOLICITATION: 8, icmpv6.ROUTER_ADVERTISEMENT: 16, icmpv6.NEIGHBOR_SOLICITATION: 24,
+    icmpv6.NEIGHBOR_ADVERTISEMENT: 24, icmpv6.REDIRECT: 40,
+}  # fmt: skip
 """Where the options of neighbor discovery messages begin, by ICMPv6 type (RFC 4861, 4.1 to 4.5)."""
 
 
@@ -80,7 +83,7 @@ class MacTranslation:
             return head + frame[12:22] + outside + frame[28:]
         elif kind == ETHERTYPE_IPV6 and octets >= _IPV6_OCTETS:
             self._learn(frame[22:38], source, now)
-            if frame[20] == _ICMPV6 and octets > _ICMPV6_CHECKSUM + 1 and frame[_IPV6_OCTETS] in _OPTIONS_AT:
+            if frame[20] == PROTOCOL_ICMPV6 and octets > _ICMPV6_CHECKSUM + 1 and frame[_IPV6_OCTETS] in _OPTIONS_AT:
                 frame = _replace_link_layer(frame, offload, outside)
         elif kind == ETHERTYPE_RARP:
             self.drops["announcement"] += 1
@@ -136,9 +139,7 @@ class MacTranslation:
 
 
 def _is_group(address: bytes) -> bool:
-    if len(address) == 4:
-        return _IPV4_GROUPS <= address[0] <= _IPV4_GROUPS_END
-    return address[0] == _IPV6_GROUPS
+    return ipv4.is_multicast(address) if len(address) == 4 else ipv6.is_multicast(address)
 
 
 def _ask_for_broadcast(frame: bytes, offload: bytes) -> bytes:

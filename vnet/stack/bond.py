@@ -201,7 +201,7 @@ class Bond:
         effects = self._reselect(now) if self._changed else []
         if ticks:
             self._tick_at = now + self.config.arp_interval
-            effects += self._probe(now)
+            effects += self._probe()
         if self._announce_at is not None and now >= self._announce_at:
             effects += self._announce(now)
         return effects
@@ -306,7 +306,7 @@ class Bond:
         """Return so many intervals, and half of one for what comes late (bond_time_in_interval)."""
         return count * self.config.arp_interval + self.config.arp_interval // 2
 
-    def _probe(self, now: Instant) -> list[Effect]:
+    def _probe(self) -> list[Effect]:
         """Ask by the active member; while there is none by one after the other, until one is answered."""
         if self.active is not None:
             return [Probe(self.active)]

@@ -109,7 +109,7 @@ class BondedNics:
                 case Activate():
                     self._activate()
                 case Announce():
-                    self._announce()
+                    self._interface.announce_addresses()
                 case Probe():
                     self._probe(self.ports[self._names[effect.member]])
                 case _:
@@ -133,12 +133,6 @@ class BondedNics:
         """Follow the active member's port, whose way out was replaced: by a capture, a fault or a cable."""
         if self.active is not None and self._interface.up:
             self._interface.port.reroute(self.ports[self.active].send)
-
-    def _announce(self) -> None:
-        interface = self._interface
-        interface.announce_addresses()
-        for member in interface.vlans.members.values() if interface.vlans is not None else ():
-            member.announce_addresses()
 
     def _probe(self, port: Port) -> None:
         """Ask for each target by one member, with the tag of the network that it is on."""

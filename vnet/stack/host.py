@@ -267,16 +267,12 @@ class Host:
         hop = self.next_hop(destination)
         return (hop[0].source_for(hop[1].address) or self.any_address()) if hop is not None else None
 
-    def resolve_next_hop(self, destination: bytes) -> tuple[Interface, Neighbor] | None:
+    def next_hop(self, destination: bytes, interface: Interface | None = None) -> tuple[Interface, Neighbor] | None:
         """Find the interface and the neighbor that packets to *destination* are handed to, or None without a route.
 
-        May be kept until ``on_change`` is called: write ``neighbor.header + packet`` to the interface's port, or call
-        ``neighbor.send`` while the header is None.
+        They leave by *interface* if one is given. May be kept until ``on_change`` is called: write
+        ``neighbor.header + packet`` to the interface's port, or call ``neighbor.send`` while the header is None.
         """
-        return self.next_hop(destination)
-
-    def next_hop(self, destination: bytes, interface: Interface | None = None) -> tuple[Interface, Neighbor] | None:
-        """Do the same, for packets that must leave by *interface* if one is given."""
         route = self.routes.lookup(destination, interface)
         if route is not None and destination != LIMITED_BROADCAST:
             direct = route.gateway is None or ipv4.is_multicast(destination)  # groups are not behind one neighbor

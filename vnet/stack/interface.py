@@ -86,12 +86,14 @@ class Interface:
         self.port = Port(self.port.name, _nowhere)
 
     def announce_addresses(self) -> None:
-        """Have neighbors and switches learn where our addresses are now: once, by ARP announcements (RFC 5227, 2.3) and
-        unsolicited neighbor advertisements (RFC 4861, 7.2.6)."""
+        """Have neighbors and switches learn where our addresses are now, those of sub-interfaces too: once, by ARP
+        announcements (RFC 5227, 2.3) and unsolicited neighbor advertisements (RFC 4861, 7.2.6)."""
         for address in self.addresses:
             self.send(arp.request_frame(self.mac, address.ip.packed, address.ip.packed))
         if self.ipv6 is not None:
             self.ipv6.announce()
+        for member in self.vlans.members.values() if self.vlans is not None else ():
+            member.announce_addresses()
 
     def announce_groups(self) -> None:
         """Tell of all groups that are listened to, here and on sub-interfaces, because the switch port is another one."""
@@ -277,12 +279,6 @@ class Interface:
         self.host.report_seldom("address-conflict", interface=self.name, address=text(address), by=format_mac(mac))
         if self.on_conflict is not None:
             self.on_conflict(address, mac)
-
-    def neighbor_moved(self, address: bytes, old: bytes, new: bytes) -> None:
-        """Note that an address answers from another MAC address than before."""
-        self.host.report_seldom(
-            "neighbor-moved", interface=self.name, address=text(address), old=format_mac(old), new=format_mac(new)
-        )
 
     def unwatch(self, address: bytes) -> None:
         """Let ARP that mentions *address* go, unless something still waits for it."""

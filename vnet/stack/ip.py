@@ -11,7 +11,7 @@ from vnet.wire import icmpv4, ipv4
 from vnet.wire.ethernet import HEADER_OCTETS
 from vnet.wire.ipv4 import PROTOCOL_TCP, PROTOCOL_UDP
 from vnet.wire.segmentation import complete
-from vnet.wire.virtio_net import DATA_VALID, GSO_TCPV4, HEADER, NEEDS_CSUM, is_super
+from vnet.wire.virtio_net import DATA_VALID, GSO_TCPV4, NEEDS_CSUM, is_super, is_tcp_super
 
 if TYPE_CHECKING:
     from vnet.ports import Alarm
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from vnet.stack.interface import Interface
 
 _TCP_AT: Final = HEADER_OCTETS + 20
-_TCP_CHECKSUM_AT: Final = 16
 
 
 @final
@@ -41,10 +40,11 @@ class Ipv4Input:
                 self._host.drop("offload-malformed")
                 return
             if is_super(offload):
-                if _is_whole_tcp(frame, offload):
+                is_plain = len(frame) >= _TCP_AT and frame[14] & 0x0F == 5 and not (frame[20] & 0x3F or frame[21])
+                if is_plain and frame[23] == PROTOCOL_TCP and is_tcp_super(offload, GSO_TCPV4, _TCP_AT):
                     self._packet(interface, frame, True)
-                    return
-                self._segments(interface, frame, offload)
+                else:  # what is odd in any way is cut, or found to be a lie
+                    self._segments(interface, frame, offload)
                 return
             trusted = bool(offload[0] & (NEEDS_CSUM | DATA_VALID))
         self._packet(interface, frame, trusted)
@@ -126,23 +126,3 @@ class Ipv4Input:
     def _arm(self) -> None:
         if self._reassembler is not None and self._alarm is not None:
             self._alarm.set(self._reassembler.next_deadline())
-
-
-def _is_whole_tcp(frame: bytes, offload: bytes) -> bool:
-    """Tell whether a super-frame is TCP and its header fits it: then it is one large segment, and nothing need be cut.
-
-    What is odd in any way goes the long way, where it is cut or found to be a lie.
-    """
-    if len(frame) < _TCP_AT or frame[14] & 0x0F != 5:
-        return False
-    flags, kind, _, size, start, offset = HEADER.unpack(offload)
-    return (
-        kind & 0x7F == GSO_TCPV4
-        and flags & NEEDS_CSUM != 0
-        and size > 0
-        and start == _TCP_AT
-        and offset == _TCP_CHECKSUM_AT
-        and frame[23] == PROTOCOL_TCP
-        and not frame[20] & 0x3F
-        and not frame[21]
-    )

@@ -18,8 +18,10 @@ with no further thought; whoever caches the entry (a socket, a router's flow) wr
 from __future__ import annotations
 
 from enum import Enum, auto
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, Self, TypeVar, final
 
+from vnet.addresses import format_mac
 from vnet.ports import NO_OFFLOAD
 from vnet.units import MINUTE, SECOND, Duration
 from vnet.wire import arp
@@ -136,9 +138,14 @@ class NeighborEntry:
         self._cache.queued_octets -= sum(len(packet) for packet, _ in queue)
         return queue
 
-    def _has_moved(self, mac: bytes) -> bool:
-        """Tell whether the neighbor answers from another MAC address than the one that counted."""
-        return self.mac is not None and mac != self.mac and self.state not in (State.INCOMPLETE, State.FAILED)
+    def _take(self, mac: bytes) -> None:
+        """Have this MAC address count; report it if another one did before."""
+        if self.mac is not None and mac != self.mac and self.state not in (State.INCOMPLETE, State.FAILED):
+            self.interface.host.report_seldom(
+                "neighbor-moved", interface=self.interface.name, address=str(ip_address(self.address)),
+                old=format_mac(self.mac), new=format_mac(mac),
+            )  # fmt: skip
+        self.mac = mac
 
     def _enter(self, state: State, timeout: int | None) -> None:
         self.state = state
@@ -265,10 +272,8 @@ class Neighbor(NeighborEntry):
         """Take note of an ARP packet from the neighbor; a reply to our request confirms that it hears us as well."""
         if self.state is State.PERMANENT:
             return
-        if self._has_moved(mac) and self.mac is not None:
-            self.interface.neighbor_moved(self.address, self.mac, mac)
         news = mac != self.mac or self.state in (State.INCOMPLETE, State.FAILED)
-        self.mac = mac
+        self._take(mac)
         if confirmed:
             self._enter(State.REACHABLE, REACHABLE_TIME)
         elif news:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final, final
 
 from vnet.errors import UsageError, WireError
 from vnet.ports import NO_OFFLOAD, Handler
-from vnet.wire.ethernet import ETHERTYPE_VLAN
+from vnet.wire.ethernet import ETHERTYPE_SVLAN, ETHERTYPE_VLAN, HEADER_OCTETS
 from vnet.wire.virtio_net import shift
 from vnet.wire.vlan import MAX_VID, PRIORITY_VID, TAG_OCTETS, VID_MASK
 
 if TYPE_CHECKING:
     from vnet.stack.interface import Interface
 
-_TAGGED_HEADER: Final = 14 + TAG_OCTETS
-_TAGS: Final = frozenset({ETHERTYPE_VLAN, bytes.fromhex("88a8")})
+_TAGGED_HEADER: Final = HEADER_OCTETS + TAG_OCTETS
+_TAGS: Final = frozenset({ETHERTYPE_VLAN, ETHERTYPE_SVLAN})
 """What an EtherType behind a tag means that there is a second one: C-tag and S-tag."""
 
 

@@ -23,8 +23,3 @@ MIN_FRAME: Final = 14
 MAX_FRAME: Final = 9216
 """The largest frame without its tag: jumbo frames as switches count them."""
 DEFAULT_MTU: Final = 1500
-
-
-def ethernet_header(destination: bytes, source: bytes, ethertype: bytes) -> bytes:
-    """Put the 14 octets of a header together."""
-    return destination + source + ethertype

@@ -29,24 +29,25 @@ GSO_ECN: Final = 0x80
 
 HEADER: Final = Struct("<BBHHHH")
 
-
+TCP_CHECKSUM_AT: Final = 16
+"""Where the checksum is in a TCP header."""
 UDP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 6)
 """The header of an untagged IPv4 datagram without options whose UDP checksum is left to whoever needs it."""
-TCP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, 16)
+TCP_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 20, TCP_CHECKSUM_AT)
 """The same for a TCP segment."""
-TCP6_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 40, 16)
+TCP6_CHECKSUM: Final = HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, 14 + 40, TCP_CHECKSUM_AT)
 """The same for a TCP segment over IPv6."""
 
 
 def tcp_super(headers: int, mss: int, *, cwr: bool = False) -> bytes:
     """Make the header of an untagged IPv4 super-frame without IP options: *headers* octets of headers, *mss* of data in each
     frame cut from it. CWR has to be named, because only the first of them has it."""
-    return HEADER.pack(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN if cwr else GSO_TCPV4, headers, mss, 14 + 20, 16)
+    return HEADER.pack(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN if cwr else GSO_TCPV4, headers, mss, 14 + 20, TCP_CHECKSUM_AT)
 
 
 def tcp6_super(headers: int, mss: int, *, cwr: bool = False) -> bytes:
     """Make the header of an untagged IPv6 super-frame without extension headers; the rest as in ``tcp_super``."""
-    return HEADER.pack(NEEDS_CSUM, GSO_TCPV6 | GSO_ECN if cwr else GSO_TCPV6, headers, mss, 14 + 40, 16)
+    return HEADER.pack(NEEDS_CSUM, GSO_TCPV6 | GSO_ECN if cwr else GSO_TCPV6, headers, mss, 14 + 40, TCP_CHECKSUM_AT)
 
 
 class Offload(NamedTuple):
@@ -75,6 +76,22 @@ def encode(offload: Offload) -> bytes:
 def is_super(header: bytes) -> bool:
     """Tell whether the frame with this header stands for several."""
     return header[1] & 0x7F != GSO_NONE
+
+
+def is_tcp_super(header: bytes, kind: int, tcp_at: int) -> bool:
+    """Tell whether the super-frame with this header is TCP of this *kind* of segmentation whose header begins at *tcp_at*.
+
+    Then it is one large segment, and a host that takes it whole need not cut anything.
+    """
+    flags, gso_type, _, gso_size, csum_start, csum_offset = HEADER.unpack(header)
+    fits: bool = (
+        gso_type & 0x7F == kind
+        and flags & NEEDS_CSUM != 0
+        and gso_size > 0
+        and csum_start == tcp_at
+        and csum_offset == TCP_CHECKSUM_AT
+    )
+    return fits
 
 
 @lru_cache(maxsize=1024)

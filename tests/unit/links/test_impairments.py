@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_link import GBIT, MBIT, Rig, super_frame
+from link_rig import GBIT, MBIT, Rig, super_frame
 
 from vnet.errors import UsageError
 from vnet.fabric.rng import RandomStreams

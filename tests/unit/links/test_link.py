@@ -8,44 +8,15 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from link_rig import GBIT, MBIT, Rig, super_frame
 
 from vnet.errors import UsageError
 from vnet.fabric.rng import RandomStreams
-from vnet.fabric.timeline import Timeline
 from vnet.links.direction import DEFAULT_QUEUE, WIRE_OVERHEAD
-from vnet.links.impairments import Impairments
 from vnet.links.link import Link
-from vnet.ports import NO_OFFLOAD, Handler, Port
+from vnet.ports import NO_OFFLOAD, Handler
 from vnet.units import MICROSECOND, MILLISECOND
 from vnet.wire.virtio_net import GSO_NONE, GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM, Offload, encode
-
-FOREVER = 1 << 62
-MBIT, GBIT = 10**6, 10**9
-
-
-class Rig:
-    """A link between two ports that note what arrives, and when."""
-
-    def __init__(self, seed: int = 1, **options: object) -> None:
-        self.timeline = Timeline()
-        self.at_a: list[tuple[int, bytes]] = []
-        self.at_b: list[tuple[int, bytes]] = []
-        self.a = Port("a", lambda frame, offload: self.at_a.append((self.timeline.now, frame)))
-        self.b = Port("b", lambda frame, offload: self.at_b.append((self.timeline.now, frame)))
-        streams = RandomStreams(seed)
-        self.link = Link(self.timeline, self.a, self.b, partial(streams.stream, "link"), **options)  # type: ignore[arg-type]
-
-    def run(self, until: int = FOREVER) -> None:
-        self.timeline.run_until(until)
-        if until != FOREVER:
-            self.timeline.now = until
-
-    def send(self, octets: int, mark: int = 0, offload: bytes = NO_OFFLOAD) -> None:
-        self.a.send(bytes((mark,)) * octets, offload)
-
-    def arrivals(self) -> list[tuple[int, int]]:
-        """Tell instant and mark of what reached b."""
-        return [(when, frame[0]) for when, frame in self.at_b]
 
 
 def test_a_link_names_itself_after_its_ends() -> None:
@@ -234,131 +205,6 @@ def test_what_is_lost_takes_no_room_and_what_is_left_keeps_rate_and_order() -> N
     marks = [mark for _, mark in rig.arrivals()]
     assert 10 < len(marks) < 40
     assert rig.arrivals() == [(84_000 * (1 + place), mark) for place, mark in enumerate(marks)]
-
-
-def test_a_faster_rate_lets_go_what_waits() -> None:
-    rig = Rig(rate=8_000, latency=100)  # a millisecond for each octet
-    for mark in (1, 2, 3):
-        rig.send(60, mark)
-    rig.run(42 * MILLISECOND)  # half of the first has left
-    rig.link.rate = 8 * MBIT
-    rig.send(60, 4)
-    rig.run()
-    start = 42 * MILLISECOND + 100
-    assert rig.arrivals() == [(start + 42_000 + place * 84_000, 1 + place) for place in range(4)]
-
-
-def test_a_slower_rate_holds_it_back() -> None:
-    rig = Rig(rate=8 * MBIT)
-    rig.send(60, 1)
-    rig.send(60, 2)
-    rig.run(42_000)
-    rig.link.rate = 8_000
-    rig.run()
-    assert rig.arrivals() == [(42_000 + 42 * MILLISECOND, 1), (42_000 + 126 * MILLISECOND, 2)]
-
-
-def test_no_rate_any_more_lets_everything_go_at_once_and_in_order() -> None:
-    rig = Rig(rate=8_000, latency=10)
-    rig.send(60, 1)
-    rig.send(60, 2)
-    rig.run(5)
-    rig.link.rate = None
-    rig.send(60, 3)
-    rig.run()
-    assert rig.arrivals() == [(15, 1), (15, 2), (15, 3)]
-
-
-def test_a_new_latency_is_for_what_has_not_left() -> None:
-    rig = Rig(rate=8 * MBIT, latency=MILLISECOND)
-    rig.send(60, 1)
-    rig.send(60, 2)
-    rig.run(84_000)
-    rig.link.latency = 5 * MILLISECOND
-    rig.send(60, 3)
-    rig.run()
-    assert rig.arrivals() == [
-        (84_000 + MILLISECOND, 1), (168_000 + 5 * MILLISECOND, 2), (252_000 + 5 * MILLISECOND, 3),
-    ]  # fmt: skip
-
-
-def test_a_smaller_queue_keeps_what_is_in_it() -> None:
-    rig = Rig(rate=8 * MBIT)
-    for mark in (1, 2, 3):
-        rig.send(60, mark)
-    rig.link.queue = 84
-    rig.send(60, 4)
-    rig.run()
-    assert [mark for _, mark in rig.arrivals()] == [1, 2, 3]
-
-
-def test_the_settings_can_be_read() -> None:
-    rig = Rig(rate=MBIT, latency=5, loss=0.1)
-    link = rig.link
-    assert (link.rate, link.latency, link.loss, link.queue, link.up) == (MBIT, 5, 0.1, DEFAULT_QUEUE, True)
-
-
-@pytest.mark.parametrize(("name", "value"), [
-    ("rate", 0), ("rate", -1), ("latency", -1), ("loss", -0.1), ("loss", 1.01), ("queue", -1), ("loss", float("nan")),
-])  # fmt: skip
-def test_impossible_settings_are_refused_and_change_nothing(name: str, value: float) -> None:
-    with pytest.raises(UsageError):
-        Rig(**{name: value})
-    rig = Rig(rate=MBIT)
-    before = getattr(rig.link, name)
-    with pytest.raises(UsageError):
-        setattr(rig.link, name, value)
-    assert getattr(rig.link, name) == before
-    rig.send(60)
-    rig.run()
-    assert len(rig.at_b) == 1
-
-
-@pytest.mark.parametrize(("name", "value", "says"), [
-    ("latency", 0.02, ".*nanoseconds, or text such as \"20ms\", not 0.02"), ("latency", "20", ": '20' is not"),
-    ("delay_variation", 5e6, "is a .*nanoseconds"), ("delay_variation", "5%", ": '5%' is not a duration"),
-    ("rate", 1e6, "is a .*bits per"), ("rate", "10ms", ": '10ms' is not a rate"), ("rate", "0mbit", ": '0mbit' is not"),
-    ("queue", 1.5, "is a .*octets"), ("queue", "64KiBit", ": '64KiBit' is not a size"), ("loss", True, "is a ratio"),
-    ("loss", "20ms", ": '20ms' is not a ratio"), ("loss", "101%", ": '101%' is not a ratio"), ("latency", None, ".*nano"),
-    ("reordering", "1%%", ": "), ("duplication", None, "is a ratio"), ("corruption", "much", ": 'much' is not a ratio"),
-    ("up", "down", "is up, True, or down, False"), ("up", None, "is up, True"),
-])  # fmt: skip
-def test_a_setting_of_the_wrong_kind_is_refused_with_its_unit(name: str, value: object, says: str) -> None:
-    rig = Rig(rate=MBIT)
-    before = getattr(rig.link, name)
-    with pytest.raises(UsageError, match=f"a link('s {name.replace('_', ' ')})? ?{says}"):
-        setattr(rig.link, name, value)
-    assert getattr(rig.link, name) == before
-
-
-@pytest.mark.parametrize(("name", "text", "value"), [
-    ("rate", "10mbit", 10 * MBIT), ("rate", "unlimited", None), ("rate", "none", None), ("rate", None, None),
-    ("latency", "20ms", 20_000_000), ("latency", "0", 0), ("loss", "5%", 0.05), ("loss", "0.25", 0.25),
-    ("queue", "64KiB", 65_536), ("delay_variation", "1.5ms", 1_500_000), ("reordering", "1%", 0.01),
-    ("duplication", "100%", 1.0), ("corruption", "0%", 0.0),
-])  # fmt: skip
-def test_settings_may_be_text_as_in_topology_files(name: str, text: str | None, value: float | None) -> None:
-    rig = Rig(rate=GBIT)
-    setattr(rig.link, name, text)
-    assert getattr(rig.link, name) == value
-    if text is not None and name in ("rate", "latency", "loss", "queue"):
-        assert getattr(Rig(**{name: text}).link, name) == value
-
-
-def test_text_does_what_the_number_does() -> None:
-    rig = Rig()
-    rig.link.latency, rig.link.rate = "20ms", "1mbit"
-    rig.send(60)
-    rig.run()
-    assert [instant for instant, _ in rig.at_b] == [20_000_000 + 84 * 8 * 1000]
-    assert Impairments(delay_variation="5ms", corruption="1%") == Impairments(delay_variation=5_000_000, corruption=0.01)
-
-
-def super_frame(kind: int, payload: int, gso_size: int) -> tuple[bytes, bytes]:
-    """Make a super-frame over IPv4 with headers of 54 (TCP) or 42 (UDP) octets."""
-    head = bytes(12) + b"\x08\x00\x45\x00" + bytes(18)
-    head += bytes(12) + b"\x50\x10" + bytes(6) if kind == GSO_TCPV4 else bytes(8)
-    return head + bytes(payload), encode(Offload(NEEDS_CSUM, kind, len(head), gso_size, 34, 16))
 
 
 @pytest.mark.parametrize(("kind", "payload", "gso_size", "cut"), [

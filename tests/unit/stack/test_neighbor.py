@@ -64,7 +64,7 @@ def test_packets_wait_in_a_bounded_queue_and_the_oldest_gives_way(lan):
 def test_header_is_there_exactly_while_a_packet_may_go_out(lan):
     one = lan.host(1)
     lan.host(2)
-    interface, entry = one.resolve_next_hop(TWO)
+    interface, entry = one.next_hop(TWO)
     assert entry.header is None and entry.state is State.FAILED
     entry.send(bytes(20), NO_OFFLOAD)
     assert entry.header is None and entry.state is State.INCOMPLETE
@@ -89,7 +89,7 @@ def test_header_is_there_exactly_while_a_packet_may_go_out(lan):
 def test_a_forgotten_entry_that_somebody_still_holds_starts_anew(lan):
     one = lan.host(1)
     two = lan.host(2)
-    interface, entry = one.resolve_next_hop(TWO)
+    interface, entry = one.next_hop(TWO)
     interface.neighbors.flush()
     entry.send(bytes(20), NO_OFFLOAD)
     assert interface.neighbors.entries[TWO] is entry

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv6Interface, IPv6Network
 
 import pytest
+from ipv6_lan import ROUTER, ROUTER_MAC, ip
 
 from vnet.stack.ipv6.addresses import AddressState
 from vnet.stack.ipv6.autoconf import MAX_PREFIXES, MAX_ROUTERS, MAX_SERVERS
 from vnet.units import HOUR, SECOND
 from vnet.wire import ipv6, ndp
 from vnet.wire.describe import describe
-
-ROUTER_MAC = bytes.fromhex("525400000063")
-ROUTER = ipv6.link_local(ROUTER_MAC)
-
-
-def ip(text: str) -> bytes:
-    return IPv6Address(text).packed
-
 
 PREFIX = ip("2001:db8:a::")
 OWN = ip("2001:db8:a::5054:ff:fe00:1")

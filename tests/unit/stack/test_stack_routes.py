@@ -27,7 +27,7 @@ def two_legged(lan):
 
 
 def next_hop(host, text):
-    hop = host.resolve_next_hop(octets(text))
+    hop = host.next_hop(octets(text))
     return None if hop is None else (hop[0].name, ".".join(map(str, hop[1].address)))
 
 
@@ -90,7 +90,7 @@ def test_broadcast_and_groups_need_no_arp(two_legged):
         ("192.168.255.255", BROADCAST),
         ("224.0.0.251", bytes.fromhex("01005e0000fb")),
     ):
-        interface, entry = two_legged.resolve_next_hop(octets(text))
+        interface, entry = two_legged.next_hop(octets(text))
         assert entry.header == mac + interface.mac + b"\x08\x00"
         assert entry.state is State.PERMANENT
 

@@ -1,20 +1,14 @@
-"""What goes out when: windows, Nagle, delayed acknowledgments, probes, retransmission, super-frames, path MTU."""
+"""What goes out when: super-frames, windows, Nagle, delayed acknowledgments, probes, slow timers."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
-from tests.tcp_bed import PORT, A, B, Pair, Program, Scripted, assert_clean
-from vnet.links.link import Link
+from tests.tcp_bed import PORT, A, B, Pair, Program, Scripted, assert_clean, sizes
 from vnet.stack.tcp import State
-from vnet.stack.tcp.congestion import NewReno
 from vnet.units import MILLISECOND, MINUTE, SECOND
-from vnet.wire import icmpv4
-from vnet.wire.ipv4 import Ipv4
-from vnet.wire.tcp import ACK, FIN, PSH, SYN
-from vnet.wire.tcp_options import TcpOptions, decode
+from vnet.wire.tcp import ACK, FIN, PSH
+from vnet.wire.tcp_options import TcpOptions
 from vnet.wire.virtio_net import TCP_CHECKSUM, is_super
 
 SACK = TcpOptions(mss=1460, sack_permitted=True).encode()
@@ -28,10 +22,6 @@ def pair():
 @pytest.fixture
 def peer():
     return Scripted()
-
-
-def sizes(segments):
-    return [len(segment.payload) for segment in segments]
 
 
 # Super-frames
@@ -57,13 +47,8 @@ def test_bulk_data_leaves_in_super_frames_and_arrives_whole(pair):
 
 def test_a_lossy_link_cuts_them_and_all_arrives():
     pair = Pair()
-    one, other = (host.interfaces["eth0"].port for host in (pair.a, pair.b))
-    for port in (one, other):
-        port.unplug()
+    link = pair.replace_wire(rate=100_000_000, latency=2 * MILLISECOND, loss=0.02)
     streams = pair.streams
-    link = Link(
-        pair.timeline, one, other, partial(streams.stream, "l"), rate=100_000_000, latency=2 * MILLISECOND, loss=0.02,
-    )  # fmt: skip
     for host, peer in ((pair.a, pair.b), (pair.b, pair.a)):
         interface = peer.interfaces["eth0"]
         host.interfaces["eth0"].neighbors.lookup(interface.address).heard(interface.mac, confirmed=True)
@@ -278,125 +263,6 @@ def test_an_answer_carries_the_acknowledgment(peer):
     assert peer.take() == []
 
 
-# Out of order
-
-
-def test_sack_blocks_name_what_waits(peer):
-    connection = peer.accept(options=SACK)
-    base = peer.sequence
-
-    def blocks(ahead, size=10):
-        (ack,) = peer.send(ACK, bytes(size), ahead=ahead)
-        assert ack.acknowledgment == base
-        return [(left - base, right - base) for left, right in decode(ack.options).sack]
-
-    assert blocks(100) == [(100, 110)]
-    assert blocks(300) == [(300, 310), (100, 110)]
-    assert blocks(110) == [(100, 120), (300, 310)]
-    assert blocks(500) == [(500, 510), (100, 120), (300, 310)]
-    assert blocks(700) == [(700, 710), (500, 510), (100, 120)]
-    assert blocks(90, 240) == [(90, 330), (700, 710), (500, 510)]
-    (ack,) = peer.send(ACK, bytes(95))
-    assert ack.acknowledgment == base + 330 and connection.available == 330
-
-
-def test_pieces_out_of_order_are_bounded(peer):
-    connection = peer.accept(options=SACK)
-    for number in range(400):
-        peer.send(ACK, b"x", ahead=2 + 2 * number)
-    assert peer.a.drops["tcp-reassembly-full"] == 400 - 256
-    assert connection.available == 0
-
-
-def test_a_fin_out_of_order_waits_for_its_turn(peer):
-    connection = peer.accept()
-    peer.send(ACK | FIN, b"end", ahead=5)
-    assert connection.state is State.ESTABLISHED
-    peer.send(ACK, b"start")
-    assert connection.state is State.CLOSE_WAIT and connection.receive(10) == b"startend" and connection.at_end
-
-
-# Loss
-
-
-def outstanding(peer, segments, **options):
-    """Have the host send so many segments of 1460 octets, all unacknowledged; return their numbers."""
-    connection = peer.accept(**options)
-    connection.no_delay = True
-    first = peer.acknowledgment
-    for _ in range(segments):
-        connection.send(bytes(1460))
-    assert sum(sizes(peer.take())) == 1460 * segments
-    return connection, [first + 1460 * index for index in range(segments)]
-
-
-def test_three_duplicates_bring_a_fast_retransmission(peer):
-    connection, numbers = outstanding(peer, 8, options=TcpOptions(mss=1460).encode())
-    connection.sender.congestion = NewReno(1460)
-    assert [peer.send(ACK) for _ in range(2)] == [[], []]
-    (again,) = peer.send(ACK)
-    assert (again.sequence, len(again.payload)) == (numbers[0], 1460)
-    assert connection.sender.congestion.window == 4 * 1460
-    assert peer.send(ACK) == []
-    peer.acknowledgment = numbers[3]
-    assert [s.sequence for s in peer.send(ACK)] == [numbers[3]], "a partial acknowledgment: the next hole (RFC 6582)"
-    peer.acknowledgment = numbers[7] + 1460
-    assert peer.send(ACK) == [] and connection.unsent == 0
-    assert connection.sender.congestion.window == 4 * 1460
-
-
-def test_sack_fills_the_holes_and_nothing_else(peer):
-    connection, numbers = outstanding(peer, 8, options=SACK)
-    connection.sender.congestion = NewReno(1460)
-    assert numbers[0] == peer.acknowledgment
-
-    def selective(*ranges):
-        blocks = tuple((numbers[left] % 2**32, (numbers[right] + 1460) % 2**32) for left, right in ranges)
-        return [(s.sequence - numbers[0]) // 1460 for s in peer.send(ACK, options=TcpOptions(sack=blocks).encode())]
-
-    assert selective((1, 1)) == []
-    assert selective((1, 2)) == []
-    assert selective((1, 3)) == [0], "lost: three segments above it arrived"
-    assert selective((1, 3), (5, 5)) == []
-    assert selective((1, 3), (5, 7)) == [4]
-    peer.acknowledgment = numbers[7] + 1460
-    assert peer.send(ACK) == [] and connection.unsent == 0
-
-
-def test_a_timeout_sends_all_again_slowly(peer):
-    connection, numbers = outstanding(peer, 4, options=SACK)
-    peer.run(SECOND)
-    again = [s.sequence for s in peer.take()]
-    assert set(again) == {numbers[0]} and connection.sender.congestion.window == 1460
-    peer.acknowledgment = numbers[1]
-    assert [s.sequence for s in peer.send(ACK)] == numbers[1:3]
-    peer.acknowledgment = numbers[2]
-    assert [s.sequence for s in peer.send(ACK)] == numbers[3:]
-    assert connection.sender.congestion.window == 3 * 1460
-
-
-def test_retransmission_backs_off_and_gives_up(peer):
-    connection = peer.accept()
-    connection.send(b"nobody hears this")
-    instants = []
-    start = peer.timeline.now
-    peer.take()
-    for _ in range(3100):
-        peer.run(100 * MILLISECOND)
-        instants += [(peer.timeline.now - start) // SECOND for _ in peer.take()]
-    assert [after - before for before, after in zip(instants[3:], instants[4:], strict=False)][:3] == [3, 6, 13]
-    assert connection.error == "timed out" and len(peer.a.tcp) == 0
-
-
-def test_nonsense_in_sack_is_not_heeded(peer):
-    connection, numbers = outstanding(peer, 4, options=SACK)
-    base = numbers[0]
-    for left, right in ((base + 9000, base + 10_000), (base - 500, base - 100), (base + 200, base + 100), (base, base)):
-        block = (left % 2**32, right % 2**32)
-        assert peer.send(ACK, options=TcpOptions(sack=(block,)).encode()) == []
-    assert connection.sender.sacked.ranges == []
-
-
 # Slow timers
 
 
@@ -422,73 +288,6 @@ def test_a_quiet_connection_costs_nothing(pair):
     pair.wire.segments()
     pair.run(60 * MINUTE)
     assert pair.wire.segments() == [] and client.state is server.state is State.ESTABLISHED
-
-
-# Path MTU (RFC 1191)
-
-
-def too_large(pair, mtu):
-    """Tell host a that its last frame was too large for the path."""
-    frame = next(frame for _, frame, _ in reversed(pair.wire.frames) if frame[29] == 1 and len(frame) > 66)
-    message = icmpv4.build(3, 4, mtu, frame[14:42])
-    packet = Ipv4(source=B, destination=A, protocol=1).encode(len(message)) + message
-    pair.a.interfaces["eth0"].receive(frame[6:12] + frame[:6] + b"\x08\0" + packet, bytes(10))
-
-
-def test_a_smaller_path_mtu_is_learned(pair):
-    client, server = pair.connect()
-    pair.wire.filter = lambda frame: len(frame) <= 14 + 1000 or frame[29] != 1
-    client.send(bytes(100_000))
-    too_large(pair, 1000)
-    assert client.sender.mss == 1000 - 52
-    pair.wire.filter = lambda frame: True
-    offloads = {int.from_bytes(offload[4:6], "little") for _, frame, offload in pair.wire.frames[-1:]}
-    assert offloads <= {0, 948}
-    pair.run(10 * SECOND)
-    assert server.available == 100_000
-    pair.b.tcp.listen(81)
-    again = pair.a.tcp.connect(B, 81)
-    pair.run(0)
-    assert decode(next(s for s in pair.wire.segments(A) if s.flags == SYN).options).mss == 1460, "what it can take in"
-    assert again.sender.mss == 948
-
-
-@pytest.mark.parametrize(("told", "mss"), [(0, 1492 - 52), (1500, 1448), (9000, 1448), (100, 552 - 52)])
-def test_what_routers_say_is_weighed(pair, told, mss):
-    client, _ = pair.connect()
-    client.send(bytes(10_000))
-    too_large(pair, told)
-    assert client.sender.mss == mss
-    if told == 100:
-        assert not pair.wire.frames[-1][1][20] & 0x40, "it may be fragmented then"
-
-
-def test_a_path_that_swallows_large_packets_is_found_out(pair):
-    client, server = pair.connect()
-    pair.wire.cut = True
-    pair.wire.filter = lambda frame: len(frame) <= 14 + 1200
-    client.send(bytes(100_000))
-    pair.run(20 * SECOND)
-    assert server.available == 100_000 and client.sender.mss == 1024 - 12
-    assert pair.a.tcp.path_mtus.get(B) == 1064
-
-
-def test_path_mtus_are_bounded_and_forgotten(pair):
-    mtus = pair.a.tcp.path_mtus
-    for number in range(1100):
-        assert mtus.learn(number.to_bytes(4, "big"), 1000, 1500)
-    assert len(mtus._found) == 1024 and (mtus.get(bytes(4)), mtus.get(bytes((0, 0, 4, 0)))) == (65535, 1000)
-    pair.run(10 * MINUTE)
-    assert mtus.get(bytes((0, 0, 4, 0))) == 65535
-
-
-def test_a_change_of_routes_finds_another_path(pair):
-    client, server = pair.connect()
-    pair.a.interfaces["eth0"].mtu = 1000
-    pair.a.changed()
-    client.send(bytes(5000))
-    pair.run(SECOND)
-    assert client.sender.mss == 948 and server.available == 5000
 
 
 def test_one_seed_is_one_result():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from ipaddress import IPv4Interface
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from tests.tcp_bed import A6, B6, PORT, V6, A, B, Pair, Program, Scripted, assert_clean
 from vnet.addresses import multicast_mac
 from vnet.errors import UsageError
-from vnet.links.link import Link
 from vnet.ports import NO_OFFLOAD
 from vnet.stack.tcp import Ecn, ProbeResult, State
 from vnet.units import MILLISECOND, MINUTE, SECOND
@@ -55,13 +53,8 @@ def test_bulk_data_leaves_in_super_frames_and_arrives_whole(pair):
 
 
 def test_a_lossy_link_cuts_them_and_all_arrives(pair):
-    one, other = (host.interfaces["eth0"].port for host in (pair.a, pair.b))
-    for port in (one, other):
-        port.unplug()
+    link = pair.replace_wire(rate=100_000_000, latency=2 * MILLISECOND, loss=0.02)
     streams = pair.streams
-    link = Link(
-        pair.timeline, one, other, partial(streams.stream, "l"), rate=100_000_000, latency=2 * MILLISECOND, loss=0.02,
-    )  # fmt: skip
     pair.run(5 * SECOND)
     listener = pair.b.tcp.listen(PORT, ANY6)
     client = pair.a.tcp.connect(B6, PORT)

@@ -31,7 +31,7 @@ def forwarder(host):
                 source=header.source, destination=header.destination, protocol=header.protocol, ttl=header.ttl - 1,
                 ident=header.ident,
             )  # fmt: skip
-            hop = host.resolve_next_hop(packet[16:20])
+            hop = host.next_hop(packet[16:20])
             if hop is None:
                 host.send_icmp_error(interface, packet, 3, 0)
             else:

@@ -10,7 +10,6 @@ from scapy.layers.l2 import Dot1Q, Ether
 from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD
 from vnet.wire import vlan
-from vnet.wire.ethernet import ETHERTYPE_ARP, ethernet_header
 from vnet.wire.virtio_net import GSO_ECN, GSO_NONE, GSO_TCPV4, NEEDS_CSUM, Offload, decode, encode, is_super, shift
 
 bodies = st.binary(min_size=14, max_size=60)
@@ -30,10 +29,6 @@ def test_a_tag_goes_in_and_comes_out(frame: bytes, vid: int, pcp: int, dei: int)
 @given(st.binary(max_size=13))
 def test_what_is_too_short_has_no_tag(frame: bytes) -> None:
     assert not vlan.is_tagged(frame)
-
-
-def test_a_header_is_fourteen_octets() -> None:
-    assert ethernet_header(b"\xff" * 6, bytes(range(6)), ETHERTYPE_ARP) == bytes.fromhex("ffffffffffff0001020304050806")
 
 
 fields = st.tuples(st.integers(0, 255), st.integers(0, 255), *[st.integers(0, 65535)] * 4)

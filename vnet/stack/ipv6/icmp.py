@@ -20,7 +20,6 @@ _REPORTS: Final = frozenset({icmpv6.MLD_REPORT, icmpv6.MLD_DONE, icmpv6.MLDV2_RE
 _ERRORS: Final = frozenset(
     {icmpv6.UNREACHABLE, icmpv6.PACKET_TOO_BIG, icmpv6.TIME_EXCEEDED, icmpv6.PARAMETER_PROBLEM}
 )  # fmt: skip
-_TOO_BIG_CODE: Final = 0
 
 
 @final
@@ -38,11 +37,9 @@ class Icmpv6:
 
     def receive(self, interface: Interface, packet: bytes, offset: int, *, trusted: bool, group: bool) -> None:
         """Take a message whose sender's MAC address is not known."""
-        self.receive_from(interface, packet, offset, bytes(6), trusted=trusted, group=group)
+        self.receive_from(interface, packet, offset, bytes(6), trusted=trusted)
 
-    def receive_from(
-        self, interface: Interface, packet: bytes, offset: int, sender: Mac, *, trusted: bool, group: bool
-    ) -> None:
+    def receive_from(self, interface: Interface, packet: bytes, offset: int, sender: Mac, *, trusted: bool) -> None:
         """Take a message that came to this host in a frame of *sender*."""
         host, side = self._node.host, interface.ipv6
         source, destination = packet[8:24], packet[24:40]

@@ -227,12 +227,6 @@ class Ipv6Interface:
         )
         self.conflict(own.address, mac)
 
-    def neighbor_moved(self, address: bytes, old: Mac, new: Mac) -> None:
-        """Note that an address answers from another MAC address than before."""
-        self.node.host.report_seldom(
-            "neighbor-moved", interface=self.interface.name, address=text(address), old=format_mac(old), new=format_mac(new)
-        )
-
     def no_router(self, address: bytes) -> None:
         """Stop using a neighbor as a default router, because it says it is none (RFC 4861, section 7.3.3)."""
         if self.autoconf is not None:

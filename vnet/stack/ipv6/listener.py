@@ -44,9 +44,8 @@ class Listener:
 
     def changed(self, group: bytes, *, joined: bool) -> None:
         """Report that the interface joined or left a group, twice within a second; nobody reports ff02::1 (section 6)."""
-        if group == ALL_NODES or ipv6.scope(group) < 2:
-            return
-        self._report_change(group, joined, ROBUSTNESS)
+        if _reported(group):
+            self._report_change(group, joined, ROBUSTNESS)
 
     def announce(self) -> None:
         """Report everything, because now there is an address to do it from (RFC 3590, section 4)."""

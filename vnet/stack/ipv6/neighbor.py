@@ -62,11 +62,6 @@ class Ipv6Neighbor(NeighborEntry):
         self.is_router = is_router
         self._flush()
 
-    def _take(self, mac: bytes) -> None:
-        if self._has_moved(mac) and self.mac is not None:
-            self._side.neighbor_moved(self.address, self.mac, mac)
-        self.mac = mac
-
     def _retransmit_time(self) -> Duration:
         return self._side.retransmit_time
 
@@ -75,7 +70,7 @@ class Ipv6Neighbor(NeighborEntry):
         self._side.solicit(self.address, asking, None if self.state is State.INCOMPLETE else self.mac)
 
     def _give_back(self, packet: bytes) -> None:
-        self._side.node.undeliverable(self.interface, packet)
+        self._side.node.undeliverable(packet)
 
     def _lost(self) -> None:
         self._side.router_lost(self.address)

@@ -22,7 +22,7 @@ from vnet.wire import icmpv6, ipv6
 from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
 from vnet.wire.ipv6 import FRAGMENT, NO_NEXT_HEADER, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from vnet.wire.segmentation import complete
-from vnet.wire.virtio_net import DATA_VALID, GSO_TCPV6, HEADER, NEEDS_CSUM, is_super
+from vnet.wire.virtio_net import DATA_VALID, GSO_TCPV6, NEEDS_CSUM, is_super, is_tcp_super
 
 if TYPE_CHECKING:
     from vnet.ports import Alarm
@@ -36,7 +36,6 @@ _OFFSET_AT: Final = 2
 """Where a parameter problem points: in the fixed header, in the fragment header."""
 
 _TCP_AT: Final = ETHERNET_OCTETS + ipv6.HEADER_OCTETS
-_TCP_CHECKSUM_AT: Final = 16
 _ADVERTISEMENT: Final = bytes((icmpv6.NEIGHBOR_ADVERTISEMENT,))
 
 
@@ -89,7 +88,8 @@ class Ipv6Node:
                 self.host.drop("offload-malformed")
                 return
             if is_super(offload):
-                if _is_whole_tcp(frame, offload):
+                is_plain = len(frame) >= _TCP_AT and frame[20] == PROTOCOL_TCP  # else it is cut, or found to be a lie
+                if is_plain and is_tcp_super(offload, GSO_TCPV6, _TCP_AT):
                     self._packet(interface, frame, True)
                     return
                 try:
@@ -176,7 +176,7 @@ class Ipv6Node:
                 return
             packet, trusted = whole, False
         if found.protocol == PROTOCOL_ICMPV6:
-            self.icmp.receive_from(interface, packet, found.offset, sender, trusted=trusted, group=group)
+            self.icmp.receive_from(interface, packet, found.offset, sender, trusted=trusted)
         elif (transport := self.protocols.get(found.protocol)) is not None:
             transport.receive(interface, packet, found.offset, trusted=trusted, group=group)
         elif found.protocol == NO_NEXT_HEADER:
@@ -303,8 +303,8 @@ class Ipv6Node:
             return "no route"
         return self.source_for(destination, hop[0]) or "no address"
 
-    def undeliverable(self, interface: Interface, packet: bytes) -> None:
-        """Tell whoever sent a packet whose next hop on *interface* does not answer."""
+    def undeliverable(self, packet: bytes) -> None:
+        """Tell whoever sent a packet whose next hop does not answer."""
         self.host.drop("no-neighbor")
         source = packet[8:24]
         if source in self.local:
@@ -322,21 +322,3 @@ class Ipv6Node:
 def _is_claim(packet: bytes) -> bool:
     """Tell whether a packet is an advertisement: from an address of ours it means that somebody else claims to have it."""
     return packet[6] == PROTOCOL_ICMPV6 and packet[40:41] == _ADVERTISEMENT
-
-
-def _is_whole_tcp(frame: bytes, offload: bytes) -> bool:
-    """Tell whether a super-frame is TCP right behind the fixed header: then it is one large segment, and nothing is cut.
-
-    What is odd in any way goes the long way, where it is cut or found to be a lie.
-    """
-    if len(frame) < _TCP_AT:
-        return False
-    flags, kind, _, size, start, offset = HEADER.unpack(offload)
-    return (
-        kind & 0x7F == GSO_TCPV6
-        and flags & NEEDS_CSUM != 0
-        and size > 0
-        and start == _TCP_AT
-        and offset == _TCP_CHECKSUM_AT
-        and frame[20] == PROTOCOL_TCP
-    )

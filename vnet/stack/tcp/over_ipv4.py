@@ -39,14 +39,11 @@ _from_bytes: Final = int.from_bytes
 
 @final
 class Ipv4Path:
-    """Sends segments from *local* to *remote*; ``mtu`` is that of the path as far as it is known.
-
-    ``announced_mss`` is what the interface can take in, whatever the path carries (RFC 9293, 3.7.1).
-    """
+    """Sends segments from *local* to *remote*; see ``Path``."""
 
     __slots__ = (
         "_addresses", "_host", "_interface", "_ip_sum", "_local", "_neighbor", "_ports", "_pseudo_sum", "_remote", "_word",
-        "announced_mss", "mtu",
+        "announced_mss", "mss", "mtu",
     )  # fmt: skip
 
     def __init__(
@@ -70,25 +67,18 @@ class Ipv4Path:
             if limit < MIN_PATH_MTU:
                 self._word = 0
             self.mtu = min(self.mtu, max(limit, MIN_PATH_MTU))
+        self.mss = self.mtu - _HEADERS
         self._addresses = local[0] + remote[0]
         self._ports = local[1].to_bytes(2, "big") + remote[1].to_bytes(2, "big")
         addresses = _from_bytes(self._addresses, "big")
         self._ip_sum = (0x4500 + self._word + _TTL_PROTOCOL + addresses) % 0xFFFF
         self._pseudo_sum = (addresses + PROTOCOL_TCP) % 0xFFFF
 
-    @property
-    def mss(self) -> int:
-        """Octets that a segment has room for, options included (RFC 6691)."""
-        return self.mtu - _HEADERS
-
     def send(
         self, sequence: int, acknowledgment: int, flags: int, window: int, options: bytes, payload: bytes, mss: int,
         ecn: int = 0,
     ) -> str | None:  # fmt: skip
-        """Send a segment, or a super-frame of segments with *mss* octets of data each; numbers have 32 bits here.
-
-        *ecn* is the ECN field of the IP header. Return None, or why it could not be sent.
-        """
+        """Send a segment or a super-frame; see ``Path``."""
         host = self._host
         headers = _HEADERS + len(options)
         length = headers + len(payload)

@@ -42,7 +42,8 @@ class Ipv6Path:
     """Sends segments from *local* to *remote*; see ``Path``."""
 
     __slots__ = (
-        "_addresses", "_hop_limit", "_interface", "_neighbor", "_node", "_ports", "_pseudo_sum", "announced_mss", "mtu",
+        "_addresses", "_hop_limit", "_interface", "_neighbor", "_node", "_ports", "_pseudo_sum", "announced_mss", "mss",
+        "mtu",
     )  # fmt: skip
 
     def __init__(
@@ -64,15 +65,11 @@ class Ipv6Path:
             hop_limit = side.hop_limit
             self.announced_mss = min(side.mtu, _MAX_MTU) - _HEADERS
             self.mtu = min(node.paths.get(node.host.scheduler.now, remote[0], side.mtu), _MAX_MTU)
+        self.mss = self.mtu - _HEADERS
         self._hop_limit = PROTOCOL_TCP << 8 | hop_limit
         self._addresses = local[0] + remote[0]
         self._ports = local[1].to_bytes(2, "big") + remote[1].to_bytes(2, "big")
         self._pseudo_sum = (_from_bytes(self._addresses, "big") + PROTOCOL_TCP) % 0xFFFF
-
-    @property
-    def mss(self) -> int:
-        """Octets that a segment has room for, options included (RFC 6691)."""
-        return self.mtu - _HEADERS
 
     def send(
         self, sequence: int, acknowledgment: int, flags: int, window: int, options: bytes, payload: bytes, mss: int,
@@ -81,17 +78,13 @@ class Ipv6Path:
         """Send a segment or a super-frame; see ``Path``."""
         octets = TCP_OCTETS + len(options)
         length = octets + len(payload)
-        packet = b"".join((
-            _pack(
-                6 << 28 | ecn << 20, length, self._hop_limit, self._addresses, self._ports, sequence, acknowledgment,
-                octets << 10 | flags, window, (self._pseudo_sum + length) % 0xFFFF, 0,
-            ),
-            options,
-            payload,
-        ))  # fmt: skip
+        head = _pack(
+            6 << 28 | ecn << 20, length, self._hop_limit, self._addresses, self._ports, sequence, acknowledgment,
+            octets << 10 | flags, window, (self._pseudo_sum + length) % 0xFFFF, 0,
+        )  # fmt: skip
         neighbor = self._neighbor
         if neighbor is None or self._interface is None:
-            self._node.host.scheduler.soon(self._node.loop, packet)
+            self._node.host.scheduler.soon(self._node.loop, b"".join((head, options, payload)))
             return None
         if len(payload) <= mss:
             offload = TCP6_CHECKSUM
@@ -99,9 +92,9 @@ class Ipv6Path:
             offload = tcp6_super(ETHERNET_OCTETS + ipv6.HEADER_OCTETS + octets, mss, cwr=bool(flags & CWR))
         header = neighbor.header
         if header is not None:
-            self._interface.port.send(header + packet, offload)
+            self._interface.port.send(b"".join((header, head, options, payload)), offload)  # one copy, as over IPv4
         else:
-            neighbor.send(packet, offload)
+            neighbor.send(b"".join((head, options, payload)), offload)
         return None
 
 

@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 class Path(Protocol):
     """The way from a connection to its peer; ``mtu`` is that of the path as far as it is known.
 
-    ``announced_mss`` is what the interface can take in, whatever the path carries (RFC 9293, 3.7.1).
+    ``mss`` are the octets that a segment has room for, options included (RFC 6691), ``announced_mss`` what the interface can
+    take in, whatever the path carries (RFC 9293, 3.7.1).
     """
 
     mtu: int
+    mss: int
     announced_mss: int
-
-    @property
-    def mss(self) -> int:
-        """Octets that a segment has room for, options included (RFC 6691)."""
 
     def send(
         self, sequence: int, acknowledgment: int, flags: int, window: int, options: bytes, payload: bytes, mss: int,

@@ -16,12 +16,11 @@ from vnet.wire.ethernet import HEADER_OCTETS as ETHERNET_OCTETS
 from vnet.wire.ipv4 import HEADER_OCTETS as IPV4_OCTETS
 from vnet.wire.ipv4 import MORE_FRAGMENTS, OFFSET_MASK, PROTOCOL_TCP
 from vnet.wire.tcp import HEADER, HEADER_OCTETS
-from vnet.wire.virtio_net import GSO_TCPV4, NEEDS_CSUM
+from vnet.wire.virtio_net import GSO_TCPV4, NEEDS_CSUM, TCP_CHECKSUM_AT
 from vnet.wire.virtio_net import HEADER as OFFLOAD
 
 _TCP_AT: Final = ETHERNET_OCTETS + IPV4_OCTETS
 _LEAST: Final = _TCP_AT + HEADER_OCTETS
-_TCP_CHECKSUM_AT: Final = 16
 _FRAGMENT: Final = MORE_FRAGMENTS | OFFSET_MASK
 _MOST_KINDS: Final = 256
 """Offload headers whose verdict is remembered: they differ by segment and header sizes alone."""
@@ -74,7 +73,7 @@ class ShortWay:
         if len(offload) != OFFLOAD.size:
             return False
         flags, kind, _, segment, start, offset = OFFLOAD.unpack(offload)
-        fits = bool(flags & NEEDS_CSUM and start == _TCP_AT and offset == _TCP_CHECKSUM_AT) and (
+        fits = bool(flags & NEEDS_CSUM and start == _TCP_AT and offset == TCP_CHECKSUM_AT) and (
             not kind or (kind & 0x7F == GSO_TCPV4 and segment > 0)
         )
         if len(self._verdicts) >= _MOST_KINDS:
