@@ -196,22 +196,15 @@ class GvproxyConnections(_Plug):
 
     def __init__(self, spec: GvproxySpec, context: AdapterContext) -> None:
         super().__init__(spec, context)
-        self._listening.listen()
         self._socket: socket.socket | None = None
         self._deframer: Deframer | None = None
         self._greeting: Greeting | None = None
         self._patience = context.scheduler.alarm(self._lose_patience)
 
     def _listened(self) -> None:
-        try:
-            connection, _ = self._listening.accept()
-        except OSError:
-            return  # gone again, or no descriptors left: whoever waits is still there the next time
-        if self._socket is not None:
-            connection.close()
-            self.drops["turned-away"] += 1
+        connection = self._listener.accept(self.drops, has_peer=self._socket is not None)
+        if connection is None:
             return
-        connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_OCTETS)
         self._socket = connection
         self._poller.register(connection.fileno(), self._readable)

@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, deque
-from typing import Final, final
+from typing import final
 
 from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext
-from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, SHORTEST_FRAME, BoundSocket, address_of, family_of, placed
+from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, SHORTEST_FRAME, BoundSocket, Retry, address_of, family_of, placed
 from vnet.errors import HostError, WireError
 from vnet.ports import NO_OFFLOAD, ReportLimit
 from vnet.topology.adapter_kinds.sockets import DgramSpec
-from vnet.units import MILLISECOND, SECOND, Duration
 from vnet.wire.segmentation import complete
-
-FIRST_RETRY: Final[Duration] = 20 * MILLISECOND
-LAST_RETRY: Final[Duration] = 1 * SECOND
-"""How long after a vain attempt to connect the next one follows: twice as long each time, up to this."""
 
 
 @final
@@ -47,8 +42,7 @@ class DgramAdapter:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._is_waiting = False
-        self._retry = context.scheduler.alarm(self._connect)
-        self._pause = FIRST_RETRY
+        self._retry = Retry(context.scheduler, self._connect)
         self._limit = ReportLimit(context.report)
         self._is_open = False
         context.port.set_handler(self._deliver)
@@ -69,7 +63,7 @@ class DgramAdapter:
         """Close everything; calling again does nothing."""
         if self._is_open:
             self._is_open = False
-            self._retry.set(None)
+            self._retry.cancel()
             self._disconnect()
             self._poller.unregister(self._bound.socket.fileno())
         self._bound.close()
@@ -90,10 +84,9 @@ class DgramAdapter:
         out.setblocking(False)
         if out.connect_ex(address_of(self.remote)):
             out.close()
-            self._retry.set(self._context.scheduler.now + self._pause)
-            self._pause = min(2 * self._pause, LAST_RETRY)
+            self._retry.later()
             return
-        self._pause = FIRST_RETRY
+        self._retry.begin_anew()
         self._out = out
         self._poller.register(out.fileno(), lambda: None)
         self._limit.report(self._context.scheduler.now, "peer-connected", socket=str(self.remote))
@@ -113,7 +106,7 @@ class DgramAdapter:
     def _peer_gone(self) -> None:
         self._disconnect()
         self._limit.report(self._context.scheduler.now, "peer-gone", socket=str(self.remote))
-        self._retry.set(self._context.scheduler.now + self._pause)
+        self._retry.later()
 
     # -- frames
 
