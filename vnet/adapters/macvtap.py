@@ -21,7 +21,7 @@ from vnet.adapters.netns import cookie
 from vnet.adapters.resources import LinkResource
 from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
 from vnet.errors import HostError
-from vnet.ports import Handler, Port, no_report
+from vnet.ports import Handler
 
 MODE_PASSTHRU: Final = 8
 """MACVLAN_MODE_PASSTHRU (linux/if_link.h)."""
@@ -42,10 +42,9 @@ class MacvtapChannel:
         except BaseException:
             self._remove()
             raise
-        self._port = Port(context.port.name, _nowhere)
-        self._tap = TapPort(context.port.name, self._device, nic.mtu, no_report, self._port)
-        self._port.plug(deliver)
-        self.send: Handler = self._port.receive
+        self._tap = TapPort(context.port.name, self._device, nic.mtu)
+        self._tap.port.plug(deliver)
+        self.send: Handler = self._tap.port.receive
 
     @property
     def drops(self) -> Counter[str]:
@@ -102,7 +101,3 @@ def _open_node(name: str, directory: str) -> int:
         return os.open(node, flags)
     finally:
         os.unlink(node)
-
-
-def _nowhere(frame: bytes, offload: bytes) -> None:
-    """Stand for the TAP port that is about to be made."""

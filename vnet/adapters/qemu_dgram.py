@@ -13,12 +13,12 @@ import socket
 from collections import Counter, deque
 from typing import final
 
-from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext
-from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, SHORTEST_FRAME, BoundSocket, Retry, address_of, family_of, placed
-from vnet.errors import HostError, WireError
+from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext, cut_up
+from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, BoundSocket, Retry, address_of, family_of, placed
+from vnet.errors import HostError
 from vnet.ports import NO_OFFLOAD, ReportLimit
 from vnet.topology.adapter_kinds.sockets import DgramSpec
-from vnet.wire.segmentation import complete
+from vnet.wire.ethernet import MIN_FRAME
 
 
 @final
@@ -120,8 +120,8 @@ class DgramAdapter:
             except OSError:  # UDP: an ICMP error for something that we sent
                 self.drops["refused"] += 1
                 return
-            if not SHORTEST_FRAME <= len(frame) <= MAX_FRAME:
-                self.drops["runt" if len(frame) < SHORTEST_FRAME else "oversize"] += 1
+            if not MIN_FRAME <= len(frame) <= MAX_FRAME:
+                self.drops["runt" if len(frame) < MIN_FRAME else "oversize"] += 1
             else:
                 send(frame, NO_OFFLOAD)
 
@@ -132,12 +132,7 @@ class DgramAdapter:
         if offload == NO_OFFLOAD:
             self._send(frame)
             return
-        try:
-            frames = complete(frame, offload)
-        except WireError:
-            self.drops["malformed"] += 1
-            return
-        for each in frames:
+        for each in cut_up(frame, offload, self.drops):
             self._send(each)
 
     def _send(self, frame: bytes) -> None:

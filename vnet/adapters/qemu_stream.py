@@ -17,13 +17,12 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, final
 
-from vnet.adapters.base import AdapterContext, Poller
+from vnet.adapters.base import AdapterContext, Poller, cut_up
 from vnet.adapters.one_peer import OnePeer
-from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, SHORTEST_FRAME
-from vnet.errors import WireError
+from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS
 from vnet.ports import NO_OFFLOAD, Port, ReportLimit, Scheduler
 from vnet.topology.adapter_kinds.sockets import StreamSpec
-from vnet.wire.segmentation import complete
+from vnet.wire.ethernet import MIN_FRAME
 
 READ_OCTETS: Final = 64 * 1024
 """Read at a time. From 128 KiB on malloc(3) fetches fresh pages for every read, which makes it four times as slow."""
@@ -114,7 +113,7 @@ class FrameStream:
             end = at + 4 + octets
             if end > available:
                 break
-            if octets >= SHORTEST_FRAME:
+            if octets >= MIN_FRAME:
                 send(data[at + 4 : end], plain)
             else:
                 self._drops["runt"] += 1
@@ -225,12 +224,7 @@ class StreamAdapter:
         elif offload == NO_OFFLOAD:
             stream.send(frame)
         else:
-            try:
-                frames = complete(frame, offload)
-            except WireError:
-                self.drops["malformed"] += 1
-                return
-            for each in frames:
+            for each in cut_up(frame, offload, self.drops):
                 stream.send(each)
 
     def _connected(self, connection: socket.socket) -> None:

@@ -23,7 +23,6 @@ from vnet.units import MILLISECOND, SECOND, Duration
 
 MAX_FRAME: Final = 4096 + 65536
 """QEMU's NET_BUFSIZE: what it would ever send or take. A larger length is not a frame but a mistake, or an attack."""
-SHORTEST_FRAME: Final = 14
 QUEUE_OCTETS: Final = 256 * 1024
 """What waits in here for a peer that does not read; the rest is dropped."""
 FIRST_RETRY: Final[Duration] = 20 * MILLISECOND

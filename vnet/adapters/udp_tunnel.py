@@ -20,13 +20,12 @@ from struct import pack
 from typing import Final, TypeAlias, final
 from weakref import WeakKeyDictionary
 
-from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext, Poller
+from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext, Poller, cut_up
 from vnet.adapters.peers import LearnedPeers
 from vnet.errors import HostError, WireError
 from vnet.ports import NO_OFFLOAD
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
 from vnet.wire.ethernet import HEADER_OCTETS, MIN_FRAME
-from vnet.wire.segmentation import complete
 from vnet.wire.tunnels import geneve_header, read_geneve, read_vxlan, vxlan_header
 
 BUFFER_OCTETS: Final = 4 << 20
@@ -225,13 +224,9 @@ class UdpTunnel:
         self._context.port.send(frame, NO_OFFLOAD)
 
     def _out(self, frame: bytes, offload: bytes) -> None:
-        frames = [frame]
-        if offload != NO_OFFLOAD:
-            try:
-                frames = complete(frame, offload)
-            except WireError:
-                self.drops["malformed"] += 1
-                return
+        frames = [frame] if offload == NO_OFFLOAD else cut_up(frame, offload, self.drops)
+        if not frames:
+            return
         if len(frames[0]) > self._largest:
             self.drops["oversize"] += 1
             return

@@ -15,10 +15,9 @@ from collections import Counter
 from struct import Struct
 from typing import Final
 
-from vnet.adapters.base import AdapterContext
+from vnet.adapters.base import AdapterContext, cut_up
 from vnet.adapters.resources import FileId, FileResource
 from vnet.errors import WireError
-from vnet.wire.segmentation import complete
 
 MAGIC: Final = 0xFEEDFACE
 VERSION: Final = 3
@@ -57,12 +56,8 @@ def remove_file(resource: FileResource, context: AdapterContext) -> None:
 
 def plain_frames(frame: bytes, offload: bytes, drops: Counter[str]) -> list[bytes]:
     """Cut a super-frame; what cannot be sent is counted."""
-    try:
-        frames = complete(frame, offload)
-    except WireError:
-        drops["malformed"] += 1
-        return []
-    if len(frames[0]) > LARGEST:
+    frames = cut_up(frame, offload, drops)
+    if frames and len(frames[0]) > LARGEST:
         drops["oversize"] += 1
         return []
     return frames
