@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Final, final
 
@@ -72,18 +73,14 @@ class MacvtapChannel:
 
 
 def _make(name: str, nic: Link, directory: str) -> TapDevice:
-    netlink = Netlink()
     try:
-        try:
+        with closing(Netlink()) as netlink:
             netlink.run([macvtap(name, nic.index, MODE_PASSTHRU)])
-            quiet = [quiet_ipv6(name)] if os.path.exists("/proc/sys/net/ipv6") else []
-            netlink.run([*quiet, link(name, queue_length=QUEUE_LENGTH)])
-        except OSError as error:
-            if error.errno in (errno.EBUSY, errno.EINVAL):
-                raise HostError(f"{nic.name} is in use: macvtap needs one without bridge or macvlan device") from error
-            raise
-    finally:
-        netlink.close()
+            netlink.run([*quiet_ipv6(name), link(name, queue_length=QUEUE_LENGTH)])
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EINVAL):
+            raise HostError(f"{nic.name} is in use: macvtap needs one without bridge or macvlan device") from error
+        raise
     return TapDevice(name, fd=_open_node(name, directory))
 
 

@@ -141,13 +141,11 @@ class LinkResource:
         index = self._index()
         if index is None:
             return False
-        netlink = Netlink()
         try:
-            netlink.run([delete_link(index)])
+            with contextlib.closing(Netlink()) as netlink:
+                netlink.run([delete_link(index)])
         except OSError:
             return False
-        finally:
-            netlink.close()
         return True
 
     def _index(self) -> int | None:
