@@ -74,6 +74,11 @@ class FileResource:
     path: str
     file: FileId
 
+    @classmethod
+    def of(cls, path: str) -> FileResource:
+        """Identify a file that was just made."""
+        return cls(path, FileId.of(os.lstat(path)))
+
     def exists(self) -> bool:
         """Tell whether this very file is still there."""
         try:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeAlias, final
 
-from vnet.adapters.resources import FileId, FileResource, Ledger
+from vnet.adapters.resources import FileResource, Ledger
 from vnet.errors import HostError
 from vnet.ports import Scheduler
 from vnet.topology.adapter_kinds.sockets import SUN_PATH, SocketPlace
@@ -70,13 +70,13 @@ class BoundSocket:
         try:
             self.socket.setblocking(False)
             if place.path:
-                _remove_stale(place.path, kind)
+                remove_stale(place.path, kind)
             else:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.socket.bind(address_of(place))
             if place.path:
                 os.chmod(place.path, 0o600)  # nobody can have connected yet: it does not listen
-                self._resource = FileResource(place.path, FileId.of(os.lstat(place.path)))
+                self._resource = FileResource.of(place.path)
                 ledger.add(self._resource)
             else:
                 self.place = replace(place, port=self.socket.getsockname()[1])  # 0 leaves the choice to Linux
@@ -133,8 +133,8 @@ class Retry:
         self._alarm.set(None)
 
 
-def _remove_stale(path: str, kind: socket.SocketKind) -> None:
-    """Remove a socket that nobody has open any more."""
+def remove_stale(path: str, kind: socket.SocketKind) -> None:
+    """Remove a socket that nobody has open any more; raise OSError where something else is in the way."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "there is a file of that name")

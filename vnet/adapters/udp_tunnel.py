@@ -27,9 +27,9 @@ from vnet.ports import NO_OFFLOAD
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
 from vnet.wire.ethernet import HEADER_OCTETS, MIN_FRAME
 from vnet.wire.tunnels import geneve_header, read_geneve, read_vxlan, vxlan_header
+from vnet.wire.vlan import TAG_OCTETS
 
 BUFFER_OCTETS: Final = 4 << 20
-_TAG_OCTETS: Final = 4
 _UDP_SEGMENT: Final = 103
 _MOST_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of kernels before 6.9."""
@@ -151,7 +151,7 @@ class UdpTunnel:
             self._header = make(spec.vni)
             port, ends = spec.port, [(remote, spec.port) for remote in spec.remotes]
             local = spec.local or type(spec.remotes[0])(0)
-            self._largest = spec.mtu + HEADER_OCTETS + _TAG_OCTETS
+            self._largest = spec.mtu + HEADER_OCTETS + TAG_OCTETS
         self._remotes: list[Remote] = [_remote(*end) for end in ends]
         self._known = {_address(remote): remote for remote in self._remotes}
         for remote in self._remotes:

@@ -9,14 +9,13 @@ the byte order of the machine.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections import Counter
 from struct import Struct
 from typing import Final
 
 from vnet.adapters.base import AdapterContext, cut_up
-from vnet.adapters.resources import FileId, FileResource
+from vnet.adapters.resources import FileResource
 from vnet.errors import WireError
 
 MAGIC: Final = 0xFEEDFACE
@@ -29,7 +28,6 @@ ADDRESS: Final = Struct("=H108s")
 BUFFER_OCTETS: Final = 1 << 20
 LARGEST: Final = 9216 + 4
 """The longest frame, with a tag."""
-CONNECT_SECONDS: Final = 2.0
 REASONS: Final = {errno.EAGAIN: "queue-full", errno.ENOBUFS: "no-buffers", errno.EMSGSIZE: "oversize"}
 
 
@@ -40,7 +38,7 @@ def datagrams(path: str, context: AdapterContext) -> tuple[socket.socket, FileRe
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             made.setsockopt(socket.SOL_SOCKET, option, BUFFER_OCTETS)
         made.bind(path)
-        resource = FileResource(path, FileId.of(os.lstat(path)))
+        resource = FileResource.of(path)
         context.ledger.add(resource)
     except OSError:
         made.close()
