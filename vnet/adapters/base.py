@@ -12,11 +12,22 @@ from dataclasses import dataclass
 from typing import Final, Protocol, final, runtime_checkable
 
 from vnet.adapters.resources import Ledger
+from vnet.errors import WireError
 from vnet.ports import Port, Randomness, Report, Scheduler
 from vnet.topology.adapter_kinds.spec import AdapterSpec
+from vnet.wire.segmentation import complete
 
 FRAMES_A_WAKE_UP: Final = 64
 """At most so many frames are read before the others get their turn; more gain nothing, less cost wake-ups."""
+
+
+def cut_up(frame: bytes, offload: bytes, drops: Counter[str]) -> list[bytes]:
+    """List the plain frames that a super-frame stands for; one that cannot be is counted, and nothing is left of it."""
+    try:
+        return complete(frame, offload)
+    except WireError:
+        drops["malformed"] += 1
+        return []
 
 
 class Poller(Protocol):

@@ -11,6 +11,7 @@ carrier, for one with that MAC address or name, and opens that.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from typing import Final, final
 
 from vnet.adapters import _linux
@@ -112,11 +113,8 @@ class BridgeAdapter:
     def _find(self) -> None:
         if not _linux.is_little_endian():
             raise HostError("live labs need a little-endian machine: virtio-net headers are not converted")
-        netlink = Netlink()
-        try:
+        with closing(Netlink()) as netlink:
             links = netlink.links()
-        finally:
-            netlink.close()
         if not self._nic.find(links):
             others = ", ".join(link.name for link in links if link.name != "lo") or "none"
             raise HostError(f"there is no interface {self._spec.nic} to bridge with; there are {others}")
@@ -184,11 +182,8 @@ class BridgeAdapter:
                 self._heed(event)
 
     def _catch_up(self) -> None:
-        netlink = Netlink()
-        try:
+        with closing(Netlink()) as netlink:
             events = self._nic.refresh(netlink.links())
-        finally:
-            netlink.close()
         for event in events:
             self._heed(event)
 
@@ -230,24 +225,30 @@ class BridgeAdapter:
         def deliver(frame: bytes, offload: bytes) -> None:
             port.send(frame, offload)
 
+        if translation is None:
+            return self._fenced(deliver)
+
         def translate(frame: bytes, offload: bytes) -> None:
-            translated = translation.inbound(frame, scheduler.now) if translation is not None else frame
+            translated = translation.inbound(frame, scheduler.now)
             if translated is not None:
                 port.send(translated, offload)
 
-        return self._fenced(deliver if translation is None else translate)
+        return self._fenced(translate)
 
     def _outward(self) -> Handler:
         """Choose the shortest way out that does all that is wanted."""
         translation, scheduler = self._translation, self._context.scheduler
         send = self._send if not self._tag else self._send_tagged
 
+        if translation is None:
+            return self._fenced(send)
+
         def translate(frame: bytes, offload: bytes) -> None:
-            translated = translation.outbound(frame, offload, scheduler.now) if translation is not None else frame
+            translated = translation.outbound(frame, offload, scheduler.now)
             if translated is not None:
                 send(translated, offload)
 
-        return self._fenced(send if translation is None else translate)
+        return self._fenced(translate)
 
     def _fenced(self, handler: Handler) -> Handler:
         """Hold DHCP back, where the lab has its own and the wire its own (VS-57)."""

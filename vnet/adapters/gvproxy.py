@@ -13,14 +13,14 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, final
 
-from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext
+from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext, cut_up
 from vnet.adapters.framings import FRAMINGS, LARGEST_FRAME, VFKIT_HELLO, Deframer, Greeting
-from vnet.adapters.sockets import QUEUE_OCTETS, SHORTEST_FRAME, BoundSocket, placed
+from vnet.adapters.sockets import QUEUE_OCTETS, BoundSocket, placed
 from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD, ReportLimit
 from vnet.topology.adapter_kinds.gvproxy import GvproxySpec
 from vnet.units import MILLISECOND, SECOND, Duration
-from vnet.wire.segmentation import complete
+from vnet.wire.ethernet import MIN_FRAME
 
 READ_OCTETS: Final = 128 * 1024
 GREETING_TIME: Final[Duration] = 10 * SECOND
@@ -128,11 +128,7 @@ class _Plug:
         if not self.is_connected:
             self.drops["not-connected"] += 1
             return
-        try:
-            frames = [frame] if offload == NO_OFFLOAD else complete(frame, offload)
-        except WireError:
-            self.drops["malformed"] += 1
-            return
+        frames = [frame] if offload == NO_OFFLOAD else cut_up(frame, offload, self.drops)
         length = self._framing.length
         for each in frames:
             if len(each) > LARGEST_FRAME:
@@ -157,7 +153,7 @@ class _Plug:
             self._flush_later()
 
     def _arrived(self, frame: bytes) -> None:
-        if SHORTEST_FRAME <= len(frame) <= LARGEST_FRAME:
+        if MIN_FRAME <= len(frame) <= LARGEST_FRAME:
             self._context.port.send(frame, NO_OFFLOAD)
         else:
             self.drops["malformed"] += 1
@@ -196,22 +192,15 @@ class GvproxyConnections(_Plug):
 
     def __init__(self, spec: GvproxySpec, context: AdapterContext) -> None:
         super().__init__(spec, context)
-        self._listening.listen()
         self._socket: socket.socket | None = None
         self._deframer: Deframer | None = None
         self._greeting: Greeting | None = None
         self._patience = context.scheduler.alarm(self._lose_patience)
 
     def _listened(self) -> None:
-        try:
-            connection, _ = self._listening.accept()
-        except OSError:
-            return  # gone again, or no descriptors left: whoever waits is still there the next time
-        if self._socket is not None:
-            connection.close()
-            self.drops["turned-away"] += 1
+        connection = self._listener.accept(self.drops, has_peer=self._socket is not None)
+        if connection is None:
             return
-        connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_OCTETS)
         self._socket = connection
         self._poller.register(connection.fileno(), self._readable)

@@ -6,8 +6,8 @@ no route but those to its subnets, and forwards nothing on our account: guests r
 
 from __future__ import annotations
 
-import os
 import socket
+from contextlib import closing
 from typing import final
 
 from vnet.adapters.base import AdapterContext
@@ -38,12 +38,9 @@ class LoopbackAdapter(TapBase):
 
 
 def _configure(spec: LoopbackSpec, mtu: int) -> None:
-    netlink = Netlink()
-    try:
-        index = socket.if_nametoindex(spec.name)
-        speaks_ipv6 = any(each.version == 6 for each in spec.addresses)
-        messages = [] if speaks_ipv6 or not os.path.exists("/proc/sys/net/ipv6") else [quiet_ipv6(spec.name)]
-        messages.append(link(spec.name, mac=spec.mac, mtu=mtu, queue_length=QUEUE_LENGTH))
+    index = socket.if_nametoindex(spec.name)
+    speaks_ipv6 = any(each.version == 6 for each in spec.addresses)
+    messages = [] if speaks_ipv6 else quiet_ipv6(spec.name)
+    messages.append(link(spec.name, mac=spec.mac, mtu=mtu, queue_length=QUEUE_LENGTH))
+    with closing(Netlink()) as netlink:
         netlink.run([*messages, *(address(index, each) for each in spec.addresses)])
-    finally:
-        netlink.close()

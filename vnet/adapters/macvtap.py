@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Final, final
 
@@ -21,7 +22,7 @@ from vnet.adapters.netns import cookie
 from vnet.adapters.resources import LinkResource
 from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
 from vnet.errors import HostError
-from vnet.ports import Handler, Port, no_report
+from vnet.ports import Handler
 
 MODE_PASSTHRU: Final = 8
 """MACVLAN_MODE_PASSTHRU (linux/if_link.h)."""
@@ -42,10 +43,9 @@ class MacvtapChannel:
         except BaseException:
             self._remove()
             raise
-        self._port = Port(context.port.name, _nowhere)
-        self._tap = TapPort(context.port.name, self._device, nic.mtu, no_report, self._port)
-        self._port.plug(deliver)
-        self.send: Handler = self._port.receive
+        self._tap = TapPort(context.port.name, self._device, nic.mtu)
+        self._tap.port.plug(deliver)
+        self.send: Handler = self._tap.port.receive
 
     @property
     def drops(self) -> Counter[str]:
@@ -73,18 +73,14 @@ class MacvtapChannel:
 
 
 def _make(name: str, nic: Link, directory: str) -> TapDevice:
-    netlink = Netlink()
     try:
-        try:
+        with closing(Netlink()) as netlink:
             netlink.run([macvtap(name, nic.index, MODE_PASSTHRU)])
-            quiet = [quiet_ipv6(name)] if os.path.exists("/proc/sys/net/ipv6") else []
-            netlink.run([*quiet, link(name, queue_length=QUEUE_LENGTH)])
-        except OSError as error:
-            if error.errno in (errno.EBUSY, errno.EINVAL):
-                raise HostError(f"{nic.name} is in use: macvtap needs one without bridge or macvlan device") from error
-            raise
-    finally:
-        netlink.close()
+            netlink.run([*quiet_ipv6(name), link(name, queue_length=QUEUE_LENGTH)])
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EINVAL):
+            raise HostError(f"{nic.name} is in use: macvtap needs one without bridge or macvlan device") from error
+        raise
     return TapDevice(name, fd=_open_node(name, directory))
 
 
@@ -102,7 +98,3 @@ def _open_node(name: str, directory: str) -> int:
         return os.open(node, flags)
     finally:
         os.unlink(node)
-
-
-def _nowhere(frame: bytes, offload: bytes) -> None:
-    """Stand for the TAP port that is about to be made."""

@@ -117,15 +117,17 @@ def delete_link(index: int) -> Message:
     return Message(_RTM_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0), f"interface {index}")
 
 
-def quiet_ipv6(name: str) -> Message:
-    """Let the interface make no link-local address, so that it sends no IPv6 unasked.
+def quiet_ipv6(name: str) -> list[Message]:
+    """Let the interface make no link-local address, so that it sends no IPv6 unasked; nothing if Linux speaks none at all.
 
     It must come before the interface goes up: within one message the kernel takes it up first.
     """
+    if not os.path.exists("/proc/sys/net/ipv6"):
+        return []
     mode = _attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes((_ADDR_GEN_MODE_NONE,)))
     body = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, name.encode() + b"\0")
     body += _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET6, mode))
-    return Message(_RTM_NEWLINK, 0, body, f"IPv6 of interface {name}")
+    return [Message(_RTM_NEWLINK, 0, body, f"IPv6 of interface {name}")]
 
 
 def _family(value: IPv4Interface | IPv6Interface | IPv4Network | IPv6Network) -> int:

@@ -18,12 +18,10 @@ from collections import Counter
 from struct import Struct, pack
 from typing import Final, final
 
-from vnet.adapters.base import FRAMES_A_WAKE_UP, Poller
+from vnet.adapters.base import FRAMES_A_WAKE_UP, Poller, cut_up
 from vnet.adapters.socket_filter import attach, of_vlan
 from vnet.adapters.tap import HEADER_OCTETS, JOIN_LIMIT, READ_OCTETS
-from vnet.errors import WireError
 from vnet.ports import NO_OFFLOAD, Handler
-from vnet.wire.segmentation import complete
 from vnet.wire.virtio_net import is_super
 
 SLOT_OCTETS: Final = 2048
@@ -168,12 +166,7 @@ class PacketRing:
 
     def _send_cut(self, frame: bytes, offload: bytes) -> None:
         """Cut a super-frame that the kernel does not know: UDP before Linux 6.2."""
-        try:
-            frames = complete(frame, offload)
-        except WireError:
-            self._drops["malformed"] += 1
-            return
-        for each in frames:
+        for each in cut_up(frame, offload, self._drops):
             self.send(each, NO_OFFLOAD)
 
     def _clear_error(self) -> None:

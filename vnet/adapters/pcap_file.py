@@ -16,14 +16,13 @@ from collections import Counter
 from io import BufferedWriter
 from typing import Final, TypeAlias, final
 
-from vnet.adapters.base import AdapterContext
+from vnet.adapters.base import AdapterContext, cut_up
 from vnet.errors import HostError, WireError
 from vnet.ports import NO_OFFLOAD
 from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.units import Instant
 from vnet.wire import pcap, pcapng
 from vnet.wire.ethernet import MAX_FRAME, MIN_FRAME
-from vnet.wire.segmentation import complete
 
 LARGEST_FILE: Final = 256 << 20
 """Octets; a file to replay is held in memory."""
@@ -113,12 +112,7 @@ class PcapAdapter:
     def _out(self, frame: bytes, offload: bytes) -> None:
         if self._file is None:
             return
-        try:
-            frames = complete(frame, offload)
-        except WireError:
-            self.drops["malformed"] += 1
-            return
-        for each in frames:
+        for each in cut_up(frame, offload, self.drops):
             self._write(each, pcapng.Direction.OUTBOUND)
 
     def _write(self, frame: bytes, direction: pcapng.Direction) -> None:

@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, deque
-from typing import Final, final
+from typing import final
 
-from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext
-from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, SHORTEST_FRAME, BoundSocket, address_of, family_of, placed
-from vnet.errors import HostError, WireError
+from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext, cut_up
+from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, BoundSocket, Retry, address_of, family_of, placed
+from vnet.errors import HostError
 from vnet.ports import NO_OFFLOAD, ReportLimit
 from vnet.topology.adapter_kinds.sockets import DgramSpec
-from vnet.units import MILLISECOND, SECOND, Duration
-from vnet.wire.segmentation import complete
-
-FIRST_RETRY: Final[Duration] = 20 * MILLISECOND
-LAST_RETRY: Final[Duration] = 1 * SECOND
-"""How long after a vain attempt to connect the next one follows: twice as long each time, up to this."""
+from vnet.wire.ethernet import MIN_FRAME
 
 
 @final
@@ -47,8 +42,7 @@ class DgramAdapter:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._is_waiting = False
-        self._retry = context.scheduler.alarm(self._connect)
-        self._pause = FIRST_RETRY
+        self._retry = Retry(context.scheduler, self._connect)
         self._limit = ReportLimit(context.report)
         self._is_open = False
         context.port.set_handler(self._deliver)
@@ -69,7 +63,7 @@ class DgramAdapter:
         """Close everything; calling again does nothing."""
         if self._is_open:
             self._is_open = False
-            self._retry.set(None)
+            self._retry.cancel()
             self._disconnect()
             self._poller.unregister(self._bound.socket.fileno())
         self._bound.close()
@@ -90,10 +84,9 @@ class DgramAdapter:
         out.setblocking(False)
         if out.connect_ex(address_of(self.remote)):
             out.close()
-            self._retry.set(self._context.scheduler.now + self._pause)
-            self._pause = min(2 * self._pause, LAST_RETRY)
+            self._retry.later()
             return
-        self._pause = FIRST_RETRY
+        self._retry.begin_anew()
         self._out = out
         self._poller.register(out.fileno(), lambda: None)
         self._limit.report(self._context.scheduler.now, "peer-connected", socket=str(self.remote))
@@ -113,7 +106,7 @@ class DgramAdapter:
     def _peer_gone(self) -> None:
         self._disconnect()
         self._limit.report(self._context.scheduler.now, "peer-gone", socket=str(self.remote))
-        self._retry.set(self._context.scheduler.now + self._pause)
+        self._retry.later()
 
     # -- frames
 
@@ -127,8 +120,8 @@ class DgramAdapter:
             except OSError:  # UDP: an ICMP error for something that we sent
                 self.drops["refused"] += 1
                 return
-            if not SHORTEST_FRAME <= len(frame) <= MAX_FRAME:
-                self.drops["runt" if len(frame) < SHORTEST_FRAME else "oversize"] += 1
+            if not MIN_FRAME <= len(frame) <= MAX_FRAME:
+                self.drops["runt" if len(frame) < MIN_FRAME else "oversize"] += 1
             else:
                 send(frame, NO_OFFLOAD)
 
@@ -139,12 +132,7 @@ class DgramAdapter:
         if offload == NO_OFFLOAD:
             self._send(frame)
             return
-        try:
-            frames = complete(frame, offload)
-        except WireError:
-            self.drops["malformed"] += 1
-            return
-        for each in frames:
+        for each in cut_up(frame, offload, self.drops):
             self._send(each)
 
     def _send(self, frame: bytes) -> None:

@@ -11,32 +11,26 @@ that does not read (a paused VM) fills a bounded queue; what does not fit is dro
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 from collections import Counter
 from collections.abc import Callable
 from struct import Struct
 from typing import Final, final
 
-from vnet.adapters.base import AdapterContext, Poller
-from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS, SHORTEST_FRAME, BoundSocket, address_of, family_of, placed
-from vnet.errors import WireError
+from vnet.adapters.base import AdapterContext, Poller, cut_up
+from vnet.adapters.one_peer import OnePeer
+from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS
 from vnet.ports import NO_OFFLOAD, Port, ReportLimit, Scheduler
 from vnet.topology.adapter_kinds.sockets import StreamSpec
-from vnet.units import MILLISECOND, SECOND, Duration
-from vnet.wire.segmentation import complete
+from vnet.wire.ethernet import MIN_FRAME
 
 READ_OCTETS: Final = 64 * 1024
 """Read at a time. From 128 KiB on malloc(3) fetches fresh pages for every read, which makes it four times as slow."""
-FIRST_RETRY: Final[Duration] = 20 * MILLISECOND
-LAST_RETRY: Final[Duration] = 1 * SECOND
-"""How long after a vain attempt the next one follows: twice as long each time, up to this."""
 KEEPALIVE_SECONDS: Final = 10
 
 _LENGTH: Final = Struct(">I")
 
 
-@final
 @final
 class FrameStream:
     """One connection with a peer, from ``start`` until ``close``; *on_end* is told why it ended by itself.
@@ -119,7 +113,7 @@ class FrameStream:
             end = at + 4 + octets
             if end > available:
                 break
-            if octets >= SHORTEST_FRAME:
+            if octets >= MIN_FRAME:
                 send(data[at + 4 : end], plain)
             else:
                 self._drops["runt"] += 1
@@ -174,55 +168,41 @@ class StreamAdapter:
     """
 
     def __init__(self, spec: StreamSpec, context: AdapterContext) -> None:
-        place = placed(spec.place, context.directory)
         self.drops: Counter[str] = Counter()
         self.on_change: Callable[[bool], None] | None = None
         """Told when a peer has come or gone."""
         self._context = context
-        self._poller = context.poller
-        self._listener = BoundSocket(place, socket.SOCK_STREAM, context.ledger) if spec.listens else None
-        self.place = place if self._listener is None else self._listener.place
+        self._peer = OnePeer(
+            spec.place, listens=spec.listens, context=context, drops=self.drops, on_connected=self._connected
+        )
+        self.place = self._peer.place
         self._stream: FrameStream | None = None
-        self._dialling: socket.socket | None = None
-        self._retry = context.scheduler.alarm(self._dial)
-        self._pause = FIRST_RETRY
         self._limit = ReportLimit(context.report)
-        self._is_open = False
-        self._trouble = ""
         context.port.set_handler(self._deliver)
 
     @property
     def is_connected(self) -> bool:
         """Tell whether a peer is there."""
-        return self._stream is not None
+        return self._peer.is_connected
 
     @property
     def problem(self) -> str:
         """Nothing passes without a peer."""
-        if self._stream is not None or not self._is_open:
+        peer = self._peer
+        if peer.is_connected or not peer.is_open:
             return ""
-        if self._listener is not None:
+        if peer.listens:
             return f"nobody has connected to {self.place}"
-        return f"{self.place} cannot be reached" + (f" ({self._trouble})" if self._trouble else "")
+        return f"{self.place} cannot be reached" + (f" ({peer.trouble})" if peer.trouble else "")
 
     def start(self) -> None:
         """Begin to take a peer's connection, or dial."""
-        self._is_open = True
-        if self._listener is not None:
-            self._poller.register(self._listener.socket.fileno(), self._accept)
-        else:
-            self._dial()
+        self._peer.start()
 
     def stop(self) -> None:
         """Close everything; calling again does nothing."""
-        was_open, self._is_open = self._is_open, False
-        self._retry.set(None)
-        if self._listener is not None:
-            if was_open:
-                self._poller.unregister(self._listener.socket.fileno())
-            self._listener.close()
-            self._listener = None
-        self._hang_up()
+        self._peer.stop()
+        self._peer.close()
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -244,81 +224,17 @@ class StreamAdapter:
         elif offload == NO_OFFLOAD:
             stream.send(frame)
         else:
-            try:
-                frames = complete(frame, offload)
-            except WireError:
-                self.drops["malformed"] += 1
-                return
-            for each in frames:
+            for each in cut_up(frame, offload, self.drops):
                 stream.send(each)
 
-    # -- the listening end
-
-    def _accept(self) -> None:
-        assert self._listener is not None, "it is registered"
-        try:
-            connection, _ = self._listener.socket.accept()
-        except OSError:
-            return  # gone again, or no descriptors left: whoever waits is still there the next time
-        if self._stream is not None:
-            connection.close()
-            self.drops["turned-away"] += 1
-            return
-        self._connected(connection)
-
-    # -- the dialling end
-
-    def _dial(self) -> None:
-        dialling = socket.socket(family_of(self.place), socket.SOCK_STREAM)
-        dialling.setblocking(False)
-        number = dialling.connect_ex(address_of(self.place))
-        if number == errno.EINPROGRESS:
-            self._dialling = dialling
-            self._poller.register(dialling.fileno(), self._answered)
-            self._poller.wants_write(dialling.fileno(), self._answered)
-        elif number:
-            dialling.close()
-            self._dial_again(number)
-        else:
-            self._connected(dialling)
-
-    def _answered(self) -> None:
-        dialling = self._dialling
-        if dialling is None:
-            return
-        number = dialling.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._poller.unregister(dialling.fileno())
-        self._dialling = None
-        if number:
-            dialling.close()
-            self._dial_again(number)
-        else:
-            self._connected(dialling)
-
-    def _hang_up(self) -> None:
-        if self._dialling is not None:
-            self._poller.unregister(self._dialling.fileno())
-            self._dialling.close()
-            self._dialling = None
-
-    def _dial_again(self, number: int) -> None:
-        """Try once more, later: the peer may just be starting."""
-        self._trouble = errno.errorcode.get(number, str(number))
-        self._retry.set(self._context.scheduler.now + self._pause)
-        self._pause = min(2 * self._pause, LAST_RETRY)
-
-    # -- both
-
     def _connected(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
         if not self.place.path:
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer whose machine died makes room
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
-        self._pause = FIRST_RETRY
         context = self._context
-        self._stream = FrameStream(connection, self._poller, context.scheduler, context.port, self.drops, self._ended)
+        self._stream = FrameStream(connection, context.poller, context.scheduler, context.port, self.drops, self._ended)
         self._stream.start()
         self._limit.report(context.scheduler.now, "peer-connected", socket=str(self.place))
         if self.on_change is not None:
@@ -327,7 +243,6 @@ class StreamAdapter:
     def _ended(self, reason: str) -> None:
         self._stream = None
         self._limit.report(self._context.scheduler.now, "peer-gone", socket=str(self.place), reason=reason)
+        self._peer.lost()
         if self.on_change is not None:
             self.on_change(False)
-        if self._is_open and self._listener is None:
-            self._retry.set(self._context.scheduler.now + self._pause)

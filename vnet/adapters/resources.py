@@ -74,6 +74,11 @@ class FileResource:
     path: str
     file: FileId
 
+    @classmethod
+    def of(cls, path: str) -> FileResource:
+        """Identify a file that was just made."""
+        return cls(path, FileId.of(os.lstat(path)))
+
     def exists(self) -> bool:
         """Tell whether this very file is still there."""
         try:
@@ -141,13 +146,11 @@ class LinkResource:
         index = self._index()
         if index is None:
             return False
-        netlink = Netlink()
         try:
-            netlink.run([delete_link(index)])
+            with contextlib.closing(Netlink()) as netlink:
+                netlink.run([delete_link(index)])
         except OSError:
             return False
-        finally:
-            netlink.close()
         return True
 
     def _index(self) -> int | None:

@@ -10,18 +10,24 @@ import errno
 import os
 import socket
 import stat
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeAlias, final
 
-from vnet.adapters.resources import FileId, FileResource, Ledger
+from vnet.adapters.resources import FileResource, Ledger
 from vnet.errors import HostError
+from vnet.ports import Scheduler
 from vnet.topology.adapter_kinds.sockets import SUN_PATH, SocketPlace
+from vnet.units import MILLISECOND, SECOND, Duration
 
 MAX_FRAME: Final = 4096 + 65536
 """QEMU's NET_BUFSIZE: what it would ever send or take. A larger length is not a frame but a mistake, or an attack."""
-SHORTEST_FRAME: Final = 14
 QUEUE_OCTETS: Final = 256 * 1024
 """What waits in here for a peer that does not read; the rest is dropped."""
+FIRST_RETRY: Final[Duration] = 20 * MILLISECOND
+LAST_RETRY: Final[Duration] = 1 * SECOND
+"""How long after a vain attempt to reach a peer the next one follows: twice as long each time, up to this."""
 
 Address: TypeAlias = "str | tuple[str, int]"
 _BACKLOG: Final = 4
@@ -64,21 +70,34 @@ class BoundSocket:
         try:
             self.socket.setblocking(False)
             if place.path:
-                _remove_stale(place.path, kind)
+                remove_stale(place.path, kind)
             else:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.socket.bind(address_of(place))
             if place.path:
                 os.chmod(place.path, 0o600)  # nobody can have connected yet: it does not listen
-                self._resource = FileResource(place.path, FileId.of(os.lstat(place.path)))
+                self._resource = FileResource.of(place.path)
                 ledger.add(self._resource)
             else:
                 self.place = replace(place, port=self.socket.getsockname()[1])  # 0 leaves the choice to Linux
-            if kind == socket.SOCK_STREAM:
+            if kind != socket.SOCK_DGRAM:
                 self.socket.listen(_BACKLOG)
         except OSError as error:
             self.close()
             raise HostError(f"cannot make a socket at {place}: {error.strerror or error}") from error
+
+    def accept(self, drops: Counter[str], *, has_peer: bool) -> socket.socket | None:
+        """Take a connection, which will not block, or turn it away if there is a peer; None if none is to be had."""
+        try:
+            connection, _ = self.socket.accept()
+        except OSError:
+            return None  # gone again, or no descriptors left: whoever waits is still there the next time
+        if has_peer:
+            connection.close()
+            drops["turned-away"] += 1
+            return None
+        connection.setblocking(False)
+        return connection
 
     def close(self) -> None:
         """Close it, and remove its file; calling again does nothing."""
@@ -89,8 +108,33 @@ class BoundSocket:
             self._ledger.done(resource)
 
 
-def _remove_stale(path: str, kind: socket.SocketKind) -> None:
-    """Remove a socket that nobody has open any more."""
+@final
+class Retry:
+    """Has *action* done again in a while, until it is not in vain."""
+
+    __slots__ = ("_alarm", "_pause", "_scheduler")
+
+    def __init__(self, scheduler: Scheduler, action: Callable[[], None]) -> None:
+        self._scheduler = scheduler
+        self._alarm = scheduler.alarm(action)
+        self._pause = FIRST_RETRY
+
+    def later(self) -> None:
+        """Try once more after a pause; the next one will be longer."""
+        self._alarm.set(self._scheduler.now + self._pause)
+        self._pause = min(2 * self._pause, LAST_RETRY)
+
+    def begin_anew(self) -> None:
+        """Let the next pause be the shortest: there was a peer."""
+        self._pause = FIRST_RETRY
+
+    def cancel(self) -> None:
+        """Try no more."""
+        self._alarm.set(None)
+
+
+def remove_stale(path: str, kind: socket.SocketKind) -> None:
+    """Remove a socket that nobody has open any more; raise OSError where something else is in the way."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "there is a file of that name")

@@ -24,13 +24,13 @@ from vnet.adapters import _linux
 from vnet.adapters.base import FRAMES_A_WAKE_UP, Poller
 from vnet.errors import HostError
 from vnet.ports import NO_OFFLOAD, Port, Report, no_report
+from vnet.wire.vlan import TAG_OCTETS
 
 QUEUE_LENGTH: Final = 10_000
 """Frames that Linux may queue toward the fabric. Linux's own default, 1000, loses frames of a burst 1.4 times earlier."""
 HEADER_OCTETS: Final = len(NO_OFFLOAD)
 READ_OCTETS: Final = HEADER_OCTETS + 18 + 65_536
 """The largest super-frame with its header, and a tag."""
-TAG_OCTETS: Final = 4
 
 JOIN_LIMIT: Final = 1024
 """Below this size, in octets, joining header and frame costs less than handing two buffers over; such frames are *small*."""

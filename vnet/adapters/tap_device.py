@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final, final
 
 from vnet.adapters import _linux
@@ -40,15 +40,12 @@ class TapAdapter(TapBase):
 
 
 def _set_up(device: TapDevice, mtu: int) -> None:
-    netlink = Netlink()
     try:
-        quiet = [quiet_ipv6(device.name)] if os.path.exists("/proc/sys/net/ipv6") else []
-        netlink.run([*quiet, link(device.name, mtu=mtu, queue_length=QUEUE_LENGTH)])
+        with closing(Netlink()) as netlink:
+            netlink.run([*quiet_ipv6(device.name), link(device.name, mtu=mtu, queue_length=QUEUE_LENGTH)])
     except OSError as error:
         device.close()
         raise HostError(f"cannot configure interface {device.name}: {error.strerror}") from error
-    finally:
-        netlink.close()
 
 
 def _inherited(fd: int) -> TapDevice:
@@ -75,11 +72,7 @@ def _inherited(fd: int) -> TapDevice:
 
 def _mtu_of(name: str) -> int | None:
     """Ask for an interface's MTU; None if it is not there."""
-    netlink = Netlink()
-    try:
-        with suppress(OSError):
-            index = socket.if_nametoindex(name)
-            return next((each.mtu for each in netlink.links() if each.index == index), None)
-        return None
-    finally:
-        netlink.close()
+    with closing(Netlink()) as netlink, suppress(OSError):
+        index = socket.if_nametoindex(name)
+        return next((each.mtu for each in netlink.links() if each.index == index), None)
+    return None

@@ -20,17 +20,16 @@ from struct import pack
 from typing import Final, TypeAlias, final
 from weakref import WeakKeyDictionary
 
-from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext, Poller
+from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext, Poller, cut_up
 from vnet.adapters.peers import LearnedPeers
 from vnet.errors import HostError, WireError
 from vnet.ports import NO_OFFLOAD
 from vnet.topology.adapter_kinds.tunnels import TunnelSpec, UdpSpec
 from vnet.wire.ethernet import HEADER_OCTETS, MIN_FRAME
-from vnet.wire.segmentation import complete
 from vnet.wire.tunnels import geneve_header, read_geneve, read_vxlan, vxlan_header
+from vnet.wire.vlan import TAG_OCTETS
 
 BUFFER_OCTETS: Final = 4 << 20
-_TAG_OCTETS: Final = 4
 _UDP_SEGMENT: Final = 103
 _MOST_SEGMENTS: Final = 64
 """UDP_MAX_SEGMENTS of kernels before 6.9."""
@@ -152,7 +151,7 @@ class UdpTunnel:
             self._header = make(spec.vni)
             port, ends = spec.port, [(remote, spec.port) for remote in spec.remotes]
             local = spec.local or type(spec.remotes[0])(0)
-            self._largest = spec.mtu + HEADER_OCTETS + _TAG_OCTETS
+            self._largest = spec.mtu + HEADER_OCTETS + TAG_OCTETS
         self._remotes: list[Remote] = [_remote(*end) for end in ends]
         self._known = {_address(remote): remote for remote in self._remotes}
         for remote in self._remotes:
@@ -225,13 +224,9 @@ class UdpTunnel:
         self._context.port.send(frame, NO_OFFLOAD)
 
     def _out(self, frame: bytes, offload: bytes) -> None:
-        frames = [frame]
-        if offload != NO_OFFLOAD:
-            try:
-                frames = complete(frame, offload)
-            except WireError:
-                self.drops["malformed"] += 1
-                return
+        frames = [frame] if offload == NO_OFFLOAD else cut_up(frame, offload, self.drops)
+        if not frames:
+            return
         if len(frames[0]) > self._largest:
             self.drops["oversize"] += 1
             return

@@ -8,15 +8,14 @@ import os
 import socket
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import Final, final
 
 from vnet.adapters.base import FRAMES_A_WAKE_UP, AdapterContext
 from vnet.adapters.peers import LearnedPeers
-from vnet.adapters.resources import DirectoryResource, FileId, FileResource
+from vnet.adapters.resources import DirectoryResource, FileResource
+from vnet.adapters.sockets import remove_stale
 from vnet.adapters.vde_wire import (
     ADDRESS,
-    CONNECT_SECONDS,
     LARGEST,
     REASONS,
     datagrams,
@@ -71,9 +70,9 @@ class VdeServer:
                 self._directory = DirectoryResource.of(spec.directory)
                 context.ledger.add(self._directory)
             path = f"{spec.directory}/ctl"
-            self._remove_dead(path)
+            remove_stale(path, socket.SOCK_STREAM)
             self._listener.bind(path)
-            self._file = FileResource(path, FileId.of(os.lstat(path)))
+            self._file = FileResource.of(path)
             context.ledger.add(self._file)
             self._listener.listen()
         except OSError as error:
@@ -81,18 +80,6 @@ class VdeServer:
             self._remove_directory()
             raise HostError(f"cannot be a vde switch at {spec.directory}: {error.strerror or error}") from error
         context.port.set_handler(self._out)
-
-    @staticmethod
-    def _remove_dead(path: str) -> None:
-        """Remove the socket of a switch that died; one that answers is left alone, and bind will say so."""
-        if not Path(path).is_socket():
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(CONNECT_SECONDS)
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
 
     @property
     def problem(self) -> str:

@@ -9,16 +9,14 @@ the byte order of the machine.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections import Counter
 from struct import Struct
 from typing import Final
 
-from vnet.adapters.base import AdapterContext
-from vnet.adapters.resources import FileId, FileResource
+from vnet.adapters.base import AdapterContext, cut_up
+from vnet.adapters.resources import FileResource
 from vnet.errors import WireError
-from vnet.wire.segmentation import complete
 
 MAGIC: Final = 0xFEEDFACE
 VERSION: Final = 3
@@ -30,7 +28,6 @@ ADDRESS: Final = Struct("=H108s")
 BUFFER_OCTETS: Final = 1 << 20
 LARGEST: Final = 9216 + 4
 """The longest frame, with a tag."""
-CONNECT_SECONDS: Final = 2.0
 REASONS: Final = {errno.EAGAIN: "queue-full", errno.ENOBUFS: "no-buffers", errno.EMSGSIZE: "oversize"}
 
 
@@ -41,7 +38,7 @@ def datagrams(path: str, context: AdapterContext) -> tuple[socket.socket, FileRe
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             made.setsockopt(socket.SOL_SOCKET, option, BUFFER_OCTETS)
         made.bind(path)
-        resource = FileResource(path, FileId.of(os.lstat(path)))
+        resource = FileResource.of(path)
         context.ledger.add(resource)
     except OSError:
         made.close()
@@ -57,12 +54,8 @@ def remove_file(resource: FileResource, context: AdapterContext) -> None:
 
 def plain_frames(frame: bytes, offload: bytes, drops: Counter[str]) -> list[bytes]:
     """Cut a super-frame; what cannot be sent is counted."""
-    try:
-        frames = complete(frame, offload)
-    except WireError:
-        drops["malformed"] += 1
-        return []
-    if len(frames[0]) > LARGEST:
+    frames = cut_up(frame, offload, drops)
+    if frames and len(frames[0]) > LARGEST:
         drops["oversize"] += 1
         return []
     return frames

@@ -22,7 +22,7 @@ from typing import Final, TypeAlias, final
 from vnet.adapters.base import AdapterContext
 from vnet.adapters.vhost_memory import SharedMemory, check_event, signal_event
 from vnet.adapters.vhost_rings import DEVICE_FEATURES, NetDevice, Ring, bits
-from vnet.adapters.virtqueue import MOST_REGIONS, Memory
+from vnet.adapters.virtqueue import MOST_REGIONS
 from vnet.errors import WireError
 
 HEADER: Final = Struct("<III")
@@ -233,7 +233,7 @@ class Session:
         ring = self._ring(index)
         ring.addresses = table, available, used
         if ring.queue is not None:
-            ring.open(self._memory())
+            ring.open(self.device.memory)
 
     def _set_vring_base(self, payload: bytes, fds: list[int]) -> None:
         ring, base = self._state(payload)
@@ -265,9 +265,6 @@ class Session:
     def _set_vring_enable(self, payload: bytes, fds: list[int]) -> None:
         ring, wanted = self._state(payload)
         ring.enabled = bool(wanted)
-
-    def _memory(self) -> Memory:
-        return Memory() if self._shared is None else self._shared.memory
 
     def _ring(self, index: int) -> Ring:
         if index >= len(self.device.rings):

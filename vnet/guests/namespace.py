@@ -175,8 +175,8 @@ class NamespaceGuest:
         """List what makes the interfaces as the topology wants them: all links, all addresses, all routes, in this order."""
         messages = [link("lo")] if self._pid is None else []
         for number, nic in enumerate(self.nics):
-            if not nic.ipv6 and os.path.exists("/proc/sys/net/ipv6"):
-                messages.append(quiet_ipv6(self._name(number)))
+            if not nic.ipv6:
+                messages += quiet_ipv6(self._name(number))
             messages.append(link(self._name(number), mac=nic.mac, mtu=nic.mtu, queue_length=QUEUE_LENGTH))
         for index, nic in zip(self._indexes, self.nics, strict=True):
             messages += [address(index, each) for each in nic.addresses]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Callable
 
 from vnet.adapters.base import AdapterContext
@@ -16,6 +17,16 @@ FRAME = bytes.fromhex("020000000001 020000000002 88b5") + bytes(46)
 
 def frame(number: int, octets: int = 60) -> bytes:
     return FRAME[:14] + number.to_bytes(4, "big") + bytes(octets - 18)
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    """Tell whether the other end of a connection that does not block has closed it."""
+    try:
+        return connection.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 class Bench:

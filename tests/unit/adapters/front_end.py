@@ -12,6 +12,7 @@ import os
 import socket
 from struct import Struct, pack, pack_into, unpack_from
 
+from tests.unit.adapters.bench import is_cut_off
 from vnet.adapters.vhost_session import ADDRESS, HEADER, NEED_REPLY, STATE, U64
 
 LOW, HIGH = 0x0, 0x100000
@@ -73,12 +74,7 @@ class FrontEnd:
         return int(U64.unpack(self.reply()[2])[0])
 
     def is_cut_off(self) -> bool:
-        try:
-            return self.socket.recv(1000) == b""
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            return True
+        return is_cut_off(self.socket)
 
     def setup(self, features: int) -> None:
         self.say(SET_OWNER)

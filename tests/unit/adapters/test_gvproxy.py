@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from struct import pack, unpack
 
 import pytest
-from bench import Bench, frame
 
+from tests.unit.adapters.bench import Bench, frame, is_cut_off
 from vnet.adapters.framings import COMMAND, ETHERNET, HELLO, LARGEST_FRAME, MAGIC, PREFERRED_IPV4, RESPONSE
 from vnet.adapters.gvproxy import GREETING_TIME, GvproxyConnections, GvproxyDatagrams
 from vnet.adapters.registry import open_adapter
@@ -74,12 +74,7 @@ class Client:
         return frames
 
     def is_cut_off(self) -> bool:
-        try:
-            return self.socket.recv(1000) == b""
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            return True
+        return is_cut_off(self.socket)
 
     def close(self) -> None:
         self.socket.close()

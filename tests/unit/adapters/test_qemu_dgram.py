@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.adapters.bench import Bench, frame
-from vnet.adapters.qemu_dgram import LAST_RETRY, DgramAdapter
-from vnet.adapters.sockets import QUEUE_OCTETS
+from vnet.adapters.qemu_dgram import DgramAdapter
+from vnet.adapters.sockets import LAST_RETRY, QUEUE_OCTETS
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.sockets import DgramSpec, SocketPlace
 

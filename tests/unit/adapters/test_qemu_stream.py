@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.adapters.bench import Bench, frame
-from vnet.adapters.qemu_stream import LAST_RETRY, FrameStream, StreamAdapter
-from vnet.adapters.sockets import MAX_FRAME, QUEUE_OCTETS
+from vnet.adapters.qemu_stream import FrameStream, StreamAdapter
+from vnet.adapters.sockets import LAST_RETRY, MAX_FRAME, QUEUE_OCTETS
 from vnet.errors import HostError
 from vnet.topology.adapter_kinds.sockets import SocketPlace, StreamSpec
 from vnet.units import SECOND

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from user_rig import GATEWAY, MACHINE, Rig, port_of, rig, server
 
+from tests.unit.adapters.user_rig import GATEWAY, MACHINE, Rig, port_of, rig, server
 from vnet.adapters.user import dns as dns_module
 from vnet.adapters.user import udp as udp_module
 from vnet.adapters.user.dns import read_servers

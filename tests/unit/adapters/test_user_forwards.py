@@ -9,8 +9,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from user_rig import GATEWAY, GUEST, Rig, port_of, rig, server
 
+from tests.unit.adapters.user_rig import GATEWAY, GUEST, Rig, port_of, rig, server
 from vnet.errors import HostError
 from vnet.stack.tcp.tables import TcpListener
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec

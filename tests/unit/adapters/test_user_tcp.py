@@ -12,8 +12,8 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from user_rig import GUEST, MACHINE, Rig, port_of, rig, server
 
+from tests.unit.adapters.user_rig import GUEST, MACHINE, Rig, port_of, rig, server
 from vnet.adapters.netlink import Netlink
 from vnet.adapters.user.outside import Outside
 from vnet.ports import NO_OFFLOAD, Handler

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from front_end import FrontEnd
 
 import vnet
+from tests.unit.adapters.front_end import FrontEnd
 from vnet.adapters.vhost_session import FEATURES
 from vnet.topology import parse_topology
 from vnet.wire.arp import request_frame

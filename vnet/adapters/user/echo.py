@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Final, final
 
-from vnet.adapters.user.errors import IP_RECVERR, UNREACHABLE, told
+from vnet.adapters.user.errors import UNREACHABLE, told
 from vnet.adapters.user.flows import FlowTable
 from vnet.adapters.user.outside import Outside
 from vnet.errors import WireError
@@ -131,15 +131,8 @@ class EchoRelay:
         if address is None:
             outside.refuse(packet, "forbidden")
             return None
-        sock = outside.open(socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+        sock = outside.connect(packet, address, 0, socket.IPPROTO_ICMP)
         if sock is None:
-            return None
-        try:
-            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            sock.connect((address, 0))
-        except OSError as error:
-            sock.close()
-            outside.refuse(packet, "unreachable", UNREACHABLE.get(error.errno or 0, icmpv4.NET_UNREACHABLE))
             return None
         flow = _Flow(outside, sock, key[:4], key[4:8], ident)
         self._table.add(key, flow)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, final
 
-from vnet.adapters.resources import FileId, FileResource, Ledger
+from vnet.adapters.resources import FileResource, Ledger
 from vnet.adapters.user.flows import FlowTable
 from vnet.adapters.user.outside import Outside
 from vnet.adapters.user.tcp import TcpRelay
@@ -140,7 +139,7 @@ class Forwards:
         try:
             if family == socket.AF_UNIX:
                 sock.bind(forward.listen)
-                file = FileResource(forward.listen, FileId.of(os.lstat(forward.listen)))
+                file = FileResource.of(forward.listen)
                 self._ledger.add(file)
             else:
                 if kind == socket.SOCK_STREAM:

@@ -12,7 +12,7 @@ from typing import Final, final
 
 from vnet.adapters.base import Poller
 from vnet.adapters.user.destinations import Destinations
-from vnet.adapters.user.errors import IP_BIND_ADDRESS_NO_PORT, Told
+from vnet.adapters.user.errors import IP_BIND_ADDRESS_NO_PORT, IP_RECVERR, UNREACHABLE, Told
 from vnet.ports import Scheduler
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
@@ -52,6 +52,20 @@ class Outside:
                 self.drops["source"] += 1
                 sock.close()
                 return None
+        return sock
+
+    def connect(self, packet: bytes, address: str, port: int, protocol: int = 0) -> socket.socket | None:
+        """Open a datagram socket to where *packet* goes, told of ICMP errors; refuse the packet if there is no way."""
+        sock = self.open(socket.SOCK_DGRAM, protocol)
+        if sock is None:
+            return None
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            sock.connect((address, port))
+        except OSError as error:
+            sock.close()
+            self.refuse(packet, "unreachable", UNREACHABLE.get(error.errno or 0, icmpv4.NET_UNREACHABLE))
+            return None
         return sock
 
     def close(self, sock: socket.socket) -> None:

@@ -114,10 +114,7 @@ class TcpRelay:
         if flags & (SYN | ACK) != SYN:
             return False
         if (opening := self._opening.get(key)) is not None:
-            opening.packet, opening.segment = (
-                packet,
-                segment,
-            )  # the host socket goes on trying; the guest may have begun anew
+            opening.packet, opening.segment = packet, segment  # the guest may have begun anew
             return True
         outside = self._outside
         destination, port = packet[16:20], key[10] << 8 | key[11]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import Final, final
 
-from vnet.adapters.user.errors import IP_RECVERR, UNREACHABLE, told
+from vnet.adapters.user.errors import UNREACHABLE, told
 from vnet.adapters.user.flows import FlowTable
 from vnet.adapters.user.outside import Outside
 from vnet.errors import WireError
@@ -17,7 +17,7 @@ from vnet.stack.interface import Interface
 from vnet.stack.transport import IcmpError, TransportAddress
 from vnet.stack.udp import UdpSocket
 from vnet.units import SECOND, Duration, Instant
-from vnet.wire import icmpv4, udp
+from vnet.wire import udp
 
 MAX_FLOWS: Final = 8192
 LIFETIME: Final[Duration] = 300 * SECOND
@@ -148,15 +148,8 @@ class UdpRelay:
         if address is None or not datagram.destination_port or not datagram.source_port:
             outside.refuse(packet, "forbidden")
             return None
-        sock = outside.open(socket.SOCK_DGRAM)
+        sock = outside.connect(packet, address, datagram.destination_port)
         if sock is None:
-            return None
-        try:
-            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            sock.connect((address, datagram.destination_port))
-        except OSError as error:
-            sock.close()
-            outside.refuse(packet, "unreachable", UNREACHABLE.get(error.errno or 0, icmpv4.NET_UNREACHABLE))
             return None
         flow = _Flow(outside, sock, (key[:4], datagram.source_port), (key[4:8], datagram.destination_port))
         self._table.add(key, flow)
