@@ -201,7 +201,7 @@ class Ways:
         if not self._opens(spec):
             return None
         assert self._make_context is not None, "the lab is open"
-        port = Port(f"{network.name}:{ADAPTER}", _nowhere)
+        port = Port(f"{network.name}:{ADAPTER}", nowhere)
         context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name, port))
         with trio.CancelScope(shield=True):  # or else nobody would close it
             adapter = await self._aside(open_adapter, self._with_file(spec), context)
@@ -335,5 +335,5 @@ def _announce(lab: Lab, network: ResolvedNetwork, ref: PortRef) -> None:
         port.send(rarp_frame(mac), NO_OFFLOAD)
 
 
-def _nowhere(frame: bytes, offload: bytes) -> None:
+def nowhere(frame: bytes, offload: bytes) -> None:
     """Stand for an adapter that is not open yet."""
