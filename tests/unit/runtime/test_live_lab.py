@@ -28,12 +28,7 @@ guests:
 """,
     source="tiny",
 )
-
-
-@pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("run_directory")
 
 
 async def run_and_raise(error: Exception) -> None:

@@ -30,13 +30,7 @@ guests:
 """,
     source="outward",
 )
-pytestmark = pytest.mark.trio
-
-
-@pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("run_directory")]
 
 
 @pytest.fixture
