@@ -2,8 +2,8 @@
 
 ``FrameSource.draw`` gives (frame, offload). About a third are right to the last bit, so that the tables fill and the fast
 paths are taken; the rest are right ones with a few mutations, half of them with their checksums made right again so that
-the damage gets past the first check; a few are noise. The builders here share nothing with vnet's codecs but the checksum,
-and know nothing of what vnet makes of a frame.
+the damage gets past the first check (``damage``); a few are noise. The builders here and in ``packets`` share nothing with
+vnet's codecs but the checksum, and know nothing of what vnet makes of a frame.
 
 A frame is built once and drawn many times in many mutations: building costs ten times as much as mutating.
 """
@@ -11,84 +11,58 @@ A frame is built once and drawn many times in many mutations: building costs ten
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from struct import Struct, pack, pack_into, unpack_from
-from typing import Final, NamedTuple, TypeVar, final
+from collections.abc import Callable
+from struct import pack
+from typing import Final, final
+
+from damage import OFFLOAD, Damage
+from draws import GROUP_MACS, ODD_ADDRESSES, Dice, Drawn, Ends, Place
+from packets import (
+    ARP,
+    BROADCAST,
+    C_TAG,
+    ICMP,
+    ICMPV6,
+    IPV4,
+    IPV6,
+    S_TAG,
+    TCP,
+    UDP,
+    icmp,
+    ip_offset,
+    ipv4,
+    summed,
+    udp,
+    v6_of,
+)
 
 from vnet.ports import NO_OFFLOAD
-from vnet.wire.checksum import checksum, ones_sum
-
-T = TypeVar("T")
-Drawn = tuple[bytes, bytes]
-"""A frame and its virtio-net header."""
-Ends = tuple[bytes, bytes, bytes, bytes]
-"""Destination MAC, source MAC, source address, destination address."""
+from vnet.wire.checksum import ones_sum
 
 CORPUS: Final = 4096
 """Built frames kept for further use; a new one takes the place of an old one."""
 FRESH: Final = 0.15
 """Share of the draws that build a frame."""
-IPV4, ARP, IPV6, C_TAG, S_TAG = b"\x08\x00", b"\x08\x06", b"\x86\xdd", b"\x81\x00", b"\x88\xa8"
-BROADCAST: Final = b"\xff" * 6
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 PORTS: Final = (0, 1, 7, 22, 25, 53, 67, 68, 80, 443, 5000, 5001, 8080, 33434, 49152, 65535)
-GROUP_MACS: Final = tuple(
-    bytes.fromhex(text)
-    for text in (
-        "ffffffffffff", "01005e000001", "01005e7fffff", "333300000001", "3333ff000001",
-        *(f"0180c20000{last:02x}" for last in range(16)), "0180c2000010", "0180c2000021", "01000ccccccc", "010000000000",
-    )
-)  # fmt: skip
-ODD_ADDRESSES: Final = tuple(
-    bytes(map(int, text.split(".")))
-    for text in (
-        "0.0.0.0", "255.255.255.255", "127.0.0.1", "224.0.0.1", "239.255.255.250", "169.254.1.1", "240.0.0.1", "8.8.8.8",
-        "10.0.0.1", "192.168.0.255", "1.0.0.0",
-    )
-)  # fmt: skip
 _ICMP_KINDS: Final = (0, 3, 3, 3, 4, 5, 8, 8, 8, 11, 11, 12, 13, 14, 17, 30, 255)
 _DHCP_CODES: Final = (1, 3, 6, 12, 15, 44, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 66, 67, 81, 82, 116, 121, 255, 0)
-_OFFLOAD: Final = Struct("<BBHHHH")
-
-
-class Place(NamedTuple):
-    """What the frames mention, so that somebody feels addressed: who is there, which VLANs, which addresses besides."""
-
-    stations: Sequence[tuple[bytes, bytes]]
-    """MAC and IPv4 address of each interface."""
-    addresses: Sequence[bytes]
-    """More addresses that mean something: broadcasts, unused ones, those of forwarded ports."""
-    vids: Sequence[int]
-    talks: Sequence[Ends] = ()
-    """Who talks to whom by way of which MAC: what goes far through routers."""
-
-
-def v6_of(mac: bytes) -> bytes:
-    """Make the link-local address of a station (RFC 4291, appendix A)."""
-    return bytes.fromhex("fe80000000000000") + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 
 @final
-class FrameSource:
+class FrameSource(Dice):
     """Draws frames; the same seed and place give the same frames. ``kinds`` counts what was built, by builder."""
 
     def __init__(self, seed: int, place: Place) -> None:
-        self.random = random.Random(seed)
+        super().__init__(random.Random(seed))
         self.place = place
         self.kinds: dict[str, int] = {}
-        self._uniform = self.random.random
-        self._bits = self.random.getrandbits
-        self._octets = self.random.randbytes
         self._corpus: list[Drawn] = []
         self._next = 0
+        self._damage = Damage(self.random, place, self._corpus)
         self._builders: tuple[Callable[[], Drawn], ...] = (
             *[self._arp] * 3, *[self._udp] * 4, *[self._tcp] * 4, *[self._icmp] * 3, *[self._icmp_error] * 3,
             *[self._dhcp] * 5, *[self._fragments] * 2, self._other_ip, *[self._ipv6] * 2, *[self._llc] * 2, self._lldp,
             self._ethertype, self._runt, self._jumbo, *[self._super] * 3, self._noise,
-        )  # fmt: skip
-        self._mutations: tuple[Callable[[bytearray], None], ...] = (
-            self._flip, self._flip, self._octet, self._octet, self._truncate, self._extend, self._lie_ip,
-            self._lie_transport, self._addresses, self._copy,
         )  # fmt: skip
 
     # -- drawing -------------------------------------------------------------------------------------------------------
@@ -102,19 +76,7 @@ class FrameSource:
             frame, offload = self._corpus[int(uniform() * len(self._corpus))]
         if uniform() < 0.35:
             return frame, offload
-        return self._mutated(frame, offload)
-
-    def right(self) -> Drawn:
-        """Draw one frame as it was built."""
-        return self._build()
-
-    def one(self, choices: Sequence[T]) -> T:
-        """Draw one of several."""
-        return choices[int(self._uniform() * len(choices))]
-
-    def below(self, bound: int) -> int:
-        """Draw a whole number from 0 to *bound* - 1."""
-        return int(self._uniform() * bound)
+        return self._damage.mutated(frame, offload)
 
     def _build(self) -> Drawn:
         builder = self._builders[int(self._uniform() * len(self._builders))]
@@ -130,89 +92,6 @@ class FrameSource:
             self._corpus[self._next] = drawn
             self._next = (self._next + 1) % CORPUS
         return drawn
-
-    def _mutated(self, frame: bytes, offload: bytes) -> Drawn:
-        uniform, mutations = self._uniform, self._mutations
-        octets = bytearray(frame)
-        for _ in range(1 + int(uniform() * uniform() * 5)):
-            mutations[int(uniform() * len(mutations))](octets)
-        chance = uniform()
-        if chance < 0.5:
-            repair(octets)
-        if chance < 0.15 or offload is not NO_OFFLOAD:
-            offload = self._lying(frame, offload)
-        return bytes(octets), offload
-
-    # -- mutations -----------------------------------------------------------------------------------------------------
-
-    def _flip(self, octets: bytearray) -> None:
-        if octets:
-            octets[self.below(len(octets))] ^= 1 << self.below(8)
-
-    def _octet(self, octets: bytearray) -> None:
-        if octets:  # the headers matter more than what they carry
-            octets[self.below(min(len(octets), 80))] = self.one((0, 1, 255, 0x45, 0x80, self._bits(8)))
-
-    def _truncate(self, octets: bytearray) -> None:
-        del octets[self.below(len(octets) + 1) :]
-
-    def _extend(self, octets: bytearray) -> None:
-        octets += self._octets(self.below(64))
-
-    def _lie_ip(self, octets: bytearray) -> None:
-        at = ip_offset(octets)
-        if at is not None and len(octets) >= at + 20:
-            if self._uniform() < 0.5:
-                pack_into("!H", octets, at + 2, self.one((0, 19, 20, 21, len(octets) - at + 1, 0xFFFF, self._bits(16))))
-            else:
-                octets[at] = self.one((0x40, 0x44, 0x45, 0x46, 0x4F, 0x55, 0x65, self._bits(8)))
-
-    def _lie_transport(self, octets: bytearray) -> None:
-        at = ip_offset(octets)
-        if at is None:
-            return
-        start = at + (octets[at] & 15) * 4
-        if len(octets) >= start + 14:
-            if octets[at + 9] == TCP:
-                octets[start + 12] = self.one((0, 0x40, 0x50, 0xF0, self._bits(8)))
-            else:
-                pack_into("!H", octets, start + 4, self.one((0, 7, 8, 9, len(octets), 0xFFFF)))
-
-    def _addresses(self, octets: bytearray) -> None:
-        """Put somebody else's address somewhere: that is how caches are poisoned."""
-        mac, address = self.one(self.place.stations)
-        if len(octets) >= 12:
-            at = self.one((0, 6, 6))
-            octets[at : at + 6] = self.one((mac, mac, self.one(GROUP_MACS), self._octets(6), bytes(6)))
-        at_ip = ip_offset(octets)
-        if at_ip is not None and len(octets) >= at_ip + 20:
-            at = at_ip + self.one((12, 16))
-            octets[at : at + 4] = self.one((address, self.one(self.place.addresses), self.one(ODD_ADDRESSES)))
-
-    def _copy(self, octets: bytearray) -> None:
-        """Let a piece of another frame end this one."""
-        other = self._corpus[self.below(len(self._corpus))][0]
-        at = self.below(len(octets) + 1)
-        octets[at:] = other[at:]
-
-    # -- offload headers -----------------------------------------------------------------------------------------------
-
-    def _lying(self, frame: bytes, offload: bytes) -> bytes:
-        """Make an offload header that need not fit the frame."""
-        kind = self.below(8)
-        if kind == 0:
-            return self._octets(10)
-        if kind == 1 and offload is not NO_OFFLOAD:
-            octets = bytearray(offload)
-            octets[self.below(10)] = self._bits(8)
-            return bytes(octets)
-        if kind == 2:
-            return _OFFLOAD.pack(
-                self.one((0, 1, 2, 3, 255)), self.one((0, 1, 3, 4, 5, 0x80, 0x81, 127)), self.one((0, 14, 42, 54, 65535)),
-                self.one((0, 1, 2, 8, 100, 1448, 65535)), self.one((0, 13, 14, 34, len(frame) & 0xFFFF, 65535)),
-                self.one((0, 6, 16, 65535)),
-            )  # fmt: skip
-        return offload if kind < 6 else NO_OFFLOAD
 
     # -- Ethernet ------------------------------------------------------------------------------------------------------
 
@@ -442,77 +321,16 @@ class FrameSource:
             length = 8 + len(payload)
             pseudo = (ones_sum(address + peer) + UDP + length) % 0xFFFF
             body = pack("!HHHH", self.one(PORTS), self.one(PORTS), length, pseudo) + payload
-            offload = _OFFLOAD.pack(1, 5, start + 8, size, start, 6)
+            offload = OFFLOAD.pack(1, 5, start + 8, size, start, 6)
         else:
             pseudo = (ones_sum(address + peer) + TCP + 20 + len(payload)) % 0xFFFF
             flags = self.one((16, 24, 2, 17, 0x90))
             body = pack("!HHIIBBHHH", self.one(PORTS), self.one(PORTS), 1, 1, 0x50, flags, 65535, pseudo, 0) + payload
-            offload = _OFFLOAD.pack(1, (1, 4)[kind] | self.one((0, 0, 0x80)), start + 20, size, start, 16)
+            offload = OFFLOAD.pack(1, (1, 4)[kind] | self.one((0, 0, 0x80)), start + 20, size, start, 16)
         if kind == 1:
             packet = pack("!IHBB", 0x60000000, len(body), TCP, 64) + address + peer + body
         else:
             packet = ipv4(address, peer, UDP if kind == 2 else TCP, body, ident=self._bits(16), word=0x4000)
         if self._uniform() < 0.2:  # a plain frame whose checksum is pending
-            offload = _OFFLOAD.pack(1, 0, 0, 0, start, 6 if kind == 2 else 16)
+            offload = OFFLOAD.pack(1, 0, 0, 0, start, 6 if kind == 2 else 16)
         return destination + source + tags + (IPV6 if kind == 1 else IPV4) + packet, offload
-
-
-# -- headers -----------------------------------------------------------------------------------------------------------
-
-
-def ipv4(
-    source: bytes, destination: bytes, protocol: int, body: bytes, *, ttl: int = 64, ident: int = 0, word: int = 0,
-    options: bytes = b"",
-) -> bytes:  # fmt: skip
-    """Put an IPv4 header (RFC 791) before *body*; too long a body gets a length that is cut off."""
-    octets = 20 + len(options)
-    length = (octets + len(body)) & 0xFFFF
-    head = pack("!BBHHHBBH4s4s", 0x40 | octets >> 2, 0, length, ident, word, ttl, protocol, 0, source, destination) + options
-    return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + body
-
-
-def summed(body: bytes, at: int, source: bytes, destination: bytes, protocol: int) -> bytes:
-    """Write the checksum of a transport header with its pseudo-header to offset *at*, which holds zeros."""
-    value = checksum(body, ones_sum(source + destination) + protocol + len(body))
-    return body[:at] + (value or 0xFFFF).to_bytes(2, "big") + body[at + 2 :]
-
-
-def udp(source: bytes, destination: bytes, from_port: int, to_port: int, payload: bytes, *, summed_: bool = True) -> bytes:
-    """Build a UDP datagram."""
-    datagram = pack("!HHHH", from_port, to_port, (8 + len(payload)) & 0xFFFF, 0) + payload
-    return summed(datagram, 6, source, destination, UDP) if summed_ else datagram
-
-
-def icmp(message: bytes) -> bytes:
-    """Write the checksum of an ICMP message."""
-    return message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
-
-
-def ip_offset(frame: bytes | bytearray) -> int | None:
-    """Find the IPv4 header behind any tags; None if there is none."""
-    at = 12
-    while frame[at : at + 2] in (C_TAG, S_TAG):
-        at += 4
-    return at + 2 if frame[at : at + 2] == IPV4 and len(frame) > at + 12 else None
-
-
-def repair(octets: bytearray) -> None:
-    """Make the checksums of an IPv4 packet right again, as far as its fields make sense."""
-    at = ip_offset(octets)
-    if at is None or len(octets) < at + 20:
-        return
-    start = at + (octets[at] & 15) * 4
-    end = at + unpack_from("!H", octets, at + 2)[0]
-    if not at + 20 <= start <= end <= len(octets):
-        return
-    octets[at + 10 : at + 12] = b"\0\0"
-    octets[at + 10 : at + 12] = checksum(bytes(octets[at:start])).to_bytes(2, "big")
-    protocol = octets[at + 9]
-    field = {ICMP: 2, TCP: 16, UDP: 6}.get(protocol)
-    if field is None or start + field + 2 > end:
-        return
-    field += start
-    octets[field : field + 2] = b"\0\0"
-    pseudo = 0 if protocol == ICMP else ones_sum(bytes(octets[at + 12 : at + 20])) + protocol + end - start
-    value = checksum(bytes(octets[start:end]), pseudo)
-    octets[field : field + 2] = (value or (0xFFFF if protocol == UDP else 0)).to_bytes(2, "big")

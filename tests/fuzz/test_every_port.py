@@ -13,9 +13,11 @@ from typing import final
 
 import pytest
 import trio
-from frames import BROADCAST, Ends, FrameSource, Place
+from draws import Ends, Place
+from frames import FrameSource
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packets import BROADCAST
 from watch import LabWatch, check_bounds, hosts
 
 import vnet

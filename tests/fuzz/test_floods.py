@@ -7,7 +7,7 @@ from struct import pack
 
 import pytest
 import trio
-from frames import BROADCAST, IPV4, TCP, UDP, icmp, ipv4, summed, udp
+from packets import BROADCAST, IPV4, TCP, UDP, icmp, ipv4, summed, udp
 from test_every_port import LAB
 from watch import check_bounds
 

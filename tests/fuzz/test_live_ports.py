@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from frames import FrameSource, Place
+from draws import Place
+from frames import FrameSource
 
 import vnet
 from vnet.runtime.lab import Lab

@@ -7,7 +7,8 @@ import os
 import random
 
 import pytest
-from frames import FrameSource, Place
+from draws import Place
+from frames import FrameSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from frames import BROADCAST, FrameSource, Place
+from draws import Place
+from frames import FrameSource
+from packets import BROADCAST
 
 from tests.unit.adapters.user_rig import GATEWAY, GUEST, MACHINE, Loop, rig, server
 from vnet.adapters.user import tcp as tcp_module

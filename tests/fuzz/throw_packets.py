@@ -7,7 +7,8 @@ and with a header; it refuses what is longer than the MTU, and headers that it d
 import socket
 import sys
 
-from frames import FrameSource, Place
+from draws import Place
+from frames import FrameSource
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 

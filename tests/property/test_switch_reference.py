@@ -22,8 +22,6 @@ STATIONS = [mac(number) for number in range(4)]
 GROUPS = [BROADCAST, bytes.fromhex("01005e000001"), bytes.fromhex("0180c2000010")]
 NO_STATION = [*GROUPS, bytes(6), bytes.fromhex("0180c2000000"), bytes.fromhex("0180c200000f")]
 
-Tag = tuple[int, int, int]
-
 
 @dataclass
 class Bridge:

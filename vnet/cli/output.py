@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import click
 
-Cell: TypeAlias = "str | int | float | bool | None"
 _RED: Final = "red"
 _NARROWEST: Final = 10
 """Characters that a column of sentences needs at least."""

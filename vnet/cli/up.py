@@ -102,9 +102,9 @@ def up_command(
         raise click.UsageError("a simulated lab runs at once and ends: --detach and --simulate exclude each other")
     if not timeout <= MOST_TIMEOUT:  # nan is not either
         raise click.UsageError(f"--timeout is at most {MOST_TIMEOUT:.0f} seconds")
-    if detach:
-        return _detach(Options(file, seed, state, capture, events, timeout, emulate, as_json))
     options = Options(file, seed, state, capture, events, timeout, emulate, as_json)
+    if detach:
+        return _detach(options)
     if simulate is not None:
         return _simulate(options, parse_simulated(simulate) if simulate else None)
     return trio.run(_run_live, options, ready_fd, strict_exception_groups=True)

@@ -296,16 +296,13 @@ class Builder:
                 host.add_interface(nic.name, nic.mac, nic.mtu)
         return host
 
-    def _routes_of(self, guest: ResolvedGuest, nic: ResolvedInterface) -> list[ResolvedRoute]:
-        return [route for route in guest.routes if is_beside(self.topology, route.via, nic)]
-
     def _configure(self, host: Host, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
         interface = host.interfaces[nic.name]
         for address in _ipv4(nic):
             interface.add_address(address)
         if isinstance(nic.gateway, IPv4Address):
             host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, interface)
-        routes = self._routes_of(guest, nic)
+        routes = routes_by(self.topology, guest, nic)
         _add_routes(host.routes, routes, interface)
         if nic.has_ipv6:
             _start_ipv6(interface, nic, routes)
@@ -315,7 +312,7 @@ class Builder:
             return
         interface = emulated.host.interfaces[nic.name]
         client = emulated.start_dhcp(interface)
-        routes, own = self._routes_of(guest, nic), leased_gateway(self.topology, guest, nic)
+        routes, own = routes_by(self.topology, guest, nic), leased_gateway(self.topology, guest, nic)
         if routes or own:  # they go with the address, and must come back with the next one
             client.on_bound.append(partial(_add_routes_again, emulated.host.routes, routes, own, interface))
 
@@ -337,6 +334,11 @@ def is_beside(topology: ResolvedTopology, address: object, nic: ResolvedInterfac
     network = topology.networks.get(nic.network or "")
     subnets = [each.network for each in nic.addresses] + ([network.subnet] if network and network.subnet else [])
     return any(address in subnet for subnet in subnets)
+
+
+def routes_by(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface) -> list[ResolvedRoute]:
+    """List the routes of a guest that lead through a NIC."""
+    return [route for route in guest.routes if is_beside(topology, route.via, nic)]
 
 
 def leased_gateway(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface) -> IPv4Address | None:

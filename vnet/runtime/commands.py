@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vnet.runtime.plugs import Plug
 
 Progress: TypeAlias = Callable[[object], Awaitable[None]]
+"""Sends something to the client while its command still runs."""
 Command: TypeAlias = "Callable[[Commands, Arguments, Progress], Awaitable[object]]"
 
 MAX_COUNT: Final = 1_000_000

@@ -20,8 +20,8 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final, TypeAlias, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
@@ -43,9 +43,6 @@ SEND_TIMEOUT: Final = 30.0
 """Seconds a client may take to read a line of the answer."""
 LAST_WORDS_TIMEOUT: Final = 0.5
 """Seconds that the end of a lab waits for each client that captures."""
-
-Progress: TypeAlias = Callable[[object], Awaitable[None]]
-"""Sends something to the client while its command still runs."""
 
 _KINDS: Final[tuple[tuple[type[VnetError], str], ...]] = (
     (UsageError, "usage"), (TopologyError, "topology"), (HostError, "host"), (NetworkError, "network"), (LabError, "lab"),

@@ -34,12 +34,12 @@ class EmulatedMachine:
     def plug(self, network: ResolvedNetwork, spec: LoopbackSpec) -> None:
         """Give the machine an interface on a network: that which it had there, or another one in its place."""
         self._release(network, spec.name)
-        topology, had = self._lab.topology, nic_on(self._lab.topology, network)
+        topology, had = self._builder.topology, nic_on(self._builder.topology, network)
         ref = had.port if had is not None else self._released.pop(network.name, None)
         is_new = ref is None
         if ref is None:
             topology, ref = with_adapter_port(topology, network)
-        self._lab.topology = self._builder.topology = with_nic(topology, network, spec, ref)
+        self._builder.topology = with_nic(topology, network, spec, ref)
         if is_new:
             self._builder.add_switch_port(ref)
         elif had is None:
@@ -60,15 +60,15 @@ class EmulatedMachine:
             for each in spec.addresses:
                 if isinstance(each, IPv6Interface):
                     interface.ipv6.remove_address(each.ip.packed)
-        self._lab.topology = self._builder.topology = without_addresses(self._lab.topology, network)
+        self._builder.topology = without_addresses(self._builder.topology, network)
 
     def _release(self, network: ResolvedNetwork, name: str) -> None:
         """Take an interface of this name away from another network, which does not use it now, and keep its switch port."""
-        guest = self._lab.topology.guests.get(HOST)
+        guest = self._builder.topology.guests.get(HOST)
         nics = guest.interfaces if guest is not None else ()
         found = next((nic for nic in nics if nic.name == name and nic.network != network.name), None)
         if found is not None and found.network is not None:
-            self._lab.topology = self._builder.topology = without_nic(self._lab.topology, found)
+            self._builder.topology = without_nic(self._builder.topology, found)
             self._take_away(name)
             self._released[found.network] = found.port
             self._rename_switch_port(found.port)

@@ -30,7 +30,7 @@ from vnet.adapters.resources import (
     Resource,
     end_all_with_token,
 )
-from vnet.runtime.places import LabLock, LabPlace, all_labs
+from vnet.runtime.places import LabLock, LabPlace
 
 _KINDS: Final = {
     NamespaceResource: "namespace", FileResource: "file", DirectoryResource: "directory", LinkResource: "interface",
@@ -238,8 +238,3 @@ def describe(resource: Resource) -> str:
     if isinstance(resource, LinkResource):
         return f"interface {resource.name}"
     return f"{_KINDS[type(resource)]} {resource.path}"
-
-
-def dead_labs(root: Path | None = None) -> list[LabPlace]:
-    """List the labs that do not run but left a journal."""
-    return [place for place in all_labs(root) if place.journal.exists() and not place.is_running()]

@@ -55,7 +55,6 @@ class Lab:
 
     def __init__(
         self,
-        topology: ResolvedTopology,
         timeline: Timeline,
         events: EventLog,
         builder: Builder,
@@ -67,8 +66,8 @@ class Lab:
         emulate: bool = False,
     ) -> None:
         parts = builder.build()
-        self.topology = topology
-        self.name = topology.name
+        self._builder = builder
+        self.name = self.topology.name
         self.timeline = timeline
         self.events = events
         self.seed = seed
@@ -84,7 +83,7 @@ class Lab:
         self.captures = Captures(
             timeline, parts.ports, lambda: {name: link.a.name for name, link in parts.links.items()}, epoch
         )
-        self.captures.hints = dict(without_cable(topology))
+        self.captures.hints = dict(without_cable(self.topology))
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
         self.snapshots: list[Snapshot] = []
@@ -101,6 +100,11 @@ class Lab:
             guest.use_names(self._addresses_of, self._name_of)
         elif isinstance(guest, QemuGuest):
             guest.find_lease = partial(lease_of, self)
+
+    @property
+    def topology(self) -> ResolvedTopology:
+        """What the lab is made of, as it is now: networks change, and so does what is plugged in."""
+        return self._builder.topology
 
     @property
     def now(self) -> float:

@@ -28,7 +28,7 @@ from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
 from vnet.guests.qemu import QemuGuest, check_files
 from vnet.ports import Port
-from vnet.runtime.build import DEFAULT_ROUTE6, is_beside, leased_gateway, namespace_guests
+from vnet.runtime.build import DEFAULT_ROUTE6, leased_gateway, namespace_guests, routes_by
 from vnet.runtime.journal import Journal, begin, finish
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
@@ -126,9 +126,6 @@ class LiveHost:
             for text in finish(lock, journal):
                 progress(f"could not be removed, the next run tries again: {text}")
 
-    def _context_of_guest(self, timeline: Timeline, events: EventLog, name: str, port: Port) -> AdapterContext:
-        return self.adapter_context(timeline, events, port, name)
-
     def _make_machines(self, topology: ResolvedTopology, timeline: Timeline, events: EventLog) -> dict[str, QemuGuest]:
         """Make the virtual machines, which are started later."""
         machines = [(guest, guest.machine) for guest in topology.guests.values() if guest.machine is not None]
@@ -142,7 +139,7 @@ class LiveHost:
                 directory=str(self.place.directory),
                 processes=self._processes,
                 report=events.reporter(guest.name),
-                make_context=partial(self._context_of_guest, timeline, events, guest.name),
+                make_context=partial(self.adapter_context, timeline, events, network=guest.name),
             )
             for index, (guest, machine) in enumerate(machines)
         }
@@ -227,20 +224,9 @@ def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:
 def _nic(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface, *, first: bool) -> Nic:
     gateway = nic.gateway if isinstance(nic.gateway, IPv4Address) else leased_gateway(topology, guest, nic)
     addresses = tuple(address for address in nic.addresses if isinstance(address, IPv4Interface))
-    routes = tuple(
-        (route.destination, route.via)
-        for route in guest.routes
-        if isinstance(route.destination, IPv4Network)
-        and isinstance(route.via, IPv4Address)
-        and is_beside(topology, route.via, nic)
-    )
-    routes6 = [
-        (route.destination, route.via)
-        for route in guest.routes
-        if isinstance(route.destination, IPv6Network)
-        and isinstance(route.via, IPv6Address)
-        and is_beside(topology, route.via, nic)
-    ]
+    beside = [(route.destination, route.via) for route in routes_by(topology, guest, nic)]
+    routes = tuple((to, via) for to, via in beside if isinstance(to, IPv4Network) and isinstance(via, IPv4Address))
+    routes6 = [(to, via) for to, via in beside if isinstance(to, IPv6Network) and isinstance(via, IPv6Address)]
     if isinstance(nic.gateway, IPv6Address):
         routes6.append((DEFAULT_ROUTE6, nic.gateway))
     return Nic(

@@ -65,7 +65,7 @@ async def open_lab(
         store = stack.enter_context(open_store(state, topology.name, timeline, live=False))
         streams = RandomStreams(used_seed)
         builder = Builder(topology, timeline, streams, events, store.for_network, {})
-        lab = Lab(topology, timeline, events, builder, seed=used_seed, live=False, has_state_file=state is not None)
+        lab = Lab(timeline, events, builder, seed=used_seed, live=False, has_state_file=state is not None)
         stack.push_async_callback(lab.networks.close)
         await lab.networks.open(partial(simulated_context, timeline, streams, events))
         try:
@@ -92,9 +92,7 @@ async def _open_live(
         store = stack.enter_context(open_store(state, topology.name, timeline, live=True))  # who has the lock has the file
         progress("plugging everything together")
         builder = Builder(topology, timeline, RandomStreams(seed), events, store.for_network, host.guests)
-        lab = Lab(
-            topology, timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now, emulate=emulate
-        )
+        lab = Lab(timeline, events, builder, seed=seed, live=True, epoch=time.time_ns() - timeline.now, emulate=emulate)
         stack.callback(lab.captures.close)
         host.shell.on_error = lambda error: _report_error(events, error)
         make_context = partial(host.adapter_context, timeline, events)

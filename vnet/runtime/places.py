@@ -186,10 +186,6 @@ class LabLock:
         os.close(self._fd)
         self._fd = -1
 
-    def inheritable_fd(self) -> int:
-        """Give the descriptor, for a child that is to hold the lock on (``vnet up --detach``)."""
-        return self._fd
-
 
 def place_of(name: str, root: Path | None = None) -> LabPlace:
     """Name the place of a lab; raise UsageError for a name that is no file name or makes the socket's path too long."""

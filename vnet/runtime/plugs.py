@@ -20,7 +20,7 @@ from vnet.addresses import Mac, format_mac, is_group, parse_mac
 from vnet.errors import UsageError
 from vnet.ports import Port
 from vnet.runtime.build import Builder
-from vnet.runtime.ways import MakeContext
+from vnet.runtime.ways import MakeContext, nowhere
 from vnet.switch.vlan import Admit, VlanConfig
 from vnet.topology.names import GOOD_NAME
 from vnet.topology.nic_models import DEFAULT_MODEL, DEVICES, device_of
@@ -132,7 +132,7 @@ class Plugs(Mapping[str, Plug]):
         octets = self._mac(mac, name)
         if self._make_context is None:
             raise UsageError("nothing can be plugged into a simulated lab: there is no machine around it")
-        port = Port(f"{name}:{NIC}", _nowhere)
+        port = Port(f"{name}:{NIC}", nowhere)
         context = self._make_context(port, name)
         self._opening.add(name)
         self._opened += 1
@@ -240,7 +240,3 @@ class Plugs(Mapping[str, Plug]):
         first = FIRST_NUMBER if len(self._lab.topology.switches[switch].ports) < FIRST_NUMBER // 2 else LARGER_FIRST_NUMBER
         ports = self._lab.switches[switch].ports
         return next(number for number in range(first, first + len(ports) + MOST_PLUGS) if number not in ports)
-
-
-def _nowhere(frame: bytes, offload: bytes) -> None:
-    """Stand for an adapter that is not open yet."""

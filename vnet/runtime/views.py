@@ -61,11 +61,8 @@ def leases_on(lab: Lab, leases_by_mac: Mapping[bytes, list[Binding]], guest: str
 
 def lease_of(lab: Lab, mac: bytes) -> IPv4Address | None:
     """Tell the address that a DHCP server of the lab has leased to a MAC address; the first, if several have."""
-    for node in lab.dhcp.values():
-        for binding in node.bindings():
-            if binding.mac == mac and binding.state is BindingState.BOUND:
-                return IPv4Address(binding.address)
-    return None
+    leases = leased(lab).get(mac)
+    return IPv4Address(leases[0].address) if leases else None
 
 
 def address_of(lab: Lab, name: str) -> Address | None:

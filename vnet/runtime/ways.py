@@ -35,7 +35,7 @@ from vnet.topology.adapter_kinds.pcap import PcapSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.host import with_adapter_port
 from vnet.topology.resolve_adapter import ADAPTER
-from vnet.topology.resolved import PortRef, ResolvedNetwork, ResolvedTopology
+from vnet.topology.resolved import PortRef, ResolvedNetwork
 from vnet.units import MILLISECOND, Duration
 from vnet.wire.arp import rarp_frame
 
@@ -166,7 +166,7 @@ class Ways:
         old = network.adapter
         found = self._open.get(network.name)
         if found is not None and isinstance(found.adapter, StatefulAdapter) and found.adapter.adapt(spec):
-            _write_down(self._lab, self._builder, network, spec, self._ports[network.name])
+            self._write_down(network, spec, self._ports[network.name])
             return
         if not (self._opens(spec) and self._opens(old) and compete(old, spec)):
             opened = await self._open_adapter(network, spec)
@@ -201,7 +201,7 @@ class Ways:
         if not self._opens(spec):
             return None
         assert self._make_context is not None, "the lab is open"
-        port = Port(f"{network.name}:{ADAPTER}", _nowhere)
+        port = Port(f"{network.name}:{ADAPTER}", nowhere)
         context = replace(self._make_context(port, network.name), set_carrier=partial(self._set_carrier, network.name, port))
         with trio.CancelScope(shield=True):  # or else nobody would close it
             adapter = await self._aside(open_adapter, self._with_file(spec), context)
@@ -222,15 +222,20 @@ class Ways:
             self._machine.plug(network, spec)
             return
         if opened is None:
-            _write_down(self._lab, self._builder, network, spec, self._ports.get(network.name))
+            self._write_down(network, spec, self._ports.get(network.name))
             return
         self._open[network.name] = opened
         ref = self._ports.get(network.name) or self._add_port(network)
-        _write_down(self._lab, self._builder, network, spec, ref)
+        self._write_down(network, spec, ref)
         self._builder.plug_adapter(opened.port, ref)
         opened.adapter.start()
         if self._lab.live:
             self._announce(network)
+
+    def _write_down(self, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None) -> None:
+        """Say in the topology what the network has now."""
+        topology, changed = self._builder.topology, replace(network, adapter=spec, adapter_port=ref)
+        self._builder.topology = replace(topology, networks={**topology.networks, network.name: changed})
 
     def _leave_machine(self, network: ResolvedNetwork, old: AdapterSpec) -> None:
         if self._machine is not None and isinstance(old, LoopbackSpec):
@@ -258,8 +263,7 @@ class Ways:
             found.scheduler.at(found.scheduler.now + delay, again)
 
     def _add_port(self, network: ResolvedNetwork) -> PortRef:
-        topology, ref = with_adapter_port(self._lab.topology, network)
-        self._lab.topology = self._builder.topology = topology
+        self._builder.topology, ref = with_adapter_port(self._builder.topology, network)
         self._builder.add_switch_port(ref)
         self._ports[network.name] = ref
         return ref
@@ -320,18 +324,6 @@ def simulated_context(
     )  # fmt: skip
 
 
-def _write_down(lab: Lab, builder: Builder, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None) -> None:
-    """Say in the topology what the network has now."""
-    lab.topology = builder.topology = _with_adapter(lab.topology, network, spec, ref)
-
-
-def _with_adapter(
-    topology: ResolvedTopology, network: ResolvedNetwork, spec: AdapterSpec, ref: PortRef | None
-) -> ResolvedTopology:
-    changed = replace(network, adapter=spec, adapter_port=ref)
-    return replace(topology, networks={**topology.networks, network.name: changed})
-
-
 def _announce(lab: Lab, network: ResolvedNetwork, ref: PortRef) -> None:
     """Have those behind a new way out learn where the network's addresses are."""
     macs = [nic.mac for _, nic in lab.topology.endpoints() if nic.network == network.name]
@@ -343,5 +335,5 @@ def _announce(lab: Lab, network: ResolvedNetwork, ref: PortRef) -> None:
         port.send(rarp_frame(mac), NO_OFFLOAD)
 
 
-def _nowhere(frame: bytes, offload: bytes) -> None:
+def nowhere(frame: bytes, offload: bytes) -> None:
     """Stand for an adapter that is not open yet."""

@@ -113,6 +113,7 @@ def test_show_says_what_is(run: Run, lab: LabThread) -> None:
 
 
 def test_set_a_link(run: Run, lab: LabThread) -> None:
+    assert run("ping", "tiny", "a", "b").status == 0  # they know each other's MAC: asking again takes a second
     assert run("set", "tiny", "core-edge", "loss=100%").status == 0
     assert run("ping", "tiny", "a", "b", "-W", 0.05).status == 1
     line = run("set", "tiny", "edge,core", "loss=0", "latency=5ms", "rate=10mbit").out
@@ -139,6 +140,7 @@ def test_set_impairments(run: Run, lab: LabThread) -> None:
 
 
 def test_set_a_port(run: Run, lab: LabThread) -> None:
+    assert run("ping", "tiny", "a", "b").status == 0  # they know each other's MAC: asking again takes a second
     data = json.loads(run("set", "tiny", "core:1", "down", "--json").out)
     assert data == {"port": "core:1", "name": "core:edge", "state": "disabled"}
     assert run("ping", "tiny", "a", "b", "-W", 0.05).status == 1

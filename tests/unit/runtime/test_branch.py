@@ -389,11 +389,8 @@ def test_files_stay_with_the_lab(topology: Path, tmp_path: Path) -> None:
     assert pcapng.closing_statistics(path.read_bytes())[0][1] == len(packets)
 
 
-def test_only_a_simulated_lab_of_its_own_can_be_branched(
-    topology: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
-
+@pytest.mark.usefixtures("run_directory")
+def test_only_a_simulated_lab_of_its_own_can_be_branched(topology: Path, tmp_path: Path) -> None:
     async def live() -> None:
         async with vnet.open_lab(topology, emulate=True) as lab:
             with pytest.raises(UsageError, match="only a simulated lab"):

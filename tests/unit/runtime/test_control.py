@@ -18,8 +18,8 @@ from vnet.fabric.timeline import Timeline
 from vnet.ports import Port, connect
 from vnet.runtime import control
 from vnet.runtime.capture import Capture, Captures
-from vnet.runtime.commands import Arguments, Commands
-from vnet.runtime.control import ControlServer, Progress, decode_request, error_reply
+from vnet.runtime.commands import Arguments, Commands, Progress
+from vnet.runtime.control import ControlServer, decode_request, error_reply
 from vnet.runtime.sinks import Sink
 from vnet.wire import pcapng
 

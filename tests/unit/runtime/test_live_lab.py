@@ -13,7 +13,7 @@ import vnet
 from vnet.adapters.resources import FileId, FileResource
 from vnet.errors import HostError, NoAnswer, UsageError
 from vnet.runtime import live
-from vnet.runtime.journal import Journal, dead_labs, read_journal
+from vnet.runtime.journal import Journal, read_journal
 from vnet.runtime.places import place_of
 from vnet.topology import parse_topology
 
@@ -28,12 +28,7 @@ guests:
 """,
     source="tiny",
 )
-
-
-@pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("run_directory")
 
 
 async def run_and_raise(error: Exception) -> None:
@@ -108,7 +103,7 @@ async def test_a_sweep_that_fails_keeps_what_is_to_be_swept(
         patch.setattr(live, "begin", fail)
         with pytest.raises(OSError, match="in the middle"):
             await run_and_raise(AssertionError("ran"))
-    assert dead_labs() == [place] and read_journal(place.journal).resources == [resource]
+    assert not place.is_running() and read_journal(place.journal).resources == [resource]
     async with vnet.open_lab(TOPOLOGY, emulate=True):
         assert not left.exists()
 

@@ -48,8 +48,8 @@ def test_paths_are_beside_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.usefixtures("run_directory")
 async def test_what_is_missing_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("PATH", str(tmp_path))
     topology = parse_topology(TEXT)
     with pytest.raises(HostError, match="guest leased needs qemu-system-x86_64: install qemu-system-x86"):

@@ -118,7 +118,7 @@ def test_a_child_that_still_holds_the_lock_of_a_dead_lab_is_waited_for(
     if child == 0:
         os.read(told, 1)
         os._exit(0)
-    os.close(lock.inheritable_fd())  # we die; the child holds it
+    os.close(lock._fd)  # we die; the child holds it
     with monkeypatch.context() as patch:
         patch.setattr(places, "ORPHANED_LOCK", 0.02)
         assert place.is_running()

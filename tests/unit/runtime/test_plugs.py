@@ -31,12 +31,7 @@ guests:
     source="plugs",
 )
 MAC = bytes.fromhex("525400aabbcc")
-
-
-@pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("run_directory")
 
 
 def request(address: bytes, tag: bytes = b"") -> bytes:

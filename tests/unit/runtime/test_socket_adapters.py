@@ -18,18 +18,14 @@ from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.resolved import ResolvedTopology
 from vnet.wire.ethernet import HEADER_OCTETS
 
+pytestmark = pytest.mark.usefixtures("run_directory")
+
 
 def lab_of(name: str, address: str, adapter: str) -> ResolvedTopology:
     return parse_topology(
         f"{{name: {name}, networks: {{lan: {{vlan: 7, subnet: 10.0.0.0/24, adapter: {adapter}}}}},"
         f" guests: {{{name}1: {{nics: [{{network: lan, address: {address}/24}}]}}}}}}"
     )
-
-
-@pytest.fixture(autouse=True)
-def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path / "run"))
-    return tmp_path / "run"
 
 
 async def until_up(lab: vnet.Lab) -> None:

@@ -126,8 +126,8 @@ def test_time_advances_exactly() -> None:
 
 
 @pytest.mark.trio
-async def test_a_live_lab_is_idle_when_no_frame_passes(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path))
+@pytest.mark.usefixtures("run_directory")
+async def test_a_live_lab_is_idle_when_no_frame_passes() -> None:
     fixed = vnet.parse_topology(
         "{name: quiet, networks: {lan: {subnet: 10.0.0.0/24}}, guests: {a: {nics: [{network: lan, address: 10.0.0.1/24}]},"
         " b: {nics: [{network: lan, address: 10.0.0.2/24}]}}}"

@@ -5,6 +5,7 @@ what only that can show: that pytest finds the plugin, workers of pytest-xdist, 
 """
 
 import json
+import pdb
 
 import pytest
 
@@ -172,11 +173,13 @@ def test_the_first_seed_that_fails_is_named_at_the_end(project, how):
     assert "test_good:" not in result.stdout.str()
     left = len(list((project.path / "vnet-failures").iterdir()))
     assert 2 <= left <= 4 if how else left == 2, "one of each test and process"
+    assert "coverage of the network" not in result.stdout.str()
     run(project, "test_it.py::test_it[2]", "--vnet-seed", "3").assert_outcomes(failed=1)
-    assert "seeds that fail" not in run_it(project, "--vnet-seeds", "2", *how).stdout.str()
+    assert "seeds that fail" not in run(project, "--vnet-seeds", "2").stdout.str()
 
 
-def test_the_debugger_opens_at_the_instant_of_the_failure_with_the_lab_still_there(project):
+def test_the_debugger_opens_at_the_instant_of_the_failure_with_the_lab_still_there(project, monkeypatch):
+    monkeypatch.setattr(pdb, "post_mortem", pdb.post_mortem)  # the project's conftest puts another in its place
     project.makeconftest(
         """
         import pathlib, pdb
@@ -207,7 +210,7 @@ def test_the_debugger_opens_at_the_instant_of_the_failure_with_the_lab_still_the
     )
     assert (project.path / "stopped").read_text() == "1000.0 True"
     (project.path / "stopped").unlink()
-    run_apart(project).assert_outcomes(failed=1)
+    run(project).assert_outcomes(failed=1)
     run_apart(project, "--vnet-stop", "-n", "1").assert_outcomes(failed=1)
     assert not (project.path / "stopped").exists()
 
@@ -295,7 +298,7 @@ def test_the_report_says_what_of_the_network_was_covered(project, how):
         "  links cut          1/3     never: lan:dhcp, b:eth0",
         "  DHCP messages      4/8     never: lan decline, lan release, lan inform, lan nak",
     ])  # fmt: skip
-    assert "coverage of the network" not in run_it(project, *how).stdout.str()
+    assert "coverage of the network" not in run(project).stdout.str()
 
 
 def test_a_test_that_is_not_async_gets_no_lab(project):
