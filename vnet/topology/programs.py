@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 
 from vnet.topology.draft import Draft
@@ -222,15 +222,11 @@ def _target(draft: Draft, to: str, path: Path) -> str:
     if to in known:
         return to
     try:
-        address = ip_address(to)
+        ip_address(to)
     except ValueError:
         if not (draft.problems.blamed(("guests",)) or draft.problems.blamed(("routers",))):
             text = f"{to[:60]!r} is no guest, router or address; {suggestion(to, known)}"
             draft.problems.error("unknown-target", (*path, "to"), text)
-        return to
-    if isinstance(address, IPv6Address):
-        draft.problems.error("unknown-target", (*path, "to"), f"{to} is an IPv6 address, and guests have no IPv6 yet")
-    assert isinstance(address, IPv4Address | IPv6Address)
     return to
 
 
