@@ -121,8 +121,8 @@ def _forward(draft: Draft, model: Forward, path: Path) -> ResolvedForward | None
     host, colon, port_text = model.to.rpartition(":")
     if not colon:
         host, port_text = model.to, str(port)
-    to_port = int(port_text) if port_text.isascii() and port_text.isdigit() and len(port_text) < 6 else 0
-    if not 0 < to_port < 65536:
+    to_port = draft.reader.port(port_text)
+    if not to_port:
         if port:
             text = f"{model.to!r} is not an address with a port; write one such as 172.17.1.26:80"
             draft.problems.error("bad-port", (*path, "to"), text)
