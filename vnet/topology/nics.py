@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from vnet.addresses import Mac
+from vnet.topology.adapter_kinds.names import LONGEST_NAME
 from vnet.topology.bonds import Owner, resolve_bond
 from vnet.topology.draft import Draft, Static
 from vnet.topology.machines import resolve_model
@@ -20,8 +21,6 @@ from vnet.topology.wiring import LARGEST_MTU, PortVlans, access, trunk
 MTU: Final = 1500
 SMALLEST_MTU: Final = 68
 """RFC 791: what every link has to carry."""
-LONGEST_NAME: Final = 15
-"""IFNAMSIZ in Linux is 16 octets with the final zero."""
 
 
 def resolve_nics(draft: Draft, guest: str, model: Guest) -> list[ResolvedInterface]:
