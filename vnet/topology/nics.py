@@ -15,7 +15,7 @@ from vnet.topology.model import Guest, Nic, SubInterface
 from vnet.topology.problems import Path, Problems, format_path
 from vnet.topology.reading import Reader
 from vnet.topology.resolved import LINUX_KINDS, Address, Impairment, Interface, ResolvedInterface, Vlans
-from vnet.topology.shape import numbered
+from vnet.topology.shape import numbered, placed
 from vnet.topology.wiring import LARGEST_MTU, PortVlans, access, trunk
 
 MTU: Final = 1500
@@ -66,8 +66,7 @@ def static_addresses(
     subnet = draft.subnets.get(network) if network is not None else None
     lost = network is not None and draft.problems.lost(("networks", network, "subnet"))
     addresses: list[Interface] = []
-    for index, text in [(None, texts)] if isinstance(texts, str) else numbered(texts):
-        place = path if index is None else (*path, index)
+    for place, text in placed(texts, path):
         address = draft.reader.interface(text, subnet, place, lost=lost)
         if address is not None:
             addresses.append(address)
@@ -252,14 +251,10 @@ def _nic_vlans(draft: Draft, nic: Nic, path: Path, place: Path) -> tuple[PortVla
     return trunk(members, native), network
 
 
-def _texts(address: str | list[str] | None) -> list[str]:
-    return [address] if isinstance(address, str) else [text for _, text in numbered(address or [])]
-
-
 def _dhcp(
     draft: Draft, guest: Guest, nic: Nic | SubInterface, network: str | None, path: Path
 ) -> Literal["client", "vnet"] | None:
-    static = next((text for text in _texts(nic.address) if ":" not in text), None)
+    static = next((text for _, text in placed(nic.address, ()) if ":" not in text), None)
     if nic.dhcp and static is not None:
         text = "the NIC has a static address already; remove address or dhcp"
         if network is not None:

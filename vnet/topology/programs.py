@@ -26,7 +26,7 @@ from vnet.topology.resolved_programs import (
     RunSink,
     RunTraffic,
 )
-from vnet.topology.shape import numbered
+from vnet.topology.shape import numbered, placed
 from vnet.units import SECOND, format_duration
 from vnet.wire.dns import parse_name
 
@@ -135,10 +135,7 @@ def _names(draft: Draft, model: Dns, path: Path) -> tuple[tuple[str, tuple[Addre
         except ValueError as error:
             draft.problems.error("bad-name", place, f"{error}; write one such as www.example", key=True)
             continue
-        found = [
-            draft.reader.address(text, place if index is None else (*place, index))
-            for index, text in ([(None, texts)] if isinstance(texts, str) else numbered(texts))
-        ]
+        found = [draft.reader.address(text, spot) for spot, text in placed(texts, place)]
         names.append((name, tuple(address for address in found if address is not None)))
     return tuple(names)
 
