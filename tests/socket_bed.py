@@ -6,6 +6,7 @@ import socket
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 
+import pytest
 import trio
 from tcp_fake import FakeTcp
 
@@ -16,6 +17,7 @@ from vnet.runtime.clock import current_simulation, simulate
 from vnet.stack.host import Host
 
 IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
+PLACES = ["loopback", "fake", "guests"]
 
 
 class Place:
@@ -124,3 +126,36 @@ def in_place(place, function, family=IPV4):
         trio.run(main)
     else:
         simulate(main, seed=11)
+
+
+def in_every_place(function):
+    """Make a test of ``function(place)`` that runs in every place, over IPv4 and over IPv6."""
+
+    @pytest.mark.parametrize("family", [IPV4, IPV6])
+    @pytest.mark.parametrize("place", PLACES)
+    def test(place, family):
+        in_place(place, function, family)
+
+    test.__name__, test.__doc__ = function.__name__, function.__doc__
+    return test
+
+
+async def listening(place, backlog=16):
+    """Return a socket of the server that listens."""
+    async with place.as_server():
+        sock = trio.socket.socket(place.family)
+        await sock.bind((place.server_address, 0))
+        sock.listen(backlog)
+        return sock
+
+
+async def connected(place):
+    """Return the sockets of a client and a server."""
+    listener = await listening(place)
+    async with place.as_client():
+        client = trio.socket.socket(place.family)
+        await client.connect(listener.getsockname())
+    server, address = await listener.accept()
+    assert address == client.getsockname()
+    listener.close()
+    return client, server

@@ -152,18 +152,21 @@ class Port:
         self._outlet = outlet
         self._peer_changed = peer_changed
         self._rewire_send()
-        self._set_carrier(True)
+        self.set_carrier(True)
 
     def unplug(self) -> None:
         """Leave the cable; frames sent from now on are counted in ``unsent``."""
         self._outlet = self._discard
         self._peer_changed = None
         self._rewire_send()
-        self._set_carrier(False)
+        self.set_carrier(False)
 
     def set_carrier(self, up: bool) -> None:
         """Tell the node that the far end, or the link, went up or down; the cable stays plugged in."""
-        self._set_carrier(up)
+        if up != self.carrier:
+            self.carrier = up
+            if self.on_carrier is not None:
+                self.on_carrier(up)
 
     def set_handler(self, handler: Handler) -> None:
         """Replace what the node does with frames that arrive; the far end takes it up at once."""
@@ -204,12 +207,6 @@ class Port:
         self.send = self._tx_hook(outlet) if self._tx_hook else outlet
         if self.on_change is not None:
             self.on_change()
-
-    def _set_carrier(self, up: bool) -> None:
-        if up != self.carrier:
-            self.carrier = up
-            if self.on_carrier is not None:
-                self.on_carrier(up)
 
     def _discard(self, frame: bytes, offload: bytes) -> None:
         self.unsent += 1

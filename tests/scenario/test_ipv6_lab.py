@@ -204,7 +204,9 @@ guests:
   old: {nics: [{network: n, address: 10.0.0.4/24}], run: [{traffic: {to: web, rate: 100/s, duration: 2s}}]}
   late:
     nics: [{network: n, address: "2001:db8::5/64"}]
-    run: [{iperf3_client: {to: six, udp: true, bitrate: 1mbit, time: 1s, start: 5s}}]
+    run:
+      - {iperf3_client: {to: six, udp: true, bitrate: 1mbit, time: 1s, start: 5s}}
+      - {traffic: {to: "2001:db8::2", rate: 100/s, duration: 1s, start: 8s}}
 """
 
 
@@ -215,8 +217,9 @@ async def test_programs_of_the_file_over_both_versions(lab):
     assert (constant["sent"], constant["lost"]) == (200, 0) and requests["sent"] > requests["lost"] == 0
     assert bulk["lost"] == 0 and bulk["received_octets"] > 1_000_000 and iperf3["received_octets"] > 1_000_000
     assert lab.guests["old"].results[0]["lost"] == 0, "the servers are for IPv4 as before"
-    (datagrams,) = lab.guests["late"].results
+    datagrams, to_an_address = lab.guests["late"].results
     assert datagrams["datagrams"] > 50 and datagrams["lost"] == 0
+    assert (to_an_address["sent"], to_an_address["lost"]) == (100, 0)
     assert not [event.fields for event in lab.events if event.kind == "program-failed"]
 
     async def ask(address):

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias
 
 from vnet.guests.names import gai_error
-from vnet.guests.socket_address import interface_of
+from vnet.guests.socket_address import MAPPED, interface_of
 from vnet.guests.socket_table import SocketTable
 from vnet.stack.host import Host
 from vnet.stack.resolver_answer import Outcome, Result
@@ -32,7 +32,6 @@ Resolved: TypeAlias = list[
 
 _OURS: Final = socket.AI_ADDRCONFIG | socket.AI_CANONNAME | socket.AI_V4MAPPED | socket.AI_ALL
 """Flags that are seen to here: the C library would ask what addresses the machine has, not the guest."""
-_MAPPED: Final = bytes(10) + b"\xff\xff"
 _LINK: Final = 2
 """The scope of groups on one link (RFC 4291, 2.7)."""
 _LOOPBACK_NUMBER: Final = 1
@@ -123,7 +122,7 @@ async def _find(table: SocketTable, name: str, family: int, flags: int) -> Resul
     found = await names.find(name, socket.AF_INET)
     if found.outcome is not Outcome.FOUND:
         return result
-    mapped = tuple(_MAPPED + address for address in found.addresses)
+    mapped = tuple(MAPPED + address for address in found.addresses)
     return replace(found, addresses=(*result.addresses, *mapped))
 
 

@@ -207,7 +207,7 @@ class QemuGuest(OpaqueGuest):
     async def shutdown(self, timeout: float = 60.0) -> None:
         """Press the power button (ACPI) and wait until the machine is off; raise NoAnswer after *timeout* seconds."""
         self._require("shut down", MachineState.RUNNING)
-        await self._execute("system_powerdown")
+        await self.execute("system_powerdown")
         with trio.move_on_after(timeout):
             await self.wait_state(*(state.value for state in _OFF))
             return
@@ -216,19 +216,19 @@ class QemuGuest(OpaqueGuest):
     async def pause(self) -> None:
         """Hold the machine's CPUs. Frames for it wait in a bounded queue, then are dropped."""
         self._require("pause", MachineState.RUNNING)
-        await self._execute("stop")
+        await self.execute("stop")
         self._set(MachineState.PAUSED)
 
     async def resume(self) -> None:
         """Let a paused machine go on."""
         self._require("resume", MachineState.PAUSED)
-        await self._execute("cont")
+        await self.execute("cont")
         self._set(MachineState.RUNNING)
 
     async def reset(self) -> None:
         """Press the reset button."""
         self._require("reset", MachineState.RUNNING, MachineState.PAUSED)
-        await self._execute("system_reset")
+        await self.execute("system_reset")
         self._report("vm-reset", by="lab")
 
     async def save(self, tag: str) -> None:
@@ -253,7 +253,7 @@ class QemuGuest(OpaqueGuest):
             await qmp.monitor(line, SAVE_TIMEOUT)
         except QmpError as error:
             if _NOTHING_DONE in str(error) and was_running:
-                await self._execute("cont")  # loadvm has stopped it all the same
+                await self.execute("cont")  # loadvm has stopped it all the same
             raise LabError(f"{self.name}: cannot {verb} it: {error}") from error
         finally:
             self._is_busy = False
@@ -264,9 +264,6 @@ class QemuGuest(OpaqueGuest):
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Have QEMU carry out any QMP command, and return its answer; raise LabError with what QEMU says."""
-        return await self._execute(command, arguments)
-
-    async def _execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         try:
             return await self._alive().execute(command, arguments)
         except QmpError as error:

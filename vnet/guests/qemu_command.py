@@ -13,6 +13,8 @@ from vnet.topology.nic_models import device_of
 QCOW2_MAGIC: Final = b"QFI\xfb"
 ETHERNET_MTU: Final = 1500
 STATE_DRIVE: Final = "vmstate"
+STATE_OCTETS: Final = 1 << 20
+"""Size of that drive as the machine sees it; saved states lie beyond."""
 
 
 @final
@@ -83,7 +85,7 @@ def disk_format(path: str) -> str:
         return "raw"
 
 
-def empty_qcow2(size: int = 1 << 20) -> bytes:
+def empty_qcow2() -> bytes:
     """Make an empty disk image, for saved states to go into: header, L1 table and reference counts of a version 2 file.
 
     (QEMU's docs/interop/qcow2.txt.) Four clusters of 64 KiB, all of which are counted.
@@ -92,7 +94,7 @@ def empty_qcow2(size: int = 1 << 20) -> bytes:
     header = b"".join(
         value.to_bytes(octets, "big")
         for value, octets in (
-            (int.from_bytes(QCOW2_MAGIC, "big"), 4), (2, 4), (0, 8), (0, 4), (16, 4), (size, 8), (0, 4),
+            (int.from_bytes(QCOW2_MAGIC, "big"), 4), (2, 4), (0, 8), (0, 4), (16, 4), (STATE_OCTETS, 8), (0, 4),
             (1, 4), (3 * cluster, 8), (cluster, 8), (1, 4), (0, 4), (0, 8),
         )
     )  # fmt: skip

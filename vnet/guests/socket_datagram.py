@@ -20,7 +20,6 @@ from vnet.guests.socket_options import (
     GROUP_LOOP6,
     GROUP_TTL,
     HOPS,
-    ONLY_IPV6,
     REUSE_ADDRESS,
     TOS,
     TRAFFIC_CLASS,
@@ -106,7 +105,7 @@ class DatagramSocket:
         """Choose this end's address; port 0 picks a free one."""
         if self._socket is not None:
             raise os_error(errno.EINVAL)
-        if len(address.packed) == 4 and self._only_ipv6:
+        if len(address.packed) == 4 and self.options.is_only_ipv6:
             raise os_error(errno.EINVAL)
         chosen, port = self._table.check_local(address, groups=True), address.port
         both = self.options.is_both and chosen == ANY6
@@ -227,17 +226,13 @@ class DatagramSocket:
         assert self._socket is not None, "bound just now"
         return self._socket
 
-    @property
-    def _only_ipv6(self) -> bool:
-        return self.options.family == socket.AF_INET6 and bool(self.options[ONLY_IPV6])
-
     def _check_destination(self, address: SocketAddress) -> Interface | None:
         """Raise OSError for what may not be sent to; return the interface that the address names."""
         host, packed = self._table.host, address.packed
         own = self._claim.address if self._claim is not None else None
         everything = self._claim is None or (own is None and self.options.family == socket.AF_INET)
         named = self._table.scoped(
-            self.options.family, address, None if everything else own or ANY, only_ipv6=self._only_ipv6
+            self.options.family, address, None if everything else own or ANY, only_ipv6=self.options.is_only_ipv6
         )
         if len(packed) == 16:
             return named

@@ -125,6 +125,11 @@ class SocketOptions:
         """Whether the socket is for both IP versions."""
         return self.family == socket.AF_INET6 and not self._values[ONLY_IPV6]
 
+    @property
+    def is_only_ipv6(self) -> bool:
+        """Whether the socket is for IPv6 alone."""
+        return self.family == socket.AF_INET6 and bool(self._values[ONLY_IPV6])
+
     def __contains__(self, option: Option) -> bool:
         """Tell whether the socket has such an option that may be set."""
         return option in self._values

@@ -19,7 +19,6 @@ from vnet.guests.socket_options import (
     KEEP_IDLE,
     NO_DELAY,
     NO_PORT,
-    ONLY_IPV6,
     REUSE_ADDRESS,
     Option,
     SocketOptions,
@@ -144,7 +143,7 @@ class StreamSocket:
         """Choose this end's address; port 0 picks a free one, unless that is left to ``connect``."""
         if self._claim is not None or self._connection is not None or self._listener is not None:
             raise os_error(errno.EINVAL)
-        if len(address.packed) == 4 and self._only_ipv6:
+        if len(address.packed) == 4 and self.options.is_only_ipv6:
             raise os_error(errno.EINVAL)
         chosen, port = self._table.check_local(address), address.port
         reuse = bool(self.options[REUSE_ADDRESS])
@@ -206,7 +205,7 @@ class StreamSocket:
             raise os_error(errno.EALREADY if self.is_connecting else errno.EISCONN)
         source, port = (self._claim.address, self._claim.port) if self._claim is not None else (None, 0)
         remote, family = address.packed, self.options.family
-        interface = self._table.scoped(family, address, source, only_ipv6=self._only_ipv6)
+        interface = self._table.scoped(family, address, source, only_ipv6=self.options.is_only_ipv6)
         if needs_scope(remote) and interface is None and remote[0] != 0xFF:
             raise os_error(errno.EINVAL)
         if is_wildcard(source):
@@ -321,10 +320,6 @@ class StreamSocket:
         """Apply an option that was set."""
         if self._connection is not None and option in (NO_DELAY, KEEP_ALIVE, KEEP_IDLE):
             self._apply(self._connection)
-
-    @property
-    def _only_ipv6(self) -> bool:
-        return self.options.family == socket.AF_INET6 and bool(self.options[ONLY_IPV6])
 
     def _is_for_both(self, address: bytes | None) -> bool:
         return self.options.is_both and address == ANY6

@@ -194,8 +194,7 @@ class GuestSocket(trio.socket.SocketType):
         return accepted, accepted._half.peer_of(connection)
 
     async def _resolve(self, address: object, *, local: bool = False) -> SocketAddress:
-        only_ipv6 = self.family == socket.AF_INET6 and not self._options.is_both
-        return await self._table.resolve(address, local=local, family=self.family, only_ipv6=only_ipv6)
+        return await self._table.resolve(address, local=local, family=self.family, only_ipv6=self._options.is_only_ipv6)
 
     async def connect(self, address: object) -> None:
         """Connect to a peer; if this is cancelled the socket is closed, as trio does."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import trio
+
+from vnet.programs.closed_sockets import raise_if_closed
 
 
 @asynccontextmanager
@@ -21,6 +24,21 @@ async def listening(
     with datagram_socket(host) as socket:
         await socket.bind((host or "", port))
         yield port, listeners, socket
+
+
+async def answer_datagrams(
+    socket: trio.socket.SocketType, most: int, answer: Callable[[bytes, int], bytes | None]
+) -> NoReturn:
+    """Send back what *answer* makes of each datagram of up to *most* octets and the port it came from; None is no answer."""
+    while True:
+        try:
+            data, peer = await socket.recvfrom(most)
+            reply = answer(data, peer[1])
+            if reply is not None:
+                await socket.sendto(reply, peer)
+        except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
+            raise_if_closed(error)
+            await trio.lowlevel.checkpoint()
 
 
 def datagram_socket(host: str | None) -> trio.socket.SocketType:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias, final
 
 import trio
 
 from vnet.errors import WireError
-from vnet.programs.both_protocols import listening
-from vnet.programs.closed_sockets import raise_if_closed
+from vnet.programs.both_protocols import answer_datagrams, listening
+from vnet.programs.connections import bounded
 from vnet.wire import dns
 
 Address: TypeAlias = "IPv4Address | IPv6Address"
@@ -112,39 +113,14 @@ async def serve(
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer queries until cancelled; with ``nursery.start`` it returns the port. Raise OSError if the port is taken."""
-    connections = 0
-
-    async def handle(stream: trio.SocketStream) -> None:
-        nonlocal connections
-        if connections >= MAX_CONNECTIONS:
-            return
-        connections += 1
-        try:
-            await _serve_stream(stream, table)
-        except (trio.BrokenResourceError, trio.TooSlowError):
-            pass
-        finally:
-            connections -= 1
-
+    handle = bounded(partial(_serve_stream, table), MAX_CONNECTIONS)
     async with listening(port, host) as (port, listeners, socket), trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handle, listeners)
         task_status.started(port)
-        await _serve_datagrams(socket, table)
+        await answer_datagrams(socket, 0xFFFF, lambda query, _: table.answer(query))
 
 
-async def _serve_datagrams(socket: trio.socket.SocketType, table: NameTable) -> None:
-    while True:
-        try:
-            query, peer = await socket.recvfrom(0xFFFF)
-            answer = table.answer(query)
-            if answer is not None:
-                await socket.sendto(answer, peer)
-        except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
-            raise_if_closed(error)
-            await trio.lowlevel.checkpoint()
-
-
-async def _serve_stream(stream: trio.SocketStream, table: NameTable) -> None:
+async def _serve_stream(table: NameTable, stream: trio.SocketStream) -> None:
     """Answer what comes behind its length in two octets (RFC 1035, 4.2.2)."""
     buffer = bytearray()
     while True:

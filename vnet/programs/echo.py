@@ -12,8 +12,8 @@ from typing import Final
 
 import trio
 
-from vnet.programs.both_protocols import listening
-from vnet.programs.closed_sockets import raise_if_closed
+from vnet.programs.both_protocols import answer_datagrams, listening
+from vnet.programs.connections import bounded
 
 DEFAULT_PORT: Final = 7
 MAX_CONNECTIONS: Final = 1024
@@ -33,34 +33,16 @@ async def serve(
 
     Datagrams from system ports, its own number and those of *services* are not answered. Raise OSError if the port is taken.
     """
-    connections = 0
-
-    async def handle(stream: trio.SocketStream) -> None:
-        nonlocal connections
-        if connections >= MAX_CONNECTIONS:
-            return
-        connections += 1
-        try:
-            while data := await stream.receive_some(_BLOCK):
-                await stream.send_all(data)
-            await stream.send_eof()
-        except trio.BrokenResourceError:
-            pass
-        finally:
-            connections -= 1
-
     async with listening(port, host) as (port, listeners, socket), trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        nursery.start_soon(trio.serve_listeners, bounded(_echo, MAX_CONNECTIONS), listeners)
         task_status.started(port)
-        await _echo_datagrams(socket, frozenset((port, *services)))
+        unanswered = frozenset((port, *services))
+        await answer_datagrams(
+            socket, _BLOCK, lambda data, sender: data if sender > LAST_SYSTEM_PORT and sender not in unanswered else None
+        )
 
 
-async def _echo_datagrams(socket: trio.socket.SocketType, services: frozenset[int]) -> None:
-    while True:
-        try:
-            data, peer = await socket.recvfrom(_BLOCK)
-            if peer[1] > LAST_SYSTEM_PORT and peer[1] not in services:
-                await socket.sendto(data, peer)
-        except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
-            raise_if_closed(error)
-            await trio.lowlevel.checkpoint()
+async def _echo(stream: trio.SocketStream) -> None:
+    while data := await stream.receive_some(_BLOCK):
+        await stream.send_all(data)
+    await stream.send_eof()

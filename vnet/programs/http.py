@@ -5,12 +5,14 @@ It sends no Date and no Last-Modified: a guest has no calendar (RFC 9110, 6.6.1)
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias, final
 
 import h11
 import trio
 
+from vnet.programs.connections import bounded
 from vnet.programs.http_files import Found, Moved, find, parse_range
 
 DEFAULT_PORT: Final = 80
@@ -35,21 +37,12 @@ async def serve(
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a folder's files until cancelled; raise OSError if the port is taken."""
-    connections = 0
 
     async def handle(stream: trio.SocketStream) -> None:
-        nonlocal connections
-        if connections >= MAX_CONNECTIONS:
-            return
-        connections += 1
-        try:
+        with suppress(h11.LocalProtocolError):  # a fault of ours, which must end no other connection
             await _Connection(stream, folder).run()
-        except (trio.BrokenResourceError, trio.TooSlowError, h11.LocalProtocolError):
-            pass  # the last is a fault of ours, which must end no other connection
-        finally:
-            connections -= 1
 
-    await trio.serve_tcp(handle, port, host=host, task_status=task_status)
+    await trio.serve_tcp(bounded(handle, MAX_CONNECTIONS), port, host=host, task_status=task_status)
 
 
 @final

@@ -8,8 +8,8 @@ import msgspec
 import trio
 
 from vnet.errors import PeerError, WireError
-from vnet.programs.both_protocols import listening
-from vnet.programs.closed_sockets import raise_if_closed
+from vnet.programs.both_protocols import answer_datagrams, listening
+from vnet.programs.connections import bounded
 from vnet.programs.traffic_records import (
     DEFAULT_PORT,
     HEADER_OCTETS,
@@ -37,7 +37,6 @@ class Sink:
         self._flows: dict[int, FlowTally] = {}
         self.ignored = 0
         """Datagrams that are no records, and records of flows beyond the limit."""
-        self._connections = 0
 
     def reports(self) -> list[FlowReport]:
         """Return what was seen of each flow until now, oldest flow first."""
@@ -52,9 +51,9 @@ class Sink:
     ) -> None:
         """Take traffic until cancelled; with ``nursery.start`` it returns the port. Raise OSError if the port is taken."""
         async with listening(port, host) as (port, listeners, socket), trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, self._serve_stream, listeners)
+            nursery.start_soon(trio.serve_listeners, bounded(self._serve_stream, MAX_CONNECTIONS), listeners)
             task_status.started(port)
-            await self._serve_datagrams(socket)
+            await answer_datagrams(socket, MAX_DATAGRAM, self._answer)
 
     def take(self, record: Record, octets: int, most: int) -> tuple[Record, bytes] | None:
         """Count a record; return the answer and its body, if there is to be one of at most *most* octets."""
@@ -74,23 +73,15 @@ class Sink:
             return Record(kind=Kind.REPORT, flow=record.flow), msgspec.json.encode(flow.report())
         return None
 
-    async def _serve_datagrams(self, socket: trio.socket.SocketType) -> None:
-        while True:
-            try:
-                data, peer = await socket.recvfrom(MAX_DATAGRAM)
-                answer = self.take(decode(data), len(data), MAX_DATAGRAM)
-                if answer is not None:
-                    await socket.sendto(answer[0].encode(answer[1]), peer)
-            except WireError:
-                self.ignored += 1
-            except OSError as error:  # ICMP says that an earlier answer did not arrive, or there is no way to this peer
-                raise_if_closed(error)
-                await trio.lowlevel.checkpoint()
+    def _answer(self, data: bytes, sender: int) -> bytes | None:
+        try:
+            answer = self.take(decode(data), len(data), MAX_DATAGRAM)
+        except WireError:
+            self.ignored += 1
+            return None
+        return None if answer is None else answer[0].encode(answer[1])
 
     async def _serve_stream(self, stream: trio.SocketStream) -> None:
-        if self._connections >= MAX_CONNECTIONS:
-            return
-        self._connections += 1
         records = RecordStream(stream)
         try:
             while (received := await records.receive()) is not None:
@@ -100,5 +91,3 @@ class Sink:
                     await records.send(*answer)
         except PeerError:
             self.ignored += 1
-        finally:
-            self._connections -= 1

@@ -10,7 +10,7 @@ from vnet.topology.draft import Draft
 from vnet.topology.model import Bond, BondMember, Guest, Impaired, Nic
 from vnet.topology.problems import Path, suggestion
 from vnet.topology.resolved import ResolvedBond, ResolvedCable
-from vnet.topology.shape import numbered
+from vnet.topology.shape import numbered, placed
 from vnet.topology.wiring import PortVlans
 from vnet.units import MILLISECOND, Duration
 
@@ -108,8 +108,8 @@ def _options(draft: Draft, bond: Bond, members: tuple[ResolvedCable, ...], place
             draft.problems.warning("bond-delay", (*place, key), text)
     targets = [
         address
-        for index, text in numbered(_texts(bond.arp_ip_target))
-        if (address := reader.address4(text, _at(place, bond.arp_ip_target, index))) is not None
+        for spot, text in placed(bond.arp_ip_target, (*place, "arp_ip_target"))
+        if (address := reader.address4(text, spot)) is not None
     ]
     if len(targets) > MAX_TARGETS:
         text = f"{len(targets)} targets are more than the {MAX_TARGETS} that a bond may have"
@@ -171,11 +171,3 @@ def _primary(draft: Draft, bond: Bond, members: tuple[ResolvedCable, ...], path:
         text = f"the bond has no member {bond.primary[:40]!r}; {suggestion(bond.primary, names)}"
         draft.problems.error("bad-bond", path, text)
     return None
-
-
-def _texts(value: str | list[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else value or []
-
-
-def _at(place: Path, value: str | list[str] | None, index: int) -> Path:
-    return (*place, "arp_ip_target") if isinstance(value, str) else (*place, "arp_ip_target", index)

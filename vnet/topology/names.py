@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from vnet.topology.adapter_kinds.names import INTERFACE_NAME
 from vnet.topology.model import BondMember, Nic, SubInterface, Topology
 from vnet.topology.problems import Path, Problems
 from vnet.topology.shape import numbered
@@ -17,8 +18,6 @@ GOOD_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 """What guests, routers, switches and plugs may be called."""
 _LAB: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _NETWORK: Final = re.compile(r"[^\s:/\x00-\x1f\x7f](?:[^:/\x00-\x1f\x7f]{0,78}[^\s:/\x00-\x1f\x7f])?")
-_NIC: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
-"""IFNAMSIZ in Linux is 16 octets with the final zero."""
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _KEPT_NODES: Final = {"host": "the machine that vnet runs on"}
 _KEPT_NICS: Final = {"lo": "the loopback interface", "dhcp": "a network's DHCP server"}
@@ -87,7 +86,7 @@ def _check_namespaces(model: Topology, problems: Problems) -> None:
 
 
 def _check_nic(name: str, path: Path, problems: Problems) -> None:
-    if not _NIC.fullmatch(name):
+    if not INTERFACE_NAME.fullmatch(name):
         text = f"{name[:40]!r} cannot be a NIC's name; use up to 15 letters, digits, -, _ and ., a letter first"
         problems.error("bad-name", path, text)
     elif name in _KEPT_NICS:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from vnet.addresses import Mac
+from vnet.topology.adapter_kinds.names import LONGEST_NAME
 from vnet.topology.bonds import Owner, resolve_bond
 from vnet.topology.draft import Draft, Static
 from vnet.topology.machines import resolve_model
@@ -14,14 +15,12 @@ from vnet.topology.model import Guest, Nic, SubInterface
 from vnet.topology.problems import Path, Problems, format_path
 from vnet.topology.reading import Reader
 from vnet.topology.resolved import LINUX_KINDS, Address, Impairment, Interface, ResolvedInterface, Vlans
-from vnet.topology.shape import numbered
+from vnet.topology.shape import numbered, placed
 from vnet.topology.wiring import LARGEST_MTU, PortVlans, access, trunk
 
 MTU: Final = 1500
 SMALLEST_MTU: Final = 68
 """RFC 791: what every link has to carry."""
-LONGEST_NAME: Final = 15
-"""IFNAMSIZ in Linux is 16 octets with the final zero."""
 
 
 def resolve_nics(draft: Draft, guest: str, model: Guest) -> list[ResolvedInterface]:
@@ -67,8 +66,7 @@ def static_addresses(
     subnet = draft.subnets.get(network) if network is not None else None
     lost = network is not None and draft.problems.lost(("networks", network, "subnet"))
     addresses: list[Interface] = []
-    for index, text in [(None, texts)] if isinstance(texts, str) else numbered(texts):
-        place = path if index is None else (*path, index)
+    for place, text in placed(texts, path):
         address = draft.reader.interface(text, subnet, place, lost=lost)
         if address is not None:
             addresses.append(address)
@@ -253,14 +251,10 @@ def _nic_vlans(draft: Draft, nic: Nic, path: Path, place: Path) -> tuple[PortVla
     return trunk(members, native), network
 
 
-def _texts(address: str | list[str] | None) -> list[str]:
-    return [address] if isinstance(address, str) else [text for _, text in numbered(address or [])]
-
-
 def _dhcp(
     draft: Draft, guest: Guest, nic: Nic | SubInterface, network: str | None, path: Path
 ) -> Literal["client", "vnet"] | None:
-    static = next((text for text in _texts(nic.address) if ":" not in text), None)
+    static = next((text for _, text in placed(nic.address, ()) if ":" not in text), None)
     if nic.dhcp and static is not None:
         text = "the NIC has a static address already; remove address or dhcp"
         if network is not None:

@@ -20,7 +20,7 @@ from vnet.topology.resolved import (
     ResolvedRoute,
     ResolvedRule,
 )
-from vnet.topology.shape import numbered
+from vnet.topology.shape import numbered, placed
 from vnet.units import MINUTE, SECOND, Duration
 
 UDP_TIMEOUT: Final = 300 * SECOND
@@ -121,8 +121,8 @@ def _forward(draft: Draft, model: Forward, path: Path) -> ResolvedForward | None
     host, colon, port_text = model.to.rpartition(":")
     if not colon:
         host, port_text = model.to, str(port)
-    to_port = int(port_text) if port_text.isascii() and port_text.isdigit() and len(port_text) < 6 else 0
-    if not 0 < to_port < 65536:
+    to_port = draft.reader.port(port_text)
+    if not to_port:
         if port:
             text = f"{model.to!r} is not an address with a port; write one such as 172.17.1.26:80"
             draft.problems.error("bad-port", (*path, "to"), text)
@@ -181,16 +181,11 @@ def _rule(draft: Draft, router: str, rule: Rule, path: Path, interfaces: Sequenc
 
     def networks(value: str | list[str] | None, key: str) -> tuple[str, ...]:
         hint = f" (for what lies beyond, write {'source' if key == 'from' else 'destination'}: with its subnet)"
-        places = ((*path, key), value) if isinstance(value, str) else None
-        pairs = [places] if places else [((*path, key, i), name) for i, name in numbered(list_of(value))]
+        pairs = placed(value, (*path, key))
         return tuple(name for place, name in pairs if _attached(draft, router, name, place, attached, hint) is not None)
 
     def prefixes(value: str | list[str] | None, key: str) -> tuple[Network, ...]:
-        pairs = (
-            [((*path, key), value)]
-            if isinstance(value, str)
-            else [((*path, key, i), text) for i, text in numbered(list_of(value))]
-        )
+        pairs = placed(value, (*path, key))
         return tuple(prefix for place, text in pairs for prefix in _prefixes(draft, text, place))
 
     if rule.port is not None and rule.protocol not in ("tcp", "udp") and not draft.problems.blamed((*path, "protocol")):
@@ -204,13 +199,6 @@ def _rule(draft: Draft, router: str, rule: Rule, path: Path, interfaces: Sequenc
         sources=prefixes(rule.source, "source"),
         destinations=prefixes(rule.destination, "destination"),
     )
-
-
-def list_of(value: str | list[str] | None) -> list[str]:
-    """Take one, several or none as a list."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else value
 
 
 def _prefixes(draft: Draft, text: str, place: Path) -> list[Network]:

@@ -72,9 +72,9 @@ class Problems:
     complain of it asks ``blamed``, ``within`` or ``lost`` first.
     """
 
-    def __init__(self, file: str | None = None, places: Places | None = None) -> None:
+    def __init__(self, file: str | None = None) -> None:
         self.file = file
-        self.places = places
+        self.places: Places | None = None
         self.overflow = 0
         self._found: dict[tuple[str, str, str], Problem] = {}
         self._typed: dict[Path, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 
 from vnet.topology.draft import Draft
@@ -26,7 +26,7 @@ from vnet.topology.resolved_programs import (
     RunSink,
     RunTraffic,
 )
-from vnet.topology.shape import numbered
+from vnet.topology.shape import numbered, placed
 from vnet.units import SECOND, format_duration
 from vnet.wire.dns import parse_name
 
@@ -135,10 +135,7 @@ def _names(draft: Draft, model: Dns, path: Path) -> tuple[tuple[str, tuple[Addre
         except ValueError as error:
             draft.problems.error("bad-name", place, f"{error}; write one such as www.example", key=True)
             continue
-        found = [
-            draft.reader.address(text, place if index is None else (*place, index))
-            for index, text in ([(None, texts)] if isinstance(texts, str) else numbered(texts))
-        ]
+        found = [draft.reader.address(text, spot) for spot, text in placed(texts, place)]
         names.append((name, tuple(address for address in found if address is not None)))
     return tuple(names)
 
@@ -222,15 +219,11 @@ def _target(draft: Draft, to: str, path: Path) -> str:
     if to in known:
         return to
     try:
-        address = ip_address(to)
+        ip_address(to)
     except ValueError:
         if not (draft.problems.blamed(("guests",)) or draft.problems.blamed(("routers",))):
             text = f"{to[:60]!r} is no guest, router or address; {suggestion(to, known)}"
             draft.problems.error("unknown-target", (*path, "to"), text)
-        return to
-    if isinstance(address, IPv6Address):
-        draft.problems.error("unknown-target", (*path, "to"), f"{to} is an IPv6 address, and guests have no IPv6 yet")
-    assert isinstance(address, IPv4Address | IPv6Address)
     return to
 
 

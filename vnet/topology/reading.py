@@ -187,6 +187,12 @@ class Reader:
         return tuple(ranges)
 
     @staticmethod
+    def port(text: str) -> int:
+        """Read a port number; 0 if it is none (nothing is noted: what it is part of is said there)."""
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+        return number if number < 65536 else 0
+
+    @staticmethod
     def _range(item: int | str) -> tuple[int, int]:
         if isinstance(item, int):
             return item, item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
@@ -20,7 +20,7 @@ from vnet.topology.draft import Draft
 from vnet.topology.host import HOST
 from vnet.topology.problems import Problems
 from vnet.topology.profiles import PROFILES
-from vnet.topology.resolved import Address, PortRef, ResolvedDhcp, ResolvedNetwork, ResolvedTopology
+from vnet.topology.resolved import Address, Network, PortRef, ResolvedDhcp, ResolvedNetwork, ResolvedTopology
 from vnet.topology.shape import shape_adapter
 from vnet.topology.wiring import access
 from vnet.topology.yaml_reader import read_yaml
@@ -36,28 +36,14 @@ def resolve_adapter(draft: Draft, network: str) -> tuple[AdapterSpec, PortRef | 
     scope = draft.dhcp.get(network)
     statics = [(s.node, s.interface, s.address.ip) for s in draft.statics_on(network)]
     here = ((node, nic.mac) for (node, _), nic in draft.interfaces.items() if nic.network == network)
-    holders = _holders(statics, scope)
     guests = [guest for guest in draft.model.guests.values() if guest is not None]
     wanted = [nic.gateway for guest in guests for nic in guest.nics if not isinstance(nic, str)]
     wanted += [node.gateway for node in guests] + [router.default_gateway for router in draft.model.routers.values()]
-    spec = read_adapter(
-        choice,
-        Surroundings(
-            network=network,
-            subnet=draft.subnets.get(network),
-            problems=draft.problems,
-            free_address=_free(draft.subnets.get(network), holders, _range(scope)),
-            gateway=_gateway(draft.subnets.get(network), wanted, scope.gateway if scope else None, holders),
-            mac=lambda name: draft.macs.derive(network, name),
-            addresses=_first_of_each(statics) | _reserved(here, scope),
-            has_dhcp=scope is not None,
-            holders=holders,
-            leased=_range(scope),
-            reserved=scope.reservations if scope else {},
-            told=scope.gateway if scope else None,
-        ),
-        ("networks", network, "adapter"),
-    )
+    around = _surroundings(
+        network, draft.subnets.get(network), scope, draft.problems, lambda name: draft.macs.derive(network, name),
+        statics, here, wanted,
+    )  # fmt: skip
+    spec = read_adapter(choice, around, ("networks", network, "adapter"))
     if isinstance(spec, NoAdapter):
         return spec, None
     place = ("networks", network, "switch")
@@ -99,29 +85,45 @@ def _around(topology: ResolvedTopology, network: ResolvedNetwork, problems: Prob
     everybody = ((node, nic) for node, nic in topology.endpoints() if node != HOST)  # its address there is what is chosen
     on_network = [(node, nic) for node, nic in everybody if network_of(topology, nic) == network.name]
     statics = [(node, nic.name, address.ip) for node, nic in on_network for address in nic.addresses]
-    holders = _holders(statics, scope)
     routers = (router.default_gateway for router in topology.routers.values())
     wanted = [str(gateway) for gateway in (*(nic.gateway for _, nic in on_network), *routers) if gateway is not None]
+    return _surroundings(
+        network.name, network.subnet, scope, problems, derived_mac(topology, network.name),
+        statics, ((node, nic.mac) for node, nic in on_network), wanted,
+    )  # fmt: skip
+
+
+def _surroundings(
+    network: str,
+    subnet: Network | None,
+    scope: ResolvedDhcp | None,
+    problems: Problems,
+    mac: Callable[[str], Mac],
+    statics: Sequence[tuple[str, str, Address]],
+    nics: Iterable[tuple[str, Mac]],
+    wanted: Iterable[str | None],
+) -> Surroundings:
+    """Work out what reading an adapter needs to know, from who is on the network.
+
+    *statics* are node, interface and address, *nics* node and MAC address, *wanted* the gateways that nodes go by.
+    """
+    holders = _holders(statics, scope)
+    leased = None if scope is None else (scope.range_start, scope.range_end)
+    told = None if scope is None else scope.gateway
+    reserved = {} if scope is None else scope.reservations
     return Surroundings(
-        network=network.name,
-        subnet=network.subnet,
+        network=network,
+        subnet=subnet,
         problems=problems,
-        free_address=_free(network.subnet, holders, _range(scope)),
-        gateway=_gateway(network.subnet, wanted, scope.gateway if scope else None, holders),
-        mac=derived_mac(topology, network.name),
-        addresses=_first_of_each(statics) | _reserved(((node, nic.mac) for node, nic in on_network), scope),
-        has_dhcp=scope is not None,
+        free_address=_free(subnet, holders, leased),
+        gateway=_gateway(subnet, wanted, told, holders),
+        mac=mac,
+        addresses=_first_of_each(statics) | {node: reserved[each] for node, each in nics if each in reserved},
         holders=holders,
-        leased=_range(scope),
-        reserved=scope.reservations if scope else {},
-        told=scope.gateway if scope else None,
+        leased=leased,
+        reserved=reserved,
+        told=told,
     )
-
-
-def _reserved(nics: Iterable[tuple[str, Mac]], scope: ResolvedDhcp | None) -> dict[str, IPv4Address]:
-    """Find the addresses that nodes have by a reservation, from their names and MAC addresses."""
-    reservations = scope.reservations if scope is not None else {}
-    return {node: reservations[mac] for node, mac in nics if mac in reservations}
 
 
 def derived_mac(topology: ResolvedTopology, network: str) -> Callable[[str], Mac]:
@@ -158,10 +160,6 @@ def _first_of_each(statics: Iterable[tuple[str, str, Address]]) -> dict[str, IPv
         if isinstance(address, IPv4Address):
             first.setdefault(node, address)
     return first
-
-
-def _range(scope: ResolvedDhcp | None) -> tuple[IPv4Address, IPv4Address] | None:
-    return (scope.range_start, scope.range_end) if scope is not None else None
 
 
 def _free(

@@ -54,6 +54,11 @@ def numbered(items: list[T]) -> list[tuple[int, T]]:
     return list(zip(items.indexes, items, strict=True)) if isinstance(items, Sparse) else list(enumerate(items))
 
 
+def placed(value: str | list[str] | None, path: Path) -> list[tuple[Path, str]]:
+    """Pair one text, several or none with the places where they stand."""
+    return [(path, value)] if isinstance(value, str) else [((*path, index), text) for index, text in numbered(value or [])]
+
+
 def shape_topology(data: object, problems: Problems) -> Topology | None:
     """Make a ``Topology`` of plain data or of structs; None if there is nothing to go on with."""
     shaped = _struct(data, _TOPOLOGY, (), problems)

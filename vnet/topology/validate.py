@@ -213,11 +213,10 @@ def reservations_fit(draft: Draft, resolved: ResolvedTopology) -> None:
     """Reserved addresses lie in the subnet, and nobody else has them."""
     for network, scope in draft.dhcp.items():
         model = draft.model.networks[network]
-        keys = list(model.dhcp.reservations) if model is not None and model.dhcp is not None else []
+        typed = model.dhcp.reservations if model is not None and model.dhcp is not None else {}
         statics = draft.statics_on(network)
-        by_text = dict(model.dhcp.reservations) if model is not None and model.dhcp is not None else {}
         for mac, address in scope.reservations.items():
-            key = next((key for key in keys if by_text[key].strip() == str(address)), "")
+            key = next((key for key, text in typed.items() if text.strip() == str(address)), "")
             path: Path = ("networks", network, "dhcp", "reservations", key)
             if address not in scope.subnet:
                 text = f"the reserved address {address} is outside {scope.subnet}"

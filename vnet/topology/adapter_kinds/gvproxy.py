@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, final
 
-from vnet.topology.adapter_kinds.sockets import SocketPlace
+from vnet.topology.adapter_kinds.sockets import SocketPlace, read_path
 from vnet.topology.adapter_kinds.spec import AdapterSpec
-from vnet.topology.adapter_kinds.vhost_user import read_path
 from vnet.topology.vocabulary import Strict, about
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 LONGEST_NAME: Final = 15
 """IFNAMSIZ in Linux is 16 octets with the final zero."""
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+INTERFACE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 
 _LINUX_NAME: Final = re.compile(r"[^\s/:]{1,15}", re.ASCII)
 
 
 def check_interface_name(name: str, around: Surroundings, path: Path) -> None:
     """Note it if an interface cannot be called so."""
-    if not _NAME.fullmatch(name):
+    if not INTERFACE_NAME.fullmatch(name):
         text = f"{name[:40]!r} cannot be an interface's name; use up to 15 letters, digits, -, _ and ., a letter first"
         around.error(path, text)
 

@@ -105,12 +105,17 @@ def _place(text: str | None, around: Surroundings, path: Path) -> SocketPlace | 
     if colon and "/" not in text:
         try:
             address = ip_address(host.strip("[]"))
-            if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+            if not (number := around.reader.port(port)):
                 raise ValueError
         except ValueError:
             around.error(path, f"{text[:80]!r} is no place for a socket; write a path, or an address such as 127.0.0.1:5555")
             return None
-        return SocketPlace(host=str(address), port=int(port))
+        return SocketPlace(host=str(address), port=number)
+    return read_path(text, around, path)
+
+
+def read_path(text: str, around: Surroundings, path: Path) -> SocketPlace | None:
+    """Read the path of a Unix socket."""
     if not text or "\0" in text or len(os.fsencode(text)) > SUN_PATH:
         around.error(path, f"{text[:40]!r} is no path of a socket; it has 1 to {SUN_PATH} octets")
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import final
 
@@ -19,10 +19,9 @@ class Surroundings:
 
     ``free_address`` gives the first host address of the subnet that nobody has; ``gateway`` is the address that clients are
     told, or guests have, as their gateway although no router has it; ``mac`` derives a MAC address for a name;
-    ``addresses`` are the IPv4 addresses, static or reserved, of guests and routers on the network, by name; ``has_dhcp``
-    tells whether a DHCP server of the lab serves it. ``holders`` says of each address that somebody has for sure who
-    that is; ``leased`` is the range of the DHCP server, ``reserved`` are the addresses that it keeps for MAC addresses,
-    ``told`` the gateway it tells.
+    ``addresses`` are the IPv4 addresses, static or reserved, of guests and routers on the network, by name. ``holders`` says
+    of each address that somebody has for sure who that is; ``leased`` is the range of the lab's DHCP server, None if there
+    is none on the network; ``reserved`` are the addresses that it keeps for MAC addresses, ``told`` the gateway it tells.
     """
 
     network: str
@@ -32,16 +31,20 @@ class Surroundings:
     gateway: IPv4Address | None
     mac: Callable[[str], Mac]
     addresses: Mapping[str, IPv4Address]
-    has_dhcp: bool = False
-    holders: Mapping[IPv4Address | IPv6Address, str] = field(default_factory=dict)
-    leased: tuple[IPv4Address, IPv4Address] | None = None
-    reserved: Mapping[Mac, IPv4Address] = field(default_factory=dict)
-    told: IPv4Address | None = None
+    holders: Mapping[IPv4Address | IPv6Address, str]
+    leased: tuple[IPv4Address, IPv4Address] | None
+    reserved: Mapping[Mac, IPv4Address]
+    told: IPv4Address | None
 
     @property
     def reader(self) -> Reader:
         """Reads values, and notes what is wrong with them."""
         return Reader(self.problems)
+
+    @property
+    def has_dhcp(self) -> bool:
+        """Tell whether a DHCP server of the lab serves the network."""
+        return self.leased is not None
 
     @property
     def has_lost_subnet(self) -> bool:

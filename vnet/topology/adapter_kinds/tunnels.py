@@ -115,12 +115,12 @@ def resolve_udp(model: Udp, around: Surroundings, path: Path) -> UdpSpec | None:
 def _transport_address(text: str, around: Surroundings, path: Path) -> tuple[Address, int] | None:
     host, colon, port = text.strip().rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_port = colon and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
-    if not is_port or (":" in host) != ("[" in text):
+    number = around.reader.port(port)
+    if not number or not colon or (":" in host) != ("[" in text):
         around.error(path, f"{text[:60]!r} is not an address with a port; write one such as 127.0.0.1:5001 or [::1]:5001")
         return None
     address = around.reader.address(host, path)
-    return None if address is None else (address, int(port))
+    return None if address is None else (address, number)
 
 
 def _text(end: tuple[Address, int]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, TypeAlias, final
 
+from vnet.topology.adapter_kinds.sockets import SUN_PATH
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.vocabulary import AddressText, InterfaceText, MacText, Strict, about
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 DEFAULT_LISTEN: Final = "127.0.0.1"
 """Where a forward listens that names a port alone: nobody else than the machine's own users gets in unasked."""
-LONGEST_SOCKET_PATH: Final = 107
-"""Octets in the path of a unix socket (unix(7))."""
 MOST_FORWARDS: Final = 1024
 
 Protocol: TypeAlias = Literal["tcp", "udp"]
@@ -190,16 +189,14 @@ def resolve_forward(model: UserForward, around: Surroundings, path: Path) -> For
 def _place(model: UserForward, around: Surroundings, path: Path) -> tuple[str, int] | None:
     text = model.listen.strip().removeprefix("unix:")
     if text.startswith("/"):
-        if model.protocol == "udp" or len(text.encode()) > LONGEST_SOCKET_PATH or "\0" in text:
-            around.error(
-                path,
-                f"{text[:40]!r} is no place for {model.protocol}: unix sockets are for tcp, in paths of up to 107 octets",
-            )
+        if model.protocol == "udp" or len(text.encode()) > SUN_PATH or "\0" in text:
+            why = f"unix sockets are for tcp, in paths of up to {SUN_PATH} octets"
+            around.error(path, f"{text[:40]!r} is no place for {model.protocol}: {why}")
             return None
         return text, 0
     match = _TRANSPORT.fullmatch(text)
-    port = int(match[2]) if match else 0
-    if match is None or not 0 < port < 65536:
+    port = around.reader.port(match[2]) if match else 0
+    if match is None or not port:
         around.error(
             path, f"{text[:40]!r} is not a place to listen; write one such as 127.0.0.1:8080, 8080 or /run/web.sock"
         )
@@ -210,7 +207,8 @@ def _place(model: UserForward, around: Surroundings, path: Path) -> tuple[str, i
 
 def _target(text: str, around: Surroundings, path: Path) -> tuple[IPv4Address, int] | None:
     name, _, port = text.strip().rpartition(":")
-    if not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536 or not name:
+    number = around.reader.port(port)
+    if not number or not name:
         around.error(path, f"{text[:40]!r} is not a guest with a port; write one such as web:80")
         return None
     address = around.addresses.get(name)
@@ -224,4 +222,4 @@ def _target(text: str, around: Surroundings, path: Path) -> tuple[IPv4Address, i
             around.error(path, text)
             return None
         address = read
-    return address, int(port)
+    return address, number

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
-from vnet.topology.adapter_kinds.sockets import SUN_PATH, SocketPlace
+from vnet.topology.adapter_kinds.sockets import SocketPlace, read_path
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.vocabulary import Strict, about
 
@@ -42,11 +41,3 @@ def resolve_vhost_user(model: VhostUser, around: Surroundings, path: Path) -> Vh
     """Read where, and which end."""
     place = read_path(model.socket, around, (*path, "socket"))
     return None if place is None else VhostUserSpec(place=place, listens=not model.connect)
-
-
-def read_path(text: str, around: Surroundings, path: Path) -> SocketPlace | None:
-    """Read the path of a Unix socket."""
-    if not text or "\0" in text or len(os.fsencode(text)) > SUN_PATH:
-        around.error(path, f"{text[:40]!r} is no path of a socket; it has 1 to {SUN_PATH} octets")
-        return None
-    return SocketPlace(path=text)
