@@ -8,12 +8,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from machine import Machine, machine
-from outside import Outside, needs_switch, outside, run
+from machine import Machine
+from outside import Outside, needs_switch, run
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("ping", "iperf3", "ethtool"), needs_switch]
@@ -31,16 +30,9 @@ EVERY = 0.02
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def around(host: Machine) -> Iterator[Outside]:
-    with outside(host) as made:
-        made.nic("eth1", "vlan_mode=trunk", "trunks=16,20", mac="02:00:00:00:01:01")
-        yield made
+def around(around: Outside) -> Outside:
+    around.nic("eth1", "vlan_mode=trunk", "trunks=16,20", mac="02:00:00:00:01:01")
+    return around
 
 
 def state(host: Machine) -> str:
