@@ -108,7 +108,7 @@ def deliver(tree: Tree) -> tuple[int, float]:
     addresses = [bytes((10, 0, *divmod(index + 1, 256))) for index in range(tree.hosts)]
     interval = SECOND // tree.rate
     for index, address in enumerate(addresses):
-        host = Host(f"h{index}", timeline, lambda purpose, index=index: streams.stream(f"h{index}", purpose))  # type: ignore[misc]
+        host = Host(f"h{index}", timeline, partial(streams.stream, f"h{index}"))
         interface = host.add_interface("eth0", b"\x02\x00" + address)
         interface.add_address(IPv4Interface((address, 16)))
         switch = switches[1 + index % (tree.switches - 1) if tree.switches > 1 else 0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,21 @@ import pytest
 import trio
 
 import vnet
+from tests.system import rig
 from vnet.adapters import netns
 from vnet.guests.namespace import NamespaceGuest
 
 DEADLINE = 60.0
 """Seconds for a whole test: never reached but by a failure."""
+
+PAIR = """
+name: NAME
+networks:
+  n: {subnet: 10.77.0.0/24}
+guests:
+  emulated: {nics: [{network: n, address: 10.77.0.1/24}]}
+  linux: {kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
+"""
 
 SITE = """
 name: NAME
@@ -63,14 +72,7 @@ EXTERNAL, PERIMETER, INNER = "203.0.113.2", "172.17.1.1", "10.20.100.1"
 
 def needs(*programs: str) -> list[pytest.MarkDecorator]:
     """Mark tests that need root and these programs: where those are missing they are skipped, in CI they fail."""
-    missing = [program for program in programs if shutil.which(program) is None]
-    if os.geteuid() != 0:
-        reason = "needs root"
-    elif not os.path.exists("/dev/net/tun"):
-        reason = "needs /dev/net/tun"
-    else:
-        reason = f"needs {', '.join(missing)}" if missing else ""
-    return [pytest.mark.real, pytest.mark.skipif(bool(reason), reason=reason or "can run")]
+    return [pytest.mark.real, rig.needs(*programs)]
 
 
 def named(text: str) -> str:

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
+from linux_programs import TALK
 from live_labs import guest, live, needs, program, run, until
 
 import vnet
@@ -53,21 +55,10 @@ guests:
 SIZE = 20 << 20
 EXPECTED = hashlib.sha256(bytes(range(256)) * (SIZE >> 8)).hexdigest()
 
-TALK = f"""
-import hashlib, socket, threading
+CONNECT = f"""{TALK}
 s = socket.create_connection(("10.16.0.1", 9000), 10)
 s.settimeout(30)
-def send():
-    s.sendall(bytes(range(256)) * ({SIZE} >> 8))
-    s.shutdown(socket.SHUT_WR)
-sender = threading.Thread(target=send)
-sender.start()
-digest, count = hashlib.sha256(), 0
-while piece := s.recv(1 << 20):
-    digest.update(piece)
-    count += len(piece)
-sender.join()
-print(count, digest.hexdigest(), flush=True)
+talk(s, bytes(range(256)) * ({SIZE} >> 8))
 """
 
 
@@ -93,12 +84,12 @@ class Served:
         await stream.send_eof()
 
 
-async def exchange(lab: vnet.Lab, halfway: list[tuple[str, bool]] = []) -> None:  # noqa: B006 - not changed
+async def exchange(lab: vnet.Lab, halfway: Sequence[tuple[str, bool]] = ()) -> None:
     """Have 20 MB go both ways between Linux and the emulated guest, and links change on the way."""
     served = Served()
     async with trio.open_nursery() as nursery:
         await nursery.start(lab.guests["emulated"].serve_tcp, served, 9000)
-        async with program(guest(lab, "linux"), sys.executable, "-c", TALK) as client:
+        async with program(guest(lab, "linux"), sys.executable, "-c", CONNECT) as client:
             for number, (name, up) in enumerate(halfway, 1):
                 share = number * SIZE // (len(halfway) + 1)
                 await until(lambda share=share: served.received > share, f"{share} octets received")

@@ -9,21 +9,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.interop.live_labs import guest, live, needs, program, run
+from tests.interop.live_labs import PAIR, guest, live, needs, program, run
 from vnet.runtime.sinks import FileSink
 from vnet.wire import igmp, ipv4
 
 pytestmark = [*needs("tshark"), pytest.mark.trio]
 
 OURS, LINUX, GROUP = "10.77.0.1", "10.77.0.2", "239.1.2.3"
-TOPOLOGY = """
-name: NAME
-networks:
-  n: {subnet: 10.77.0.0/24}
-guests:
-  emulated: {nics: [{network: n, address: 10.77.0.1/24}]}
-  linux: {kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
-"""
 LISTENS = f"""
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -60,7 +52,7 @@ async def test_groups_both_ways_and_what_is_told_of_them(tmp_path: Path) -> None
             await sock.sendto(b"from us", (GROUP, 5000))
             heard.append(await sock.recvfrom(100))
 
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         linux = guest(lab, "linux")
         capture = lab.captures.start(FileSink(tmp_path / "c.pcapng"), ["emulated"])
         async with program(linux, sys.executable, "-c", LISTENS, ready="listening") as listener:
@@ -92,7 +84,7 @@ print(packet[24:].hex(), flush=True)
 
 
 async def test_a_router_on_linux_asks_and_is_answered() -> None:
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         interface = host.interfaces["eth0"]
         host.groups.join(interface, socket.inet_aton(GROUP))

@@ -8,19 +8,12 @@ import sys
 import pytest
 import trio
 
-from tests.interop.live_labs import guest, live, needs, program, run, until
+from tests.interop.linux_programs import ENDS, TALK
+from tests.interop.live_labs import PAIR, guest, live, needs, program, run, until
 from vnet.stack.tcp import State, TcpConnection
 
 pytestmark = [*needs(), pytest.mark.trio]
 
-TOPOLOGY = """
-name: NAME
-networks:
-  n: {subnet: 10.77.0.0/24}
-guests:
-  emulated: {nics: [{network: n, address: 10.77.0.1/24}]}
-  linux: {kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
-"""
 LOSSY = """
 name: NAME
 networks:
@@ -35,39 +28,17 @@ LINUX = bytes((10, 77, 0, 2))
 MEGABYTES = 8
 SIZE = MEGABYTES << 20
 
-DIGEST = f"""
-import hashlib, socket, sys
-def talk(s):
-    import threading
-    data = bytes(range(251)) * ({SIZE} // 251 + 1)
-    def send():
-        s.sendall(data[:{SIZE}])
-        s.shutdown(socket.SHUT_WR)
-    sender = threading.Thread(target=send)
-    sender.start()
-    digest, count = hashlib.sha256(), 0
-    while piece := s.recv(1 << 20):
-        digest.update(piece)
-        count += len(piece)
-    sender.join()
-    print(count, digest.hexdigest(), flush=True)
-"""
-SERVE = (
-    DIGEST
-    + """
+DATA = f"(bytes(range(251)) * ({SIZE} // 251 + 1))[:{SIZE}]"
+SERVE = f"""{TALK}
 server = socket.create_server(("10.77.0.2", 8080))
 print("listening", flush=True)
-talk(server.accept()[0])
+talk(server.accept()[0], {DATA})
 """
-)
-CONNECT = (
-    DIGEST
-    + """
+CONNECT = f"""{TALK}
 s = socket.create_connection(("10.77.0.1", 9090), 10)
 s.settimeout(20)
-talk(s)
+talk(s, {DATA})
 """
-)
 
 
 class Peer:
@@ -111,7 +82,7 @@ async def changed(connection: TcpConnection, until) -> None:
 
 
 async def test_bulk_data_both_ways_in_both_roles():
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         async with program(linux, sys.executable, "-c", SERVE, ready="listening") as server:
             peer = Peer(host.tcp.connect(LINUX, 8080))
@@ -175,39 +146,8 @@ async def test_data_both_ways_over_a_line_with_every_impairment():
         assert connection.sender.rto.smoothed > 200_000_000
 
 
-ENDS = """
-import socket, struct, sys
-def refused(port):
-    try:
-        socket.create_connection(("10.77.0.1", port), 5)
-    except ConnectionRefusedError:
-        print("refused", flush=True)
-refused(7)
-s = socket.create_connection(("10.77.0.1", 9090), 5)
-s.settimeout(10)
-s.sendall(b"half")
-s.shutdown(socket.SHUT_WR)
-got = b""
-while piece := s.recv(100):
-    got += piece
-print(got.decode(), flush=True)
-s = socket.create_connection(("10.77.0.1", 9090), 5)
-s.settimeout(10)
-s.sendall(b"abort me")
-try:
-    s.recv(100)
-except ConnectionResetError:
-    print("reset", flush=True)
-s = socket.create_connection(("10.77.0.1", 9090), 5)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-s.sendall(b"x")
-s.close()
-print("done", flush=True)
-"""
-
-
 async def test_refusal_half_close_and_reset_both_ways():
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         refused = host.tcp.connect(LINUX, 9)
         await changed(refused, lambda: refused.state is State.CLOSED)
@@ -236,7 +176,7 @@ async def test_refusal_half_close_and_reset_both_ways():
                 connection.close()
 
         listener.on_ready = accepted
-        said = await run(linux, sys.executable, "-c", ENDS)
+        said = await run(linux, sys.executable, "-c", ENDS, "10.77.0.1")
         assert said.split("\n") == ["refused", "the other half", "reset", "done", ""]
         with trio.fail_after(10):
             await finished.wait()
@@ -262,7 +202,7 @@ print("sent", flush=True)
 
 
 async def test_windows_that_shut_on_either_side():
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         async with program(linux, sys.executable, "-c", WINDOWS, ready="listening") as server:
             connection = host.tcp.connect(LINUX, 8080)

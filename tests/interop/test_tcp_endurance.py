@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.interop.live_labs import guest, live, needs, program, run, until
+from tests.interop.live_labs import PAIR, guest, live, needs, program, run, until
 from vnet.runtime.sinks import FileSink
 from vnet.stack.tcp import State, TcpConnection
 from vnet.units import MILLISECOND
@@ -18,14 +18,6 @@ pytestmark = [*needs("tshark"), pytest.mark.trio]
 
 OURS, LINUX = "10.77.0.1", "10.77.0.2"
 LINUX_PACKED = bytes((10, 77, 0, 2))
-TOPOLOGY = """
-name: NAME
-networks:
-  n: {subnet: 10.77.0.0/24}
-guests:
-  emulated: {nics: [{network: n, address: 10.77.0.1/24}]}
-  linux: {kind: namespace, nics: [{network: n, address: 10.77.0.2/24}]}
-"""
 
 PERIOD = bytes(range(251)) * 4178
 """A mebibyte, but for 94 octets: no segment, super-frame or buffer is as long, so that what is lost or twice there shows."""
@@ -92,7 +84,7 @@ class Gigabyte:
 
 async def test_a_gigabyte_each_way_from_our_server_and_client() -> None:
     expected = expected_digest()
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         listener = host.tcp.listen(9090)
         taken: list[Gigabyte] = []
@@ -173,7 +165,7 @@ class Echo:
 
 
 async def test_a_thousand_connections_of_a_linux_program_at_once() -> None:
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         listener = host.tcp.listen(9090, backlog=COUNT)
         echoes: list[Echo] = []
@@ -190,7 +182,7 @@ async def test_a_thousand_connections_of_a_linux_program_at_once() -> None:
 
 
 async def test_a_thousand_connections_to_a_linux_program_at_once() -> None:
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         async with program(linux, sys.executable, "-c", MANY_SERVED, ready="listening"):
             assert (await lab.guests["emulated"].ping(LINUX)).ok  # only a few SYNs would wait for the first answer of ARP
@@ -234,7 +226,7 @@ async def after_the_handshake(file: Path) -> list[tuple[str, str]]:
 
 
 async def test_linux_asks_whether_we_are_there_and_finds_that_we_vanished(tmp_path: Path) -> None:
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         listener = host.tcp.listen(9090)
         capture = lab.captures.start(FileSink(tmp_path / "c.pcapng"), ["emulated"])
@@ -261,7 +253,7 @@ s.recv(10)
 
 
 async def test_we_ask_whether_linux_is_there_and_find_that_it_vanished(tmp_path: Path) -> None:
-    async with live(TOPOLOGY) as lab:
+    async with live(PAIR) as lab:
         host, linux = lab.guests["emulated"].host, guest(lab, "linux")
         async with program(linux, sys.executable, "-c", SILENT, ready="listening"):
             capture = lab.captures.start(FileSink(tmp_path / "c.pcapng"), ["emulated"])

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trio
 
+from tests.interop.linux_programs import ENDS
 from tests.interop.live_labs import guest, live, needs, program, run, until
 from vnet.guests.base import Verdict
 from vnet.stack.tcp import State, TcpConnection
@@ -143,37 +144,6 @@ async def test_data_over_a_lossy_trunk_in_both_roles():
         assert min(link.forward.dropped_loss, link.backward.dropped_loss) > 20
 
 
-ENDS = f"""
-import socket, struct
-def connect(port):
-    s = socket.create_connection(("{OURS}", port), 5)
-    s.settimeout(10)
-    return s
-try:
-    connect(7)
-except ConnectionRefusedError:
-    print("refused", flush=True)
-s = connect(9090)
-s.sendall(b"half")
-s.shutdown(socket.SHUT_WR)
-got = b""
-while piece := s.recv(100):
-    got += piece
-print(got.decode(), flush=True)
-s = connect(9090)
-s.sendall(b"abort me")
-try:
-    s.recv(100)
-except ConnectionResetError:
-    print("reset", flush=True)
-s = connect(9090)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-s.sendall(b"x")
-s.close()
-print("done", flush=True)
-"""
-
-
 async def test_refusal_half_close_and_reset_both_ways():
     async with live(TOPOLOGY) as lab:
         await lab.wait_up()
@@ -200,7 +170,7 @@ async def test_refusal_half_close_and_reset_both_ways():
 
         async with trio.open_nursery() as nursery:
             await nursery.start(emulated.serve_tcp, serve, 9090)
-            said = await run(linux, sys.executable, "-c", ENDS)
+            said = await run(linux, sys.executable, "-c", ENDS, OURS)
             assert said.split("\n") == ["refused", "the other half", "reset", "done", ""]
             await reset.wait()
             nursery.cancel_scope.cancel()

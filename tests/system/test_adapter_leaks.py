@@ -8,11 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from machine import Machine, machine
+from machine import Machine
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("nsenter")]
@@ -83,13 +81,12 @@ trio.run(main)
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        for number in range(2):
-            made.run("ip", "link", "add", f"nic{number}", "type", "veth", "peer", "name", f"far{number}")
-            made.run("ip", "link", "set", f"nic{number}", "up")
-            made.run("ip", "link", "set", f"far{number}", "up")
-        yield made
+def host(host: Machine) -> Machine:
+    for number in range(2):
+        host.run("ip", "link", "add", f"nic{number}", "type", "veth", "peer", "name", f"far{number}")
+        host.run("ip", "link", "set", f"nic{number}", "up")
+        host.run("ip", "link", "set", f"far{number}", "up")
+    return host
 
 
 def argv(host: Machine, rounds: int, seed: int) -> list[str]:

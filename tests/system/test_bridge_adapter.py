@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from machine import Machine, machine
-from outside import Outside, Peer, needs_switch, outside
+from outside import Outside, Peer, needs_switch
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("ping", "iperf3", "tcpdump", "ethtool", "udhcpc"), needs_switch]
@@ -35,18 +34,6 @@ guests:
   a: {nics: [{network: lan, address: 10.1.0.5/24, mac: "00:03:ff:00:00:05"}], run: [iperf3]}
   b: {nics: [{network: lan, address: 10.1.0.6/24, mac: "00:03:ff:00:00:06"}]}
 """
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def around(host: Machine) -> Iterator[Outside]:
-    with outside(host) as made:
-        yield made
 
 
 def flat(bridge: str) -> str:

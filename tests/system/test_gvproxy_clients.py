@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Machine, machine
+from machine import Machine
 from rig import needs, skip_for
 from stranger import Vm
 from tiny_guest import why_not
@@ -20,12 +19,6 @@ networks:
 guests:
   a: {nics: [{network: lan, address: 10.0.2.50/24, gateway: 10.0.2.2}]}
 """
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
 
 
 def is_up(host: Machine) -> bool:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from machine import Machine, machine
+from machine import Machine
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("ping", "iperf3")]
@@ -24,12 +22,6 @@ guests:
   b: {nics: [{network: lab, address: [10.10.20.5/24, "fd20::5/64"]}], run: [iperf3]}
   c: {nics: [{network: far, address: 10.10.30.5/24}]}
 """
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
 
 
 def reaches(host: Machine, address: str) -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from machine import Machine, machine
-from outside import Outside, needs_switch, outside
+from machine import Machine
+from outside import Outside, needs_switch
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("ping", "ethtool"), needs_switch]
@@ -41,18 +39,6 @@ out.bind(("eth0", 0))
 for number, size in enumerate(json.loads(sys.argv[1])):
     out.send(b"\\xff" * 6 + b"\\2" + bytes(5) + b"\\x88\\xb5" + number.to_bytes(4, "big") * ((size - 14) // 4))
 """.replace("import socket", "import json, socket")
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def around(host: Machine) -> Iterator[Outside]:
-    with outside(host) as made:
-        yield made
 
 
 def pass_on(host: Machine, around: Outside, sizes: list[int]) -> dict[str, object]:

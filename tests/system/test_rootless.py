@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Machine, machine
+from machine import Machine
 from rig import needs
 from somebody import NOBODY, as_somebody
 
@@ -125,12 +125,6 @@ def interfaces(host: Machine, pid: int) -> list[str]:
     user = ["-U", "--preserve-credentials"] if isinstance(host, User) else []
     done = host.run("nsenter", "-t", str(pid), *user, "-n", "ip", "-json", "link")
     return [each["ifname"] for each in json.loads(done.stdout)]
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
 
 
 def attach(host: Machine, *inside: str) -> None:

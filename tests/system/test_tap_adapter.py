@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from machine import Machine, machine
+from machine import Machine
 from rig import needs
 
 pytestmark = [pytest.mark.real, needs("ping")]
@@ -29,12 +27,6 @@ os.dup2(fd, 9, inheritable=True)
 os.execv(sys.executable, [sys.executable, "-m", "vnet", "up", sys.argv[1]])
 """
 TAP, NO_PI, VNET_HDR = 0x0002, 0x1000, 0x4000
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
 
 
 def reaches(host: Machine, device: str) -> bool:

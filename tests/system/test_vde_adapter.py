@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from machine import Machine, machine
+from machine import Machine
 from rig import needs
 from waiting import wait_until
 
@@ -30,12 +30,6 @@ guests:
 
 def lab(adapter: str, address: str = "10.9.0.5") -> str:
     return LAB.replace("ADAPTER", adapter).replace("ADDRESS", address)
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import Machine, machine
+from machine import Machine
 from rig import needs, skip_for
 from stranger import Vm
 from tiny_guest import why_not
@@ -37,12 +37,6 @@ NO_OFFLOADS = (
     ",host_ecn=off,host_ufo=off,mrg_rxbuf=off"
 )
 OCTETS = 50 * 1024 * 1024
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
