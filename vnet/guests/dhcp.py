@@ -87,6 +87,10 @@ class NamespaceDhcp:
         """Pass on that the cable was unplugged, or plugged in: then the address is verified."""
         self._interface.port.set_carrier(up)
 
+    def release(self) -> None:
+        """Give the address back while frames still pass."""
+        self._client.release()
+
     def stop(self) -> None:
         """Stop without a word to the server, and close the sockets."""
         self._client.stop()
