@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from vnet.stack.tcp.prediction import take_predicted
 from vnet.stack.tcp.states import MASK, RECEIVING, Segment, State, unwrap
 from vnet.units import MILLISECOND
 from vnet.wire.tcp import ACK, ECE, FIN, RST, SYN
@@ -22,6 +23,8 @@ _MAX_ECHO: Final = 10 * 60 * 1000
 
 def arrive(connection: TcpConnection, segment: Segment) -> None:
     """Take a segment in any state, and send what it calls for."""
+    if take_predicted(connection, segment):
+        return
     una = connection.sender.una
     if connection.state is State.SYN_SENT:
         _in_syn_sent(connection, segment)

@@ -160,6 +160,12 @@ class Transmission:
         was_outstanding = sender.is_outstanding
         while (found := sender.next_range()) is not None:
             self._send_range(*found, now)
+        self.acknowledge_due(now)
+        self._arm_retransmission(restart=progressed or (sender.is_outstanding and not was_outstanding))
+
+    def acknowledge_due(self, now: Instant) -> None:
+        """Acknowledge what arrived: now, with more that comes at this instant, or a while later if nothing else does."""
+        receiver = self._connection.receiver
         if receiver.urgent or receiver.due >= (2 * receiver.coalesced or 2):
             self.acknowledge()
         elif receiver.due >= 2:
@@ -171,7 +177,6 @@ class Transmission:
                 self._acking = self._host.scheduler.alarm(self._acknowledge_late)
             if self._acking.deadline is None:
                 self._acking.set(now + DELAYED_ACK)
-        self._arm_retransmission(restart=progressed or (sender.is_outstanding and not was_outstanding))
 
     def _send_range(self, start: int, count: int, now: Instant) -> None:
         sender = self._connection.sender
