@@ -133,7 +133,11 @@ class Ipv6Node:
         if ipv6.is_link_local(destination):  # sub-interfaces share their parent's: each is asked for its own
             own = side.find(destination)
             return own is not None and own.usable
-        return destination in self.local
+        if destination in self.local:
+            return True
+        if not self.host.transparent or destination in (ipv6.ANY, ipv6.LOOPBACK):  # not on a wire (RFC 4291, 2.5.2, 2.5.3)
+            return False
+        return side.find(destination) is None  # what is ours in a while is not yet (RFC 4862, 5.4)
 
     def loop(self, packet: bytes) -> None:
         """Take a packet that the host sent to itself."""
