@@ -1,0 +1,83 @@
+"""What the user adapter has for IPv6 alone: what is out of reach, its advertisements, scopes, large packets.
+
+What it does over both IP versions is in the files beside this one, whose tests run over each.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+
+from tests.unit.adapters.user_rig import Rig, rig
+from vnet.adapters.user.outside import Outside
+from vnet.ports import NO_OFFLOAD
+from vnet.units import SECOND
+from vnet.wire import icmpv6, ipv6, udp
+from vnet.wire.ipv6 import PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
+from vnet.wire.tcp import SYN, Tcp
+
+PAYLOADS6 = {
+    PROTOCOL_TCP: lambda *ends: Tcp(source_port=5000, destination_port=80, sequence=1, flags=SYN).encode(*ends),
+    PROTOCOL_UDP: lambda *ends: udp.build(*ends, 5000, 80, b"hello"),
+    PROTOCOL_ICMPV6: lambda *ends: icmpv6.build(*ends, icmpv6.ECHO_REQUEST, 0, 0x10001, b"hello"),
+}
+
+
+def say(lab: Rig, protocol: int, source: bytes, destination: bytes) -> None:
+    """Have the guest's machine send a packet whatever its stack thinks of the addresses."""
+    payload = PAYLOADS6[protocol](source, destination)
+    packet = ipv6.build(source, destination, protocol, len(payload)) + payload
+    lab.nic.port.send(lab.spec.mac + lab.nic.mac + b"\x86\xdd" + packet, NO_OFFLOAD)
+    lab.loop.turn()
+
+
+@pytest.mark.parametrize("protocol", PAYLOADS6)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "::1", "::", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:203.0.113.1", "::ffff:0:127.0.0.1", "64:ff9b::127.0.0.1",
+        "64:ff9b:1::7f00:1", "2002:7f00:1::1", "2002:a9fe:a9fe::1", "fe80::1", "fe80::5054:ff:fe00:77", "ff02::1", "ff0e::1",
+        "fd00:2::77", "fd00:9::5", "fd00:ec2::254",
+    ],
+)  # fmt: skip
+def test_the_machine_is_out_of_reach_over_ipv6(
+    tmp_path: Path, address: str, protocol: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by its loopback, nor by any address that a machine or translator may take for an IPv4 one of its own."""
+    routes = ((IPv6Network("fd00:9::/48"), IPv6Address("fd00:2::7")),)
+    with rig(tmp_path, version=6, host6=None, routes=routes) as lab:
+        monkeypatch.setattr(Outside, "open", lambda *_, **__: pytest.fail("a socket was opened"))
+        say(lab, protocol, lab.own, IPv6Address(address).packed)
+        counted = lab.adapter.drops
+        assert counted["forbidden"] == 1 or counted["ipv6-not-ours"] or address.startswith("ff")
+
+
+@pytest.mark.parametrize("protocol", PAYLOADS6)
+@pytest.mark.parametrize("source", ["fe80::5054:ff:fe00:5", "::"])
+def test_what_comes_from_an_address_of_the_link_alone_goes_no_further(
+    tmp_path: Path, protocol: int, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 4291, 2.5.6: the sender is told that the destination is beyond its scope, if there is a sender."""
+    with rig(tmp_path, version=6) as lab:
+        monkeypatch.setattr(Outside, "open", lambda *_, **__: pytest.fail("a socket was opened"))
+        heard: list[bytes] = []
+        lab.nic.listen(lambda frame, offload: heard.append(frame[54:56]))
+        say(lab, protocol, IPv6Address(source).packed, IPv6Address("2001:db8::1").packed)
+        assert lab.adapter.drops["scope"] == 1
+        told = [b"\x01\x02"] if source != "::" else []
+        lab.loop.until(lambda: [each for each in heard if each[0] < 128] == told)
+
+
+def test_without_an_ipv6_address_nothing_is_said_over_ipv6(tmp_path: Path) -> None:
+    """So that labs of before are as they were: no advertisement, no neighbor, no listener report."""
+    with rig(tmp_path) as lab:
+        heard: list[bytes] = []
+        lab.nic.listen(lambda frame, offload: heard.append(frame))
+        side = lab.nic.enable_ipv6()
+        side.configure_itself()
+        for _ in range(30):
+            lab.loop.skip(SECOND)
+        assert not [frame for frame in heard if frame[12:14] == b"\x86\xdd"] and lab.adapter.drops["ipv6"] > 3
+        assert lab.adapter.details()["ipv6"] is None
