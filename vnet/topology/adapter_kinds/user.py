@@ -63,7 +63,7 @@ class User(Strict, frozen=True, kw_only=True):
     ] = None
     ipv6: Annotated[
         InterfaceText | None,
-        about("Pass IPv6 as well: auto, or the adapter's address with its prefix length, 64; not given: IPv4 only."),
+        about("Pass IPv6 as well: auto, or the adapter's address, in a prefix of 64 bits; not given: IPv4 only."),
     ] = None
     mac: MacText | None = None
     host: Annotated[
@@ -191,7 +191,7 @@ def _own_address6(model: User, around: Surroundings, mac: Mac, path: Path) -> IP
     if model.ipv6.strip().lower() == AUTO:
         read: object = _unique_local(mac)
     else:
-        read = around.reader.interface(model.ipv6, None, path)
+        read = around.reader.interface(model.ipv6, IPv6Network((0, PREFIX_LENGTH)), path)
     if read is None:
         return None
     if not isinstance(read, IPv6Interface):
@@ -255,6 +255,8 @@ def _routes(
         if prefix is None or hop is None:
             continue
         subnet = own[0] if prefix.version == 4 else own[1]
+        if subnet is None and model.ipv6 is not None:
+            continue  # what is wrong with that was said already
         if prefix.version == hop.version and subnet is not None and hop in subnet:
             found.append((prefix, hop))
         else:
