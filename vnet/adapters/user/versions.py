@@ -67,8 +67,10 @@ class Version:
 
     def is_bound_to_link(self, packet: bytes) -> bool:
         """Tell whether no router forwards a packet because of where it comes from (RFC 4291, sections 2.5.2 and 2.5.6)."""
+        if self is IPV4:
+            return False
         source = packet[self.source]
-        return self is IPV6 and (ipv6.is_link_local(source) or source == ipv6.ANY)
+        return ipv6.is_link_local(source) or source == ipv6.ANY
 
     def icmp(self, source: bytes, destination: bytes, kind: int, rest: int, body: bytes) -> bytes:
         """Write an ICMP message of *kind* with code 0."""
