@@ -210,7 +210,7 @@ def test_the_way_in_and_no_other(host: Machine, there: list[str], tmp_path: Path
     with running(*enter, sys.executable, "-c", HTTP_SERVER, "::", str(tmp_path), "80"):
         fetch = [*curl, f"http://[{MACHINE6}]:8080/hello"]
         assert subprocess.run(fetch, capture_output=True, text=True, check=True).stdout == "hello from inside"
-        host.vnet("set", host.name, "network.out", f"forward=127.0.0.1:8081 [{PC}]:80")
+        host.vnet("set", host.name, "network.out", "forward=127.0.0.1:8081 pc:80")
         assert host.run("curl", "-sSf", "--max-time", "5", "http://127.0.0.1:8081/hello").stdout == "hello from inside"
         host.vnet("set", host.name, "network.out", f"unforward=[{MACHINE6}]:8080")
         assert subprocess.run(fetch, capture_output=True, check=False).returncode == 7
