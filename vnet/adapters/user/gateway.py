@@ -10,9 +10,10 @@ from __future__ import annotations
 import resource
 import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 from vnet.adapters.base import AdapterContext
 from vnet.adapters.user.destinations import Destinations
@@ -26,7 +27,7 @@ from vnet.errors import HostError
 from vnet.services.router.advertisements import LIFETIME, RouterAdvertisements
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
-from vnet.stack.tcp.short import ShortWay
+from vnet.stack.tcp.short import Ipv6ShortWay, ShortWay
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.user import UserSpec
 from vnet.wire import ipv6, ndp
@@ -34,6 +35,7 @@ from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP
 
 DESCRIPTORS: Final = 65536
 """Open files wanted: one for each connection and flow, as far as the user's hard limit allows."""
+_Receive: TypeAlias = Callable[[Interface, bytes, bytes], None]
 
 
 @final
@@ -82,17 +84,12 @@ class UserAdapter:
         self._dns = DnsForwarder(outside, self._resolvers)
         host.protocols[PROTOCOL_UDP] = self._udp
         host.protocols[PROTOCOL_ICMP] = self._echo
+        host.on_change = self._udp.forget_paths
+        host.on_ipv4 = _first(ShortWay(host.tcp).take, host.deliver_ipv4)
         if host.ipv6 is not None:
             host.ipv6.protocols[PROTOCOL_UDP] = self._udp
             host.ipv6.icmp.foreign = self._echo.receive_ipv6
-        host.on_change = self._udp.forget_paths
-        short, long = ShortWay(host.tcp), host.deliver_ipv4
-
-        def receive(interface: Interface, frame: bytes, offload: bytes) -> None:
-            if not short.take(frame, offload):
-                long(interface, frame, offload)
-
-        host.on_ipv4 = receive
+            host.ipv6.on_frame = _first(Ipv6ShortWay(host.tcp, interface).take, host.ipv6.receive)
         self._forwards = Forwards(outside, self._tcp, context.ledger)
         try:
             self._forwards.change(spec.forwards)
@@ -179,6 +176,16 @@ def _be_router(interface: Interface, spec: UserSpec, address: IPv6Interface) -> 
         dns=(ndp.DnsServers((address.ip.packed,), LIFETIME),),
     )
     return RouterAdvertisements(side, ndp.RouterAdvertisement(lifetime=LIFETIME, options=options))
+
+
+def _first(short: Callable[[bytes, bytes], bool], long: _Receive) -> _Receive:
+    """Try the short way in before the long one."""
+
+    def receive(interface: Interface, frame: bytes, offload: bytes) -> None:
+        if not short(frame, offload):
+            long(interface, frame, offload)
+
+    return receive
 
 
 def _own(spec: UserSpec) -> tuple[bytes, ...]:

@@ -6,6 +6,7 @@ its link: unless the sender names an interface, the first one with IPv6 is taken
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -55,14 +56,18 @@ class Ipv6Node:
     """What a host needs for IPv6; made by ``Host.use_ipv6``.
 
     ``local`` maps the addresses in use to their interfaces. ``protocols`` are the transports by number: a packet for any
-    other is answered by "unrecognized next header".
+    other is answered by "unrecognized next header". ``on_frame(interface, frame, offload)`` gets every frame with IPv6.
     """
 
-    __slots__ = ("_alarm", "_ident", "_reassembler", "host", "icmp", "local", "paths", "protocols", "routes", "tcp", "udp")
+    __slots__ = (
+        "_alarm", "_ident", "_reassembler", "host", "icmp", "local", "on_frame", "paths", "protocols", "routes", "tcp",
+        "udp",
+    )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.local: dict[bytes, Ipv6Interface] = {}
+        self.on_frame: Callable[[Interface, bytes, bytes], None] = self.receive
         self.routes = RouteTable(host.changed)
         self.paths = PathMtus()
         self.icmp = Icmpv6(self)
