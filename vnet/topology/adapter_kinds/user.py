@@ -62,7 +62,7 @@ class User(Strict, frozen=True, kw_only=True):
         about("The adapter's address, which is the network's gateway; not given: the gateway that clients are told."),
     ] = None
     ipv6: Annotated[
-        InterfaceText | None,
+        str | None,
         about("Pass IPv6 as well: auto, or the adapter's address, in a prefix of 64 bits; not given: IPv4 only."),
     ] = None
     mac: MacText | None = None
