@@ -140,6 +140,25 @@ def test_the_dns_server_answers_by_the_address_that_was_asked(tmp_path: Path) ->
                 assert answers == [address]
 
 
+def test_what_the_adapter_says_comes_from_its_address_and_not_from_the_alias(tmp_path: Path) -> None:
+    """Although the alias has more bits in common with the guest's address (RFC 6724, section 5, rule 8)."""
+    with rig(tmp_path, version=6) as lab:
+        errors: list[IcmpError] = []
+        socket = lab.guest.udp_bind(on_datagram=lambda payload, source: None, both=True)
+        socket.on_error = lambda destination, error: errors.append(error)
+        for hop_limit, destination, reporter in (
+            (1, IPv6Address("2001:db8::9").packed, lab.gateway),
+            (64, IPv6Address("fd00:2::77").packed, lab.gateway),
+            (1, lab.machine, lab.machine),
+        ):
+            socket.hop_limit = hop_limit
+            datagram = udp.build(lab.own, destination, socket.port, 80, b"x")
+            packet = ipv6.build(lab.own, destination, PROTOCOL_UDP, len(datagram), hop_limit=hop_limit) + datagram
+            lab.nic.port.send(lab.spec.mac + lab.nic.mac + b"\x86\xdd" + packet, NO_OFFLOAD)
+            lab.loop.until(lambda: errors)
+            assert errors.pop().reporter == reporter
+
+
 def test_without_an_ipv6_address_nothing_is_said_over_ipv6(tmp_path: Path) -> None:
     """So that labs of before are as they were: no advertisement, no neighbor, no listener report."""
     with rig(tmp_path) as lab:

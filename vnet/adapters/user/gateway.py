@@ -170,7 +170,7 @@ def _be_router(interface: Interface, spec: UserSpec, address: IPv6Interface) -> 
     side = interface.enable_ipv6()
     side.add_address(address)
     if spec.host6 is not None:
-        side.add_address(IPv6Interface((spec.host6, 128)))
+        side.add_address(IPv6Interface((spec.host6, 128)), deprecated=True)  # it answers, and says nothing by itself
     options = ndp.Options(
         prefixes=(ndp.Prefix(address.network.network_address.packed, address.network.prefixlen),),
         dns=(ndp.DnsServers((address.ip.packed,), LIFETIME),),

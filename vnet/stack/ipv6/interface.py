@@ -78,9 +78,14 @@ class Ipv6Interface:
 
     # Configuration
 
-    def add_address(self, address: IPv6Interface) -> None:
-        """Use an address as soon as it is known that nobody else does, and reach its network by this interface."""
+    def add_address(self, address: IPv6Interface, *, deprecated: bool = False) -> None:
+        """Use an address as soon as it is known that nobody else does, and reach its network by this interface.
+
+        From a *deprecated* one nothing new is sent while there is another (RFC 6724, section 5, rule 3).
+        """
         own = OwnAddress(address.ip.packed, address.network.prefixlen, Origin.STATIC)
+        if deprecated:
+            own.preferred_until = 0
         found = self.find(own.address)
         if found is None:
             self._add(own)
