@@ -82,11 +82,10 @@ async def main():
     async with vnet.open_lab(sys.argv[1]) as lab:
         await lab.wait_up()
         digest = hashlib.sha256()
+        with trio.fail_after(15):
+            while lab.guests["phone"].address is None:  # it asks for a router when its own address is known to be free
+                await trio.sleep(0.05)
         async with lab.guests["phone"].activate():
-            while True:
-                with trio.move_on_after(0.2):
-                    await trio.open_tcp_stream(sys.argv[3], 80)
-                    break
             async with httpx.AsyncClient(timeout=60) as client, client.stream("GET", sys.argv[2]) as answer:
                 async for piece in answer.aiter_raw(1 << 18):
                     digest.update(piece)
@@ -241,7 +240,7 @@ def test_a_download_by_a_user_without_any_right(host: Machine, large: Path) -> N
             f"name: {host.name}\nnetworks: {{out: {{subnet: 10.0.2.0/24, adapter: {{user: {{ipv6: auto}}}}}}}}\n"
             "guests: {phone: {nics: [{network: out, ipv6: auto}]}}\n"
         )
-        program = [sys.executable, "-c", DOWNLOAD, str(file), f"http://[{SERVER6}]/{large.name}", SERVER6]
+        program = [sys.executable, "-c", DOWNLOAD, str(file), f"http://[{SERVER6}]/{large.name}"]
         environment = ["env", f"VNET_RUN_DIR={open_to_all / 'run'}", f"HOME={name}"]
         command = host.argv(*as_somebody(open_to_all, *environment, *program))
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
