@@ -248,7 +248,12 @@ def test_a_download_by_a_user_without_any_right(host: Machine, large: Path) -> N
     assert done.stdout.split() == [digest_of(large), "65534"]
 
 
-def test_a_guest_loses_its_router_with_the_adapter(host: Machine) -> None:
+def test_a_guest_loses_its_router_with_the_adapter_and_takes_the_next(host: Machine, tmp_path: Path) -> None:
     lab = up(host)
     host.vnet("set", host.name, "network.out", "adapter=user")
     wait_until(lambda: "default" not in host.inside(lab, "pc", "ip", "-6", "route"), "end of the route", 5)
+    assert f"{PC}/64 scope global deprecated" in host.inside(lab, "pc", "ip", "-6", "address")
+    host.vnet("set", host.name, "network.out", "adapter={user: {ipv6: 'fd00:9::1/64'}}")
+    fetch = ("curl", "-sSf", "--retry", "9", "--retry-delay", "1", "--retry-all-errors", f"http://[{SERVER6}]/there")
+    (tmp_path / "there").write_text("by another prefix")
+    assert host.inside(lab, "pc", *fetch) == "by another prefix"

@@ -35,6 +35,9 @@ from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP
 
 DESCRIPTORS: Final = 65536
 """Open files wanted: one for each connection and flow, as far as the user's hard limit allows."""
+LAST: Final = 1 << 16
+"""The metric of the route to all others: whoever is on the link is a neighbor, though its address be of another prefix (RFC
+5942), such as one that an adapter before this one advertised."""
 _Receive: TypeAlias = Callable[[Interface, bytes, bytes], None]
 
 
@@ -169,6 +172,7 @@ def _be_router(interface: Interface, spec: UserSpec, address: IPv6Interface) -> 
     """Make the interface that of an IPv6 router (RFC 4861, section 6.2), whose hosts make addresses of its prefix."""
     side = interface.enable_ipv6()
     side.add_address(address)
+    side.node.routes.add(IPv6Network("::/0"), None, interface, LAST)
     if spec.host6 is not None:
         side.add_address(IPv6Interface((spec.host6, 128)), deprecated=True)  # it answers, and says nothing by itself
     options = ndp.Options(

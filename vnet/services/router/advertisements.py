@@ -26,6 +26,8 @@ MIN_DELAY: Final[Duration] = 3 * SECOND
 """MIN_DELAY_BETWEEN_RAS: no two to all hosts are nearer to each other, however many hosts ask."""
 LIFETIME: Final = 3 * MAX_INTERVAL // SECOND
 """Seconds that hosts use a router, and its DNS servers, which is silent (AdvDefaultLifetime; RFC 8106, section 5.1)."""
+STALE: Final = 7200
+"""Seconds that addresses of a prefix stay valid at the end: hosts do not believe in less (RFC 4862, section 5.5.3 e)."""
 
 
 @final
@@ -100,12 +102,17 @@ class RouterAdvertisements:
             self.ready()
 
     def cease(self) -> None:
-        """Be a router no more, and tell everybody so (RFC 4861, section 6.2.5)."""
+        """Be a router no more, and tell everybody so (RFC 4861, section 6.2.5).
+
+        Nothing new is to come from addresses of its prefixes, since nobody may route back to them any more (RFC 9096).
+        """
         if self._side.router is not self:
             return
         if self._advertiser.next_deadline is not None:
-            servers = tuple(replace(each, lifetime=0) for each in self._message.options.dns)
-            self._send(replace(self._message, lifetime=0, options=replace(self._message.options, dns=servers)))
+            options = self._message.options
+            prefixes = tuple(replace(each, preferred=0, valid=min(each.valid, STALE)) for each in options.prefixes)
+            servers = tuple(replace(each, lifetime=0) for each in options.dns)
+            self._send(replace(self._message, lifetime=0, options=replace(options, prefixes=prefixes, dns=servers)))
         self.lost()
         self._side.router = None
         self._side.leave(ipv6.ALL_ROUTERS)

@@ -186,6 +186,8 @@ class Ipv6Node:
             packet, trusted = whole, False
         if found.protocol == PROTOCOL_ICMPV6:
             self.icmp.receive_from(interface, packet, found.offset, sender, trusted=trusted)
+        elif packet[8:24] == ipv6.ANY:
+            host.drop("ipv6-source")  # ICMPv6 alone is said by nobody, who could not be answered (RFC 4291, 2.5.2)
         elif (transport := self.protocols.get(found.protocol)) is not None:
             transport.receive(interface, packet, found.offset, trusted=trusted, group=group)
         elif found.protocol == NO_NEXT_HEADER:

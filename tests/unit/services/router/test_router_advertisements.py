@@ -20,6 +20,7 @@ from vnet.services.router.advertisements import (
     RouterAdvertisements,
 )
 from vnet.stack.host import Host
+from vnet.stack.ipv6.addresses import AddressState
 from vnet.units import HOUR, SECOND
 from vnet.wire import icmpv6, ipv6, ndp
 from vnet.wire.describe import describe
@@ -152,6 +153,10 @@ def test_the_end_is_told(lan: Lan) -> None:
     side = host.interfaces["eth0"].ipv6
     assert side is not None and side.autoconf is not None
     assert len(advertised(lan)) == 1 and side.autoconf.routers == () and not side.autoconf.servers
+    own = side.find(PREFIX[:8] + ipv6.interface_id(side.mac))
+    assert own is not None and own.state is AddressState.DEPRECATED
+    lan.run(HOUR + SECOND)
+    assert side.find(own.address) is None, "and is gone two hours later"
     advertising.cease()
     assert not advertised(lan)
 
