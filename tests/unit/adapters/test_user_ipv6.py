@@ -42,7 +42,7 @@ def say(lab: Rig, protocol: int, source: bytes, destination: bytes) -> None:
     [
         "::1", "::", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:203.0.113.1", "::ffff:0:127.0.0.1", "64:ff9b::127.0.0.1",
         "64:ff9b:1::7f00:1", "2002:7f00:1::1", "2002:a9fe:a9fe::1", "fe80::1", "fe80::5054:ff:fe00:77", "ff02::1", "ff0e::1",
-        "fd00:2::77", "fd00:9::5", "fd00:ec2::254",
+        "fd00:2::77", "fd00:9::5", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
     ],
 )  # fmt: skip
 def test_the_machine_is_out_of_reach_over_ipv6(

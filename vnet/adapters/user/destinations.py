@@ -26,8 +26,12 @@ _NEVER: Final = frozenset({0, 127, *range(224, 256)})
 """First octets: "this host", which Linux takes for its loopback (RFC 1122, 3.2.1.3); loopback; groups; the rest."""
 _LINK_LOCAL: Final = bytes((169, 254))
 """Never forwarded (RFC 3927, section 7); clouds keep secrets there."""
-_SECRETS: Final = frozenset(IPv6Address(each).packed for each in ("fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe"))
-"""Where clouds keep the same over IPv6: instance metadata of AWS, Google and Oracle."""
+_SERVICES: Final = b"\xfd\x00\x0e\xc2"
+"""fd00:ec2::/32: where AWS has over IPv6 what it has at link-local addresses over IPv4, secrets among it."""
+_SECRETS: Final = frozenset(
+    IPv6Address(each).packed for each in ("fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42", "fd00:100::100:200")
+)
+"""The same of Google, Oracle, Scaleway and Alibaba."""
 _6TO4: Final = b"\x20\x02"
 
 
@@ -85,8 +89,11 @@ def is_never(address: bytes) -> bool:
 
     For IPv6 these are all of ::/8: nobody's, loopback, and each form that has an IPv4 address within (::127.0.0.1 and
     ::ffff:127.0.0.1 of RFC 4291, 64:ff9b::127.0.0.1 of RFC 6052, its neighbors of RFC 8215 and RFC 2765), which Linux or a
-    translator might take for that one; groups; and what means something on one link only.
+    translator might take for that one; groups; what means something on one link only; and what
+    clouds have in place of that.
     """
     if len(address) == 4:
         return address[0] in _NEVER or address[:2] == _LINK_LOCAL
-    return not address[0] or ipv6.is_multicast(address) or ipv6.is_link_local(address) or address in _SECRETS
+    if address[:4] == _SERVICES or address in _SECRETS:
+        return True
+    return not address[0] or ipv6.is_multicast(address) or ipv6.is_link_local(address)
