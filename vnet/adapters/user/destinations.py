@@ -89,8 +89,7 @@ def is_never(address: bytes) -> bool:
 
     For IPv6 these are all of ::/8: nobody's, loopback, and each form that has an IPv4 address within (::127.0.0.1 and
     ::ffff:127.0.0.1 of RFC 4291, 64:ff9b::127.0.0.1 of RFC 6052, its neighbors of RFC 8215 and RFC 2765), which Linux or a
-    translator might take for that one; groups; what means something on one link only; and what
-    clouds have in place of that.
+    translator might take for that one; groups; what means something on one link only; and what clouds have in place of that.
     """
     if len(address) == 4:
         return address[0] in _NEVER or address[:2] == _LINK_LOCAL
