@@ -15,6 +15,8 @@ import pytest
 from draws import Place
 from frames import FrameSource
 from packets import BROADCAST
+from packets import IPV4 as TYPE_IPV4
+from sixth import FAR6, over_ipv6
 
 from tests.unit.adapters.user_rig import GATEWAY, GUEST, MACHINE, Loop, rig, server
 from vnet.adapters.user import tcp as tcp_module
@@ -28,24 +30,30 @@ SEED = int(os.environ.get("VNET_FUZZ_SEED", "20261123"))
 FLOWS, OPENING = 64, 32
 
 
+Destinations = dict[tuple[int, int], object]
+"""Where sockets lead to, by family and kind."""
+
+
 class Diverted(socket.socket):
     """A socket that knows one destination for each kind."""
 
-    destinations: dict[int, object]
+    destinations: Destinations
 
     def connect(self, address: object) -> None:
-        super().connect(self.destinations[self.type])  # type: ignore[arg-type]
+        super().connect(self.destinations[self.family, self.type])  # type: ignore[arg-type]
 
     def connect_ex(self, address: object) -> int:
-        return super().connect_ex(self.destinations[self.type])  # type: ignore[arg-type]
+        return super().connect_ex(self.destinations[self.family, self.type])  # type: ignore[arg-type]
 
 
 class Echo:
     """Answers what the adapter's sockets send."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, address: str, destinations: Destinations) -> None:
         self.loop = loop
-        self.listener, self.datagrams = server(backlog=1024), server(socket.SOCK_DGRAM)
+        self.listener, self.datagrams = server(backlog=1024, address=address), server(socket.SOCK_DGRAM, address=address)
+        for sock in (self.listener, self.datagrams):
+            destinations[sock.family, sock.type] = sock.getsockname()
         self.taken: set[socket.socket] = set()
         loop.register(self.listener.fileno(), self._accept)
         loop.register(self.datagrams.fileno(), self._answer)
@@ -90,11 +98,11 @@ def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, object]]:
-    destinations: dict[int, object] = {}
+def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Destinations]:
+    destinations: Destinations = {}
 
     def opened(self: Outside, kind: int, protocol: int = 0, family: int = socket.AF_INET) -> socket.socket:
-        sock = Diverted(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+        sock = Diverted(family, kind | socket.SOCK_NONBLOCK)
         sock.destinations = destinations
         return sock
 
@@ -102,10 +110,11 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, object]]:
     yield destinations
 
 
-def test_frames_of_every_sort(tmp_path: Path, kinds: dict[int, object]) -> None:
-    with rig(tmp_path) as lab:
-        echo = Echo(lab.loop)
-        kinds[socket.SOCK_STREAM], kinds[socket.SOCK_DGRAM] = echo.listener.getsockname(), echo.datagrams.getsockname()
+@pytest.mark.parametrize("version", [4, 6])
+def test_frames_of_every_sort(tmp_path: Path, kinds: Destinations, version: int) -> None:
+    """With version 6 most packets are over IPv6, and the rest as they are."""
+    with rig(tmp_path, version=version) as lab:
+        echoes = [Echo(lab.loop, address, kinds) for address in ("127.0.0.1", "::1")]
         me, gate = (lab.nic.mac, GUEST.ip.packed), (lab.spec.mac, GATEWAY.ip.packed)
         far = [socket.inet_aton(text) for text in ("192.0.2.1", "198.51.100.7", "10.0.2.255", "10.0.2.77")]
         talks = [(gate[0], me[0], me[1], address) for address in (*far, MACHINE.packed, gate[1])]
@@ -116,6 +125,8 @@ def test_frames_of_every_sort(tmp_path: Path, kinds: dict[int, object]) -> None:
             frame, offload = source.draw()
             if number % 2 and frame[:6] != BROADCAST:
                 frame = gate[0] + me[0] + frame[12:]
+            if version == 6 and number % 8 and frame[12:14] == TYPE_IPV4:
+                frame, offload = over_ipv6(frame, lab.own, (lab.machine, lab.gateway), source), NO_OFFLOAD
             lab.nic.port.send(frame, offload)
             if not number % 32:
                 lab.loop.turn()
@@ -126,7 +137,8 @@ def test_frames_of_every_sort(tmp_path: Path, kinds: dict[int, object]) -> None:
                 assert int(str(details["tcp_opening"])) <= OPENING
         assert min(seen.values()) > 0, f"each relay had something to do: {seen}"
         assert adapter.drops["forbidden"] > 0 and adapter.drops["ttl"] > 0
-        connection = lab.guest.tcp.connect(far[0], 80)
+        assert version == 4 or (adapter.drops["scope"] > 0 and adapter.drops["ipv6-not-ours"] > 0)
+        connection = lab.guest.tcp.connect(far[0] if version == 4 else FAR6, 80)
         lab.loop.until(lambda: connection.is_established)
         connection.send(b"still here")
         lab.loop.until(lambda: connection.available)
@@ -135,13 +147,15 @@ def test_frames_of_every_sort(tmp_path: Path, kinds: dict[int, object]) -> None:
         for _ in range(20):
             lab.loop.turn()
         lab.loop.skip(400 * SECOND)
-        echo.close()
+        for echo in echoes:
+            echo.close()
         assert not lab.loop.readers and not lab.loop.writers
 
 
-@pytest.mark.parametrize("octets", [b"", b"\0", bytes(13), bytes(14), b"\x08\x00" * 7, bytes(65535)])
-def test_what_is_no_frame(tmp_path: Path, octets: bytes) -> None:
-    with rig(tmp_path) as lab:
+@pytest.mark.parametrize("octets", [b"", b"\0", bytes(13), bytes(14), b"\x08\x00" * 7, b"\x86\xdd" * 30, bytes(65535)])
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_no_frame(tmp_path: Path, octets: bytes, version: int) -> None:
+    with rig(tmp_path, version=version) as lab:
         lab.nic.port.send(octets, NO_OFFLOAD)
         lab.nic.port.send(octets, b"\1\1" + bytes(8))
         lab.loop.turn()

@@ -25,7 +25,8 @@ import vnet
 
 NAME, FOLDER, ROUNDS, SEED = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 KINDS = [
-    "none", "loopback", "user", "{bridge: nic0}", "{bridge: {nic: nic0, vlan: 16}}", "{bridge: {nic: nic0, mode: wifi}}",
+    "none", "loopback", "user", "{user: {ipv6: auto}}", "{bridge: nic0}", "{bridge: {nic: nic0, vlan: 16}}",
+    "{bridge: {nic: nic0, mode: wifi}}",
     "{bridge: {nic: nic1, mode: macvtap}}", "{tap: tapout}", "{udp: {local: 127.0.0.1:5001, remote: 127.0.0.1:5002}}",
     "{vxlan: {vni: 7, local: 127.0.0.1, remote: 127.0.0.9}}", "{geneve: {vni: 7, local: 127.0.0.1, remote: 127.0.0.9}}",
     "{vde: {listen: %s/vde}}" % FOLDER, "{stream: {listen: vm.sock}}", "{stream: {connect: %s/nobody}}" % FOLDER,

@@ -12,7 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from internet import CLOSED, ECHO, HTTP_SERVER, MACHINE, NO_ROUTE, NOBODY, PROHIBITED, SERVER, SILENT, outside, running
+from internet import (
+    ASK,
+    CLOSED,
+    CONNECT,
+    ECHO,
+    HTTP_SERVER,
+    MACHINE,
+    NO_ROUTE,
+    NOBODY,
+    PROHIBITED,
+    SERVER,
+    SILENT,
+    outside,
+    running,
+)  # fmt: skip
 from machine import Machine
 from rig import needs
 from somebody import as_somebody
@@ -32,29 +46,6 @@ networks:
 guests:
   pc: {kind: namespace, nics: [{network: out, address: 10.0.2.5/24, gateway: 10.0.2.1}], dns: [10.0.2.1]}
   phone: {nics: [{network: out, address: 10.0.2.6/24, gateway: 10.0.2.1}]}
-"""
-CONNECT = """
-import errno, socket, sys
-sock = socket.socket()
-sock.settimeout(5)
-try:
-    sock.connect((sys.argv[1], int(sys.argv[2])))
-    print("connected")
-except TimeoutError:
-    print("silence")
-except OSError as error:
-    print(errno.errorcode[error.errno])
-"""
-ASK = """
-import socket, sys
-sock = socket.socket(type=socket.SOCK_DGRAM)
-sock.settimeout(5)
-sock.connect((sys.argv[1], int(sys.argv[2])))
-sock.send(bytes(4000))
-try:
-    print(len(sock.recv(5000)))
-except OSError as error:
-    print(type(error).__name__)
 """
 ASK_BY_TCP = """
 import socket

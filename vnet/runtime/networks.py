@@ -87,14 +87,19 @@ class LabNetwork:
     async def forward(self, listen: str, to: str, protocol: Literal["tcp", "udp"] = "tcp") -> None:
         """Have the machine listen for a guest: ``forward("127.0.0.1:8080", "web:80")``, as in a topology file.
 
-        A guest by name may have its address by DHCP. Raise UsageError for what cannot be, and HostError for what the machine
-        refuses.
+        A guest by name may have its address by DHCP, or from the adapter's IPv6 prefix. Raise UsageError for what cannot be,
+        and HostError for what the machine refuses.
         """
+        spec = self._user_adapter()
         name, _, port = to.rpartition(":")
         if name in self._lab.guests:
-            address = self._lab.guests[name].address
-            to = f"{address}:{port}" if address is not None and self.subnet is not None and address in self.subnet else to
-        spec, wanted = self._user_adapter(), UserForward(protocol=protocol, listen=listen, to=to)
+            every = [each.ip for state in self._lab.guests[name].interfaces() for each in state.addresses]
+            subnets = self.subnet, None if spec.address6 is None else spec.address6.network
+            here = (each for subnet in subnets if subnet is not None for each in every if each in subnet)
+            address = next(here, None)
+            if address is not None:
+                to = f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+        wanted = UserForward(protocol=protocol, listen=listen, to=to)
         forward = read_forward(self._lab.topology, self.resolved, wanted)
         if any(other.place == forward.place for other in spec.forwards):
             raise UsageError(f"network {self.name}: {listen} is forwarded already")

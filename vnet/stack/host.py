@@ -328,8 +328,12 @@ class Host:
         self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False,
         reporter: bytes | None = None,
     ) -> None:  # fmt: skip
-        """Tell the sender of an IPv4 *packet* that came in by *interface* what became of it, if that may be told."""
-        self.icmp.send_error(interface, packet, kind, code, rest=rest, group=group, reporter=reporter)
+        """Tell the sender of a *packet* that came in by *interface* what became of it, if that may be told.
+
+        Type *kind*, *code* and *rest* are those of its IP version; *reporter* says so, else this host.
+        """
+        icmp = self.icmp if packet[0] >> 4 == 4 else self.use_ipv6().icmp
+        icmp.send_error(interface, packet, kind, code, rest=rest, group=group, reporter=reporter)
 
     def undeliverable(self, interface: Interface, packet: bytes) -> None:
         """Deal with a packet whose next hop on *interface* does not answer: tell whoever sent it."""

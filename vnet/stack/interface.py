@@ -118,7 +118,7 @@ class Interface:
                 self.ignored += 1
         elif kind == ETHERTYPE_IPV6:
             if self.ipv6 is not None:
-                self.ipv6.node.receive(self, frame, offload)
+                self.ipv6.node.on_frame(self, frame, offload)
             else:
                 self.host.drop("ipv6")
         elif kind == ETHERTYPE_VLAN:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import Final, TypeVar
 
 from vnet.addresses import Mac
 from vnet.errors import TopologyError, UsageError
@@ -13,7 +13,7 @@ from vnet.topology.adapter_kinds.choice import Adapter, AdapterChoice, AdapterWo
 from vnet.topology.adapter_kinds.claims import taken
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.surroundings import Surroundings
-from vnet.topology.adapter_kinds.user import Forward, UserForward, resolve_forward
+from vnet.topology.adapter_kinds.user import Forward, UserForward, UserSpec, resolve_forward
 from vnet.topology.addressing import first_free
 from vnet.topology.describe import network_of
 from vnet.topology.draft import Draft
@@ -24,6 +24,8 @@ from vnet.topology.resolved import Address, Network, PortRef, ResolvedDhcp, Reso
 from vnet.topology.shape import shape_adapter
 from vnet.topology.wiring import access
 from vnet.topology.yaml_reader import read_yaml
+
+A = TypeVar("A", IPv4Address, IPv6Address)
 
 ADAPTER: Final = "adapter"
 """The name of an adapter's end of its cable, as in ``office:adapter``."""
@@ -74,7 +76,8 @@ def read_choice(topology: ResolvedTopology, network: ResolvedNetwork, choice: Ad
 def read_forward(topology: ResolvedTopology, network: ResolvedNetwork, model: UserForward) -> Forward:
     """Resolve a way in by the user adapter of a network; raise UsageError for what cannot be."""
     problems = Problems()
-    forward = resolve_forward(model, _around(topology, network, problems), ("forward",))
+    has_ipv6 = isinstance(network.adapter, UserSpec) and network.adapter.address6 is not None
+    forward = resolve_forward(model, _around(topology, network, problems), ("forward",), has_ipv6=has_ipv6)
     if forward is None:
         raise UsageError(f"network {network.name}: " + "; ".join(problem.text for problem in problems.all()))
     return forward
@@ -118,7 +121,8 @@ def _surroundings(
         free_address=_free(subnet, holders, leased),
         gateway=_gateway(subnet, wanted, told, holders),
         mac=mac,
-        addresses=_first_of_each(statics) | {node: reserved[each] for node, each in nics if each in reserved},
+        addresses6=_first_of_each(statics, IPv6Address),
+        addresses=_first_of_each(statics, IPv4Address) | {node: reserved[each] for node, each in nics if each in reserved},
         holders=holders,
         leased=leased,
         reserved=reserved,
@@ -154,10 +158,10 @@ def _holders(statics: Iterable[tuple[str, str, Address]], scope: ResolvedDhcp | 
     return holders
 
 
-def _first_of_each(statics: Iterable[tuple[str, str, Address]]) -> dict[str, IPv4Address]:
-    first: dict[str, IPv4Address] = {}
+def _first_of_each(statics: Iterable[tuple[str, str, Address]], kind: type[A]) -> dict[str, A]:
+    first: dict[str, A] = {}
     for node, _, address in statics:
-        if isinstance(address, IPv4Address):
+        if isinstance(address, kind):
             first.setdefault(node, address)
     return first
 

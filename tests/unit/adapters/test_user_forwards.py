@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.adapters.user_rig import GATEWAY, GUEST, Rig, port_of, rig, server
+from tests.unit.adapters.user_rig import GUEST, GUEST6, Rig, port_of, rig, server
 from vnet.errors import HostError
 from vnet.stack.tcp.tables import TcpListener
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
@@ -23,6 +23,9 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return port_of(sock)
 
 
+TO = {4: GUEST.ip, 6: GUEST6}
+
+
 def forward(port: int, **changes: object) -> Forward:
     given = {"protocol": "tcp", "listen": "127.0.0.1", "port": port, "to": GUEST.ip, "to_port": 80}
     return Forward(**{**given, **changes})
@@ -30,10 +33,10 @@ def forward(port: int, **changes: object) -> Forward:
 
 def exchange(lab: Rig, near: socket.socket, listener: TcpListener | None = None) -> None:
     """Serve one connection on the guest."""
-    listener = listener or lab.guest.tcp.listen(80)
+    listener = listener or lab.guest.tcp.listen(80, both=True)
     lab.loop.until(lambda: listener._ready)
     inside = listener.accept()
-    assert inside is not None and inside.remote[0] == GATEWAY.ip.packed
+    assert inside is not None and inside.remote[0] == lab.gateway
     near.send(b"question")
     lab.loop.until(lambda: inside.available)
     assert inside.receive(100) == b"question"
@@ -55,9 +58,12 @@ def exchange(lab: Rig, near: socket.socket, listener: TcpListener | None = None)
     assert got == b"answer"
 
 
-def test_a_connection_from_outside_reaches_the_guest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listen", ["127.0.0.1", "::1"])
+def test_a_connection_from_outside_reaches_the_guest(tmp_path: Path, version: int, listen: str) -> None:
+    """The two sides of a forward need not be of the same IP version."""
     port = free_port()
-    with rig(tmp_path, (forward(port),)) as lab, socket.create_connection(("127.0.0.1", port)) as near:
+    forwards = (forward(port, listen=listen, to=TO[version]),)
+    with rig(tmp_path, forwards, version=version) as lab, socket.create_connection((listen, port)) as near:
         exchange(lab, near)
 
 
@@ -86,17 +92,20 @@ def test_a_guest_that_refuses_resets_the_peer(tmp_path: Path) -> None:
         assert lab.adapter.details()["tcp"] == 0
 
 
-def test_datagrams_go_in_and_answers_come_out(tmp_path: Path) -> None:
+def test_datagrams_go_in_and_answers_come_out(tmp_path: Path, version: int) -> None:
     port = free_port(socket.SOCK_DGRAM)
-    with rig(tmp_path, (forward(port, protocol="udp", to_port=53),)) as lab:
+    listen = "127.0.0.1" if version == 4 else "::1"
+    wanted = forward(port, protocol="udp", listen=listen, to=TO[version], to_port=53)
+    with rig(tmp_path, (wanted,), version=version) as lab:
         heard = []
-        inside = lab.guest.udp_bind(53, on_datagram=lambda payload, source: heard.append((payload, source)))
-        with server(socket.SOCK_DGRAM) as one, server(socket.SOCK_DGRAM) as two:
+        inside = lab.guest.udp_bind(53, on_datagram=lambda payload, source: heard.append((payload, source)), both=True)
+        with lab.server(socket.SOCK_DGRAM) as one, lab.server(socket.SOCK_DGRAM) as two:
             for near in (one, two, one):
-                near.sendto(b"to you", ("127.0.0.1", port))
+                near.sendto(b"to you", (listen, port))
                 lab.loop.turn()
             lab.loop.until(lambda: len(heard) == 3)
             assert heard[0][1] == heard[2][1] != heard[1][1], "each peer has a port of its own"
+            assert heard[0][1][0] == lab.gateway
             inside.send_to(b"back", heard[1][1])
             got = []
 
@@ -159,6 +168,11 @@ def test_what_is_taken_is_refused_and_nothing_changes(tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", one)).close()
     with server() as other, pytest.raises(HostError), rig(tmp_path, (forward(port_of(other)),)):
         pass
+
+
+def test_a_forward_is_written_as_it_is_typed() -> None:
+    assert str(forward(80, listen="::1", to=GUEST6)) == f"tcp [::1]:80 to [{GUEST6}]:80"
+    assert str(forward(0, listen="/run/web.sock")) == f"tcp /run/web.sock to {GUEST.ip}:80"
 
 
 def test_other_changes_need_another_adapter(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ import contextlib
 import errno
 import hashlib
 import socket
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from struct import pack
 
 import pytest
 
-from tests.unit.adapters.user_rig import GUEST, MACHINE, Rig, port_of, rig, server
+from tests.unit.adapters.user_rig import GUEST, Rig, port_of, rig
 from vnet.adapters.netlink import Netlink
 from vnet.adapters.user.outside import Outside
 from vnet.ports import NO_OFFLOAD, Handler
@@ -23,12 +22,6 @@ from vnet.units import HOUR, SECOND
 from vnet.wire import icmpv4, ipv4, udp
 from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from vnet.wire.tcp import RST, SYN, Tcp
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as made:
-        yield made
 
 
 def accepted(lab: Rig, listener: socket.socket) -> socket.socket:
@@ -47,8 +40,8 @@ def accepted(lab: Rig, listener: socket.socket) -> socket.socket:
 
 
 def joined(lab: Rig) -> tuple[TcpConnection, socket.socket]:
-    with server() as listener:
-        connection = lab.guest.tcp.connect(MACHINE.packed, port_of(listener))
+    with lab.server() as listener:
+        connection = lab.guest.tcp.connect(lab.machine, port_of(listener))
         far = accepted(lab, listener)
     lab.loop.until(lambda: connection.is_established)
     return connection, far
@@ -128,20 +121,20 @@ def test_a_reset_of_the_far_end_reaches_the_guest(lab: Rig) -> None:
 
 
 def test_a_closed_port_refuses(lab: Rig) -> None:
-    with server() as listener:
+    with lab.server() as listener:
         port = port_of(listener)
-    connection = lab.guest.tcp.connect(MACHINE.packed, port)
+    connection = lab.guest.tcp.connect(lab.machine, port)
     lab.loop.until(lambda: connection.error is not None)
     assert connection.error == "refused" and lab.adapter.drops["refused"] == 1
 
 
 def test_a_far_end_that_is_silent_leaves_the_guest_without_an_answer(lab: Rig) -> None:
     """A backlog that is full drops SYNs, as a filter would: the guest's SYNs are not answered."""
-    with server(backlog=0) as listener, socket.create_connection(listener.getsockname()) as first:
-        second = socket.socket()
+    with lab.server(backlog=0) as listener, socket.create_connection(listener.getsockname()[:2]) as first:
+        second = socket.socket(listener.family)
         second.setblocking(False)
         second.connect_ex(listener.getsockname())
-        connection = lab.guest.tcp.connect(MACHINE.packed, port_of(listener))
+        connection = lab.guest.tcp.connect(lab.machine, port_of(listener))
         lab.loop.until(lambda: lab.adapter.details()["tcp_opening"] == 1)
         lab.loop.skip(2 * SECOND)
         lab.loop.skip(4 * SECOND)
@@ -154,9 +147,9 @@ def test_a_far_end_that_is_silent_leaves_the_guest_without_an_answer(lab: Rig) -
 @pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES])
 def test_what_is_unreachable_is_said_to_be(lab: Rig, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(socket.socket, "connect_ex", lambda sock, address: number)
-    connection = lab.guest.tcp.connect(MACHINE.packed, 80)
+    connection = lab.guest.tcp.connect(lab.machine, 80)
     lab.loop.until(lambda: connection.error is not None)
-    assert "unreachable" in str(connection.error) or "prohibited" in str(connection.error)
+    assert any(word in str(connection.error) for word in ("unreachable", "prohibited", "no route"))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +180,7 @@ def test_own_addresses_of_the_machine_are_out_of_reach(tmp_path: Path) -> None:
         for address in found:
             assert lab.adapter._outside.destinations.resolve(address.packed) is None
         assert lab.adapter._outside.destinations.resolve(bytes((192, 0, 2, 1))) == "192.0.2.1"
+        assert lab.adapter._outside.destinations.resolve(IPv6Address("2001:db8::1").packed) == "2001:db8::1"
 
 
 def test_a_slow_far_end_slows_the_guest_down(lab: Rig) -> None:
@@ -264,19 +258,20 @@ def test_a_guest_that_vanishes_is_noticed(lab: Rig) -> None:
 
 
 def test_a_guest_that_gives_up_leaves_no_socket(lab: Rig) -> None:
-    with server(backlog=0) as listener, socket.create_connection(listener.getsockname()):
-        second = socket.socket()
+    with lab.server(backlog=0) as listener, socket.create_connection(listener.getsockname()[:2]):
+        second = socket.socket(listener.family)
         second.setblocking(False)
         second.connect_ex(listener.getsockname())
-        connection = lab.guest.tcp.connect(MACHINE.packed, port_of(listener))
+        connection = lab.guest.tcp.connect(lab.machine, port_of(listener))
         lab.loop.until(lambda: lab.adapter.details()["tcp_opening"] == 1)
         reset = Tcp(
             source_port=connection.local[1],
             destination_port=port_of(listener),
             sequence=connection.sender.iss + 1,
             flags=RST,
-        ).encode(GUEST.ip.packed, MACHINE.packed)
-        lab.guest.send_ipv4(MACHINE.packed, PROTOCOL_TCP, reset)
+        ).encode(lab.own, lab.machine)
+        send = lab.guest.send_ipv4 if lab.version == 4 else lab.guest.use_ipv6().send
+        send(lab.machine, PROTOCOL_TCP, reset, source=lab.own)
         lab.loop.until(lambda: lab.adapter.details()["tcp_opening"] == 0)
         second.close()
 
@@ -285,10 +280,10 @@ def test_no_descriptor_left_is_counted_and_the_syn_comes_again(lab: Rig, monkeyp
     def none_left(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    with server() as listener:
+    with lab.server() as listener:
         with monkeypatch.context() as patch:
             patch.setattr("vnet.adapters.user.outside.socket.socket", none_left)
-            connection = lab.guest.tcp.connect(MACHINE.packed, port_of(listener))
+            connection = lab.guest.tcp.connect(lab.machine, port_of(listener))
             lab.loop.until(lambda: lab.adapter.drops["descriptors"] == 1)
         lab.loop.skip(SECOND)
         accepted(lab, listener).close()
@@ -309,8 +304,8 @@ def test_everything_leaves_from_the_source_that_is_stated(tmp_path: Path) -> Non
         _, far = joined(lab)
         with far:
             assert far.getpeername()[0] == "127.0.0.7"
-        with server(socket.SOCK_DGRAM) as datagrams:
-            lab.guest.udp_bind(on_datagram=lambda *_: None).send_to(b"x", (MACHINE.packed, port_of(datagrams)))
+        with lab.server(socket.SOCK_DGRAM) as datagrams:
+            lab.guest.udp_bind(on_datagram=lambda *_: None).send_to(b"x", (lab.machine, port_of(datagrams)))
             peers = []
 
             def arrived() -> bool:
@@ -322,33 +317,35 @@ def test_everything_leaves_from_the_source_that_is_stated(tmp_path: Path) -> Non
             assert peers == ["127.0.0.7"]
 
 
-def test_a_source_that_is_not_the_machines_is_counted(tmp_path: Path) -> None:
-    with rig(tmp_path, source=IPv4Address("192.0.2.1")) as lab, server() as listener:
-        lab.guest.tcp.connect(MACHINE.packed, port_of(listener))
+def test_a_source_that_is_not_the_machines_is_counted(tmp_path: Path, version: int) -> None:
+    nobodys = {"source": IPv4Address("192.0.2.1"), "source6": IPv6Address("2001:db8::1")}
+    with rig(tmp_path, version=version, **nobodys) as lab, lab.server() as listener:
+        lab.guest.tcp.connect(lab.machine, port_of(listener))
         lab.loop.until(lambda: lab.adapter.drops["source"] == 1)
 
 
 def test_a_guest_that_begins_anew_is_answered_by_its_new_number(lab: Rig) -> None:
     """It gave up without a word, and tries again from the same port while the host socket still waits."""
-    with server(backlog=0) as listener, socket.create_connection(listener.getsockname()) as first:
-        second = socket.socket()
+    with lab.server(backlog=0) as listener, socket.create_connection(listener.getsockname()[:2]) as first:
+        second = socket.socket(listener.family)
         second.setblocking(False)
         second.connect_ex(listener.getsockname())
         port = port_of(listener)
-        given_up = lab.guest.tcp.connect(MACHINE.packed, port, source_port=5000)
+        given_up = lab.guest.tcp.connect(lab.machine, port, source_port=5000)
         lab.loop.until(lambda: lab.adapter.details()["tcp_opening"] == 1)
         given_up.close()
         lab.loop.skip(SECOND // 2)
         flags: list[int] = []
+        flags_at = {b"\x08\x00": 47, b"\x86\xdd": 67}
 
         def noted(send: Handler) -> Handler:
             return lambda frame, offload: (
-                flags.append(frame[47] if frame[12:14] == b"\x08\x00" else 0),
+                flags.append(frame[flags_at[frame[12:14]]] if frame[12:14] in flags_at and len(frame) > 67 else 0),
                 send(frame, offload),
             )[1]
 
         lab.nic.port.hook(tx=noted)
-        connection = lab.guest.tcp.connect(MACHINE.packed, port, source_port=5000)
+        connection = lab.guest.tcp.connect(lab.machine, port, source_port=5000)
         lab.loop.turn()
         accepted: list[socket.socket] = []
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from ipaddress import IPv4Address
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ async def ask(host: str, port: int) -> bytes:
     async with await trio.open_tcp_stream(host, port) as stream:
         await stream.send_all(b"hello")
         return bytes(await stream.receive_some())
+
+
+def _to_port(port: int, other: int) -> Callable[[socket.socket, tuple[str, int]], None]:
+    """Have what connects to one port of the machine connect to another: nobody here may listen on 53."""
+    connect = socket.socket.connect
+
+    def connected(sock: socket.socket, address: tuple[str, int]) -> None:
+        connect(sock, (address[0], other) if address[1:] == (port,) else address)
+
+    return connected
 
 
 def free_port() -> int:
@@ -111,6 +122,58 @@ async def test_ways_in_come_and_go_while_connections_stay() -> None:
             with pytest.raises(HostError, match="cannot listen"):
                 await out.forward(str(taken.getsockname()[1]), "web:80")
         nursery.cancel_scope.cancel()
+
+
+SIXTH = """
+name: sixth
+networks:
+  out: {subnet: 10.0.2.0/24, adapter: {user: {ipv6: auto, host: [10.0.2.99, "fd00:2::99"], dns: [127.0.0.1]}}}
+guests:
+  alone: {nics: [{network: out, ipv6: auto}]}
+"""
+
+
+@pytest.fixture
+def short_discovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let addresses of IPv6 be in use in a moment."""
+    monkeypatch.setattr("vnet.stack.ipv6.interface.MAX_DELAY", MILLISECOND)
+    monkeypatch.setattr("vnet.stack.ipv6.interface.RETRANSMIT_TIME", 10 * MILLISECOND)
+    monkeypatch.setattr("vnet.stack.ipv6.autoconf.SOLICITATION_DELAY", MILLISECOND)
+
+
+@pytest.mark.usefixtures("short_discovery")
+async def test_a_guest_with_ipv6_alone_needs_nothing_but_what_is_advertised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address, its router, and the DNS server that it asks for names; it is known by name to who is to be forwarded."""
+    asked: list[bytes] = []
+
+    async def answer(sock: trio.socket.SocketType) -> None:
+        while True:
+            question, peer = await sock.recvfrom(2000)
+            asked.append(question)
+            found = b"\xc0\x0c\0\x1c\0\1\0\0\0\x3c\0\x10" + IPv6Address("fd00:2::99").packed  # AAAA
+            kind = question[-4:-2] == b"\0\x1c"
+            head = question[:2] + b"\x81\x80\0\1" + bytes((0, kind)) + bytes(4)
+            await sock.sendto(head + question[12:] + found * kind, peer)
+
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        await resolver.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("vnet.adapters.user.outside.socket.socket.connect", _to_port(53, resolver.getsockname()[1]))
+        async with vnet.open_lab(parse_topology(SIXTH), emulate=True) as lab, trio.open_nursery() as nursery:
+            await lab.wait_up()
+            (listener,) = await trio.open_tcp_listeners(0, host="::1")
+            nursery.start_soon(trio.serve_listeners, shout, [listener])
+            nursery.start_soon(answer, resolver)
+            alone = guest(lab, "alone")
+            with trio.fail_after(10):
+                while alone.address is None:
+                    await trio.lowlevel.checkpoint()
+            assert await alone.run(ask, "machine.test", listener.socket.getsockname()[1]) == b"HELLO" and asked
+            async with alone.activate():
+                await nursery.start(trio.serve_tcp, shout, 80)
+            told = await change(lab, "network.out", [f"forward={(port := free_port())} alone:80"])
+            assert told["forwards"] == [f"tcp 127.0.0.1:{port} to [{alone.address}]:80"]
+            assert await ask("127.0.0.1", port) == b"HELLO"
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_way_out_is_changed_under_the_guests() -> None:

@@ -1,4 +1,4 @@
-"""The DNS server of the adapter's address: questions go on to the machine's resolvers, and answers come back.
+"""The DNS server of the adapter's addresses: questions go on to the machine's resolvers, and answers come back.
 
 Datagrams get a socket and an identifier of their own each, so that who guesses has two numbers to guess (RFC 5452). What a
 server does not answer, the next one is asked. TCP is passed on to the first server as it is.
@@ -10,10 +10,11 @@ import os
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 from vnet.adapters.user.outside import Outside
 from vnet.stack.transport import TransportAddress
+from vnet.stack.udp import UdpSocket
 from vnet.units import SECOND, Duration, Instant
 
 DNS_PORT: Final = 53
@@ -32,6 +33,8 @@ _SERVER_FAILURE: Final = 2
 _UNWILLING: Final = frozenset({_SERVER_FAILURE, 4, 5})
 """SERVFAIL, NOTIMP, REFUSED: another server may know better."""
 _LOOK_AGAIN: Final[Duration] = 1 * SECOND
+_Key: TypeAlias = tuple[UdpSocket, TransportAddress, bytes]
+"""Which address was asked, by whom, with which identifier."""
 
 
 @final
@@ -91,10 +94,9 @@ def read_servers(text: str) -> tuple[str, ...]:
 class _Question:
     """One question of a guest."""
 
-    __slots__ = ("asked", "client", "deadline", "ident", "payload", "sock")
+    __slots__ = ("asked", "deadline", "ident", "payload", "sock")
 
-    def __init__(self, client: TransportAddress, payload: bytes) -> None:
-        self.client = client
+    def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self.asked = 0
         self.ident = b""
@@ -104,14 +106,14 @@ class _Question:
 
 @final
 class DnsForwarder:
-    """Answers on port 53 of the adapter's address."""
+    """Answers on port 53 of the adapter's addresses."""
 
     def __init__(self, outside: Outside, resolvers: Resolvers) -> None:
         self._outside = outside
         self._resolvers = resolvers
-        self._questions: dict[tuple[TransportAddress, bytes], _Question] = {}  # in the order of their deadlines
+        self._questions: dict[_Key, _Question] = {}  # in the order of their deadlines
         self._alarm = outside.scheduler.alarm(self._expire)
-        self._socket = outside.host.udp_bind(DNS_PORT, outside.own, on_datagram=self._on_question)
+        self._sockets = [self._bind(address) for address in outside.own]
         self.answered = 0
 
     def __len__(self) -> int:
@@ -119,17 +121,24 @@ class DnsForwarder:
 
     def retire(self) -> None:
         """Answer no more."""
-        self._socket.close()
+        for each in self._sockets:
+            each.close()
         for question in self._questions.values():
             self._hang_up(question)
         self._questions.clear()
         self._alarm.set(None)
 
-    def _on_question(self, payload: bytes, client: TransportAddress) -> None:
+    def _bind(self, address: bytes) -> UdpSocket:
+        """Take questions to one of the adapter's addresses, and answer from there."""
+        made = self._outside.host.udp_bind(DNS_PORT, address, on_datagram=lambda *_: None)
+        made.on_datagram = lambda payload, client: self._on_question(made, payload, client)
+        return made
+
+    def _on_question(self, asked: UdpSocket, payload: bytes, client: TransportAddress) -> None:
         if len(payload) < _HEADER or payload[2] & _RESPONSE:
             self._outside.drops["dns-malformed"] += 1
             return
-        key = client, payload[:2]
+        key = asked, client, payload[:2]
         known = self._questions.get(key)
         if known is not None:
             if known.payload == payload:
@@ -138,9 +147,9 @@ class DnsForwarder:
         if len(self._questions) >= MAX_QUESTIONS:
             self._outside.drops["dns-full"] += 1
             self._forget(next(iter(self._questions)))
-        self._ask(key, _Question(client, payload))
+        self._ask(key, _Question(payload))
 
-    def _ask(self, key: tuple[TransportAddress, bytes], question: _Question) -> None:
+    def _ask(self, key: _Key, question: _Question) -> None:
         """Ask the next server that can be asked, or give up."""
         outside = self._outside
         servers = self._resolvers.servers
@@ -168,9 +177,9 @@ class DnsForwarder:
             return
         outside.drops["dns-no-answer"] += 1
         flags = bytes((_RESPONSE | question.payload[2] & 0x79, 0x80 | _SERVER_FAILURE))  # opcode and RD as they were
-        self._socket.send_to(question.payload[:2] + flags + question.payload[4:], question.client)
+        key[0].send_to(question.payload[:2] + flags + question.payload[4:], key[1])
 
-    def _on_answer(self, key: tuple[TransportAddress, bytes], question: _Question) -> None:
+    def _on_answer(self, key: _Key, question: _Question) -> None:
         sock = question.sock
         if sock is None:
             return
@@ -190,7 +199,7 @@ class DnsForwarder:
             return
         self._forget(key)
         self.answered += 1
-        self._socket.send_to(question.payload[:2] + answer[2:], question.client)
+        key[0].send_to(question.payload[:2] + answer[2:], key[1])
 
     def _expire(self) -> None:
         now = self._outside.scheduler.now
@@ -201,7 +210,7 @@ class DnsForwarder:
                 return
             self._ask(key, question)
 
-    def _forget(self, key: tuple[TransportAddress, bytes]) -> None:
+    def _forget(self, key: _Key) -> None:
         self._hang_up(self._questions.pop(key))
 
     def _hang_up(self, question: _Question) -> None:

@@ -40,7 +40,7 @@ class _Client:
         self._peer = peer
         self._to = to
         self._scheduler = outside.scheduler
-        self._inside: UdpSocket = outside.host.udp_bind(0, outside.own, on_datagram=self._back)
+        self._inside: UdpSocket = outside.host.udp_bind(0, outside.source_for(to[0]), on_datagram=self._back)
         self.used: Instant = outside.scheduler.now
 
     def send(self, payload: bytes) -> None:
@@ -187,7 +187,7 @@ class Forwards:
             self._tcp.fit_buffers()
             try:
                 to = found.forward.to.packed, found.forward.to_port
-                connection = outside.host.tcp.connect(*to, source=outside.own)
+                connection = outside.host.tcp.connect(*to, source=outside.source_for(to[0]))
             except UsageError:
                 outside.drops["forward-full"] += 1
                 outside.reset(sock)

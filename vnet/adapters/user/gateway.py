@@ -1,16 +1,19 @@
 """The node that a user adapter is on its network: a host with the gateway's address, whose packets to all others go on.
 
 It takes packets to any address (``Host.transparent``). TCP to the outside ends in its stack; UDP and ICMP have transports of
-their own in front, which keep what is for the adapter itself.
+their own in front, which keep what is for the adapter itself. With an IPv6 address it is an IPv6 router, too, as guests see
+it: its advertisements tell them the prefix, itself as their router, and its DNS server.
 """
 
 from __future__ import annotations
 
 import resource
+import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Interface
-from typing import Final, final
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import Final, TypeAlias, final
 
 from vnet.adapters.base import AdapterContext
 from vnet.adapters.user.destinations import Destinations
@@ -21,15 +24,21 @@ from vnet.adapters.user.outside import Outside
 from vnet.adapters.user.tcp import TcpRelay
 from vnet.adapters.user.udp import UdpRelay
 from vnet.errors import HostError
+from vnet.services.router.advertisements import LIFETIME, RouterAdvertisements
 from vnet.stack.host import Host
 from vnet.stack.interface import Interface
-from vnet.stack.tcp.short import ShortWay
+from vnet.stack.tcp.short import Ipv6ShortWay, ShortWay
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.user import UserSpec
+from vnet.wire import ipv6, ndp
 from vnet.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_UDP
 
 DESCRIPTORS: Final = 65536
 """Open files wanted: one for each connection and flow, as far as the user's hard limit allows."""
+LAST: Final = 1 << 16
+"""The metric of the route to all others: whoever is on the link is a neighbor, though its address be of another prefix (RFC
+5942), such as one that an adapter before this one advertised."""
+_Receive: TypeAlias = Callable[[Interface, bytes, bytes], None]
 
 
 @final
@@ -45,12 +54,17 @@ class UserAdapter:
         interface.add_address(spec.address)
         if spec.host is not None:
             interface.add_address(IPv4Interface(f"{spec.host}/32"))
+        self._advertisements = None if spec.address6 is None else _be_router(interface, spec, spec.address6)
         for prefix, via in spec.routes:
-            host.routes.add(prefix, via.packed, interface)
+            if isinstance(prefix, IPv4Network):
+                host.routes.add(prefix, via.packed, interface)
+            else:
+                host.use_ipv6().routes.add(prefix, via.packed, interface)
         try:
-            own = [spec.address.network, *(prefix for prefix, _ in spec.routes if prefix.prefixlen)]
-            alias = spec.host.packed if spec.host is not None else None
-            destinations = Destinations(own, alias, context.scheduler)
+            own: list[IPv4Network | IPv6Network] = [prefix for prefix, _ in spec.routes if prefix.prefixlen]
+            own += [each.network for each in (spec.address, spec.address6) if each is not None]
+            aliases = [each.packed for each in (spec.host, spec.host6) if each is not None]
+            destinations = Destinations(own, aliases, context.scheduler)
         except OSError as error:
             raise HostError(f"cannot ask the machine for its routes: {error.strerror}") from error
         self._outside = outside = Outside(
@@ -59,8 +73,12 @@ class UserAdapter:
             poller=context.poller,
             scheduler=context.scheduler,
             destinations=destinations,
-            own=spec.address.ip.packed,
-            source=str(spec.source) if spec.source is not None else None,
+            own=_own(spec),
+            sources={
+                family: str(source)
+                for family, source in ((socket.AF_INET, spec.source), (socket.AF_INET6, spec.source6))
+                if source is not None
+            },
         )
         self._resolvers = Resolvers(outside, spec.dns)
         self._tcp = TcpRelay(outside, self._resolvers)
@@ -70,13 +88,11 @@ class UserAdapter:
         host.protocols[PROTOCOL_UDP] = self._udp
         host.protocols[PROTOCOL_ICMP] = self._echo
         host.on_change = self._udp.forget_paths
-        short, long = ShortWay(host.tcp), host.deliver_ipv4
-
-        def receive(interface: Interface, frame: bytes, offload: bytes) -> None:
-            if not short.take(frame, offload):
-                long(interface, frame, offload)
-
-        host.on_ipv4 = receive
+        host.on_ipv4 = _first(ShortWay(host.tcp).take, host.deliver_ipv4)
+        if host.ipv6 is not None:
+            host.ipv6.protocols[PROTOCOL_UDP] = self._udp
+            host.ipv6.icmp.foreign = self._echo.receive_ipv6
+            host.ipv6.on_frame = _first(Ipv6ShortWay(host.tcp, interface).take, host.ipv6.receive)
         self._forwards = Forwards(outside, self._tcp, context.ledger)
         try:
             self._forwards.change(spec.forwards)
@@ -110,6 +126,8 @@ class UserAdapter:
             self._udp.retire()
             self._echo.retire()
             self._dns.retire()
+            if self._advertisements is not None:
+                self._advertisements.cease()
 
     def stop(self) -> None:
         """Give back what is left."""
@@ -132,6 +150,7 @@ class UserAdapter:
         """Tell what passes."""
         return {
             "address": str(self._spec.address),
+            "ipv6": None if self._spec.address6 is None else str(self._spec.address6),
             "tcp": len(self._tcp),
             "tcp_opening": self._tcp.opening,
             "udp": len(self._udp),
@@ -147,6 +166,36 @@ class UserAdapter:
         port.set_handler(inner.receive)
         port.on_change = lambda: inner.reroute(port.send)
         port.on_carrier = lambda up: inner.plug(port.send) if up else inner.unplug()
+
+
+def _be_router(interface: Interface, spec: UserSpec, address: IPv6Interface) -> RouterAdvertisements:
+    """Make the interface that of an IPv6 router (RFC 4861, section 6.2), whose hosts make addresses of its prefix."""
+    side = interface.enable_ipv6()
+    side.add_address(address)
+    side.node.routes.add(IPv6Network("::/0"), None, interface, LAST)
+    if spec.host6 is not None:
+        side.add_address(IPv6Interface((spec.host6, 128)), deprecated=True)  # it answers, and says nothing by itself
+    options = ndp.Options(
+        prefixes=(ndp.Prefix(address.network.network_address.packed, address.network.prefixlen),),
+        dns=(ndp.DnsServers((address.ip.packed,), LIFETIME),),
+    )
+    return RouterAdvertisements(side, ndp.RouterAdvertisement(lifetime=LIFETIME, options=options))
+
+
+def _first(short: Callable[[bytes, bytes], bool], long: _Receive) -> _Receive:
+    """Try the short way in before the long one."""
+
+    def receive(interface: Interface, frame: bytes, offload: bytes) -> None:
+        if not short(frame, offload):
+            long(interface, frame, offload)
+
+    return receive
+
+
+def _own(spec: UserSpec) -> tuple[bytes, ...]:
+    if spec.address6 is None:
+        return (spec.address.ip.packed,)
+    return spec.address.ip.packed, spec.address6.ip.packed, ipv6.link_local(spec.mac)
 
 
 def _without_forwards(spec: UserSpec) -> UserSpec:

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Final, final
 
 from vnet.adapters.user.dns import DNS_PORT, Resolvers
-from vnet.adapters.user.errors import UNREACHABLE
 from vnet.adapters.user.outside import Outside
 from vnet.adapters.user.splice import KEEP_ALIVE, Splice
+from vnet.adapters.user.versions import version_of
 from vnet.stack.interface import Interface
 from vnet.stack.tcp.connection import TcpConnection
 from vnet.stack.tcp.states import Segment
@@ -117,8 +117,8 @@ class TcpRelay:
             opening.packet, opening.segment = packet, segment  # the guest may have begun anew
             return True
         outside = self._outside
-        destination, port = packet[16:20], key[10] << 8 | key[11]
-        if destination == outside.own:
+        destination, port = key[len(key) // 2 - 2 : -4], key[-2] << 8 | key[-1]
+        if destination in outside.own:
             if port != DNS_PORT or (target := self._resolvers.first()) is None:
                 return False
         elif outside.expire(packet):
@@ -174,7 +174,7 @@ class TcpRelay:
         if number == errno.ECONNREFUSED:
             outside.drops["refused"] += 1
             self._table.refuse(key, segment)
-        elif number in UNREACHABLE:
-            outside.refuse(packet, "unreachable", UNREACHABLE[number])
+        elif number in version_of(packet).codes:
+            outside.refuse(packet, "unreachable", number)
         else:  # a guest hears as little as the machine did, and gives up by itself
             outside.drops[os.strerror(number).lower().replace(" ", "-")] += 1

@@ -9,13 +9,15 @@ from __future__ import annotations
 import socket
 from typing import Final, final
 
-from vnet.adapters.user.errors import UNREACHABLE, told
+from vnet.adapters.user.errors import told
 from vnet.adapters.user.flows import FlowTable
 from vnet.adapters.user.outside import Outside
+from vnet.adapters.user.versions import IPV4, IPV6, Version, version_of
 from vnet.errors import WireError
 from vnet.stack.interface import Interface
+from vnet.stack.ipv6.udp import Ipv6Udp
 from vnet.stack.transport import IcmpError, TransportAddress
-from vnet.stack.udp import UdpSocket
+from vnet.stack.udp import UdpSocket, UdpTable
 from vnet.units import SECOND, Duration, Instant
 from vnet.wire import udp
 
@@ -30,10 +32,13 @@ _LARGEST: Final = 65535
 class _Flow:
     """One socket, and the guest's end of it."""
 
-    __slots__ = ("_fd", "_guest", "_out", "_outside", "_quote", "_sock", "_ttl", "used")
+    __slots__ = ("_fd", "_guest", "_out", "_outside", "_quote", "_sock", "_ttl", "_version", "used")
 
-    def __init__(self, outside: Outside, sock: socket.socket, guest: TransportAddress, far: TransportAddress) -> None:
+    def __init__(
+        self, outside: Outside, version: Version, sock: socket.socket, guest: TransportAddress, far: TransportAddress
+    ) -> None:
         self._outside = outside
+        self._version = version
         self._sock = sock
         self._fd = sock.fileno()
         self._guest = guest
@@ -47,14 +52,18 @@ class _Flow:
         """Let a datagram of the guest go on."""
         self.used = self._outside.scheduler.now
         self._quote = packet[: octets + udp.HEADER_OCTETS]
+        version = self._version
         try:
-            if packet[8] != self._ttl:
-                self._ttl = packet[8]
-                self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, max(1, self._ttl - 1))
+            if packet[version.hop_limit] != self._ttl:
+                self._ttl = packet[version.hop_limit]
+                self._sock.setsockopt(version.level, version.hop_limit_option, max(1, self._ttl - 1))
             try:
                 self._sock.send(payload)
-            except ConnectionRefusedError:
-                self._tell()
+            except BlockingIOError:
+                raise
+            except OSError:
+                if not self._tell():
+                    raise
                 self._sock.send(payload)  # that was about an earlier one
         except BlockingIOError:
             self._outside.drops["udp-full"] += 1
@@ -81,8 +90,9 @@ class _Flow:
             self._tell()
 
     def _failed(self, error: OSError) -> None:
-        if not self._tell() and error.errno in UNREACHABLE:
-            self._outside.refuse(self._quote, "unreachable", UNREACHABLE[error.errno])
+        number = error.errno or 0
+        if not self._tell() and number in self._version.codes:
+            self._outside.refuse(self._quote, "unreachable", number)
         else:
             self._outside.drops["udp-failed"] += 1
 
@@ -102,6 +112,7 @@ class UdpRelay:
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
         self._local = outside.host.udp
+        self._local6 = None if outside.host.ipv6 is None else outside.host.ipv6.udp
         self._table: FlowTable[_Flow] = FlowTable(outside.scheduler, LIFETIME, MAX_FLOWS, self._is_full)
 
     def __len__(self) -> int:
@@ -110,28 +121,32 @@ class UdpRelay:
     def receive(self, interface: Interface, packet: bytes, octets: int, *, trusted: bool, group: bool) -> None:
         """Take a datagram."""
         outside = self._outside
-        destination = packet[16:20]
-        if group or destination == outside.own:
-            self._local.receive(interface, packet, octets, trusted=trusted, group=group)
+        version = version_of(packet)
+        destination = packet[version.destination]
+        if group or destination in outside.own:
+            self._here(packet).receive(interface, packet, octets, trusted=trusted, group=group)
             return
         try:
-            datagram = udp.decode(packet[octets:], packet[12:16], destination, verify=not trusted)
+            datagram = udp.decode(packet[octets:], packet[version.source], destination, verify=not trusted)
         except WireError:
             outside.drops["udp-malformed"] += 1
             return
-        key = packet[12:20] + packet[octets : octets + 4]
+        if version is IPV6 and not trusted and not any(packet[octets + 6 : octets + 8]):
+            outside.drops["udp-malformed"] += 1  # there a checksum is a must (RFC 8200, 8.1)
+            return
+        key = packet[version.addresses] + packet[octets : octets + 4]
         flow = self._table.flows.get(key)
-        if packet[8] <= 1 and outside.expire(packet):
+        if (packet[version.hop_limit] <= 1 or flow is None) and outside.expire(packet):
             return
         if flow is None:
-            flow = self._open(key, packet, datagram)
+            flow = self._open(key, version, packet, datagram)
             if flow is None:
                 return
         flow.send(packet, octets, datagram.payload)
 
     def error(self, quoted: bytes, octets: int, error: IcmpError) -> bool:
         """Take an error about what the adapter itself sent."""
-        return self._local.error(quoted, octets, error)
+        return self._here(quoted).error(quoted, octets, error)
 
     def forget_paths(self) -> None:
         """Look guests up again, because a carrier changed."""
@@ -142,16 +157,22 @@ class UdpRelay:
         """End all flows."""
         self._table.clear()
 
-    def _open(self, key: bytes, packet: bytes, datagram: udp.Udp) -> _Flow | None:
+    def _here(self, packet: bytes) -> UdpTable | Ipv6Udp:
+        """Return the stack's own transport, for what is from or to the adapter itself."""
+        return self._local if self._local6 is None or version_of(packet) is IPV4 else self._local6
+
+    def _open(self, key: bytes, version: Version, packet: bytes, datagram: udp.Udp) -> _Flow | None:
         outside = self._outside
-        address = outside.destinations.resolve(key[4:8])
+        source, destination = packet[version.source], packet[version.destination]
+        address = outside.destinations.resolve(destination)
         if address is None or not datagram.destination_port or not datagram.source_port:
             outside.refuse(packet, "forbidden")
             return None
         sock = outside.connect(packet, address, datagram.destination_port)
         if sock is None:
             return None
-        flow = _Flow(outside, sock, (key[:4], datagram.source_port), (key[4:8], datagram.destination_port))
+        far = destination, datagram.destination_port
+        flow = _Flow(outside, version, sock, (source, datagram.source_port), far)
         self._table.add(key, flow)
         return flow
 

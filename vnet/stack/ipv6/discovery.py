@@ -40,8 +40,10 @@ class Discovery:
                 self._advertised(found, sender)
             case ndp.RouterAdvertisement():
                 self._router(found, source)
-            case _:
-                pass  # a solicitation is for routers; routes are not learned from redirects, as for IPv4
+            case ndp.RouterSolicitation():
+                self._asked(found, source)
+            case ndp.Redirect():
+                pass  # routes are not learned from redirects, as for IPv4
 
     def _solicited(self, message: ndp.NeighborSolicitation, source: bytes, sender: Mac) -> None:
         interface = self._interface
@@ -53,11 +55,12 @@ class Discovery:
                 interface.taken(own, sender)
             return
         mac = message.options.source_mac
+        options = ndp.Options(target_mac=interface.mac)
         if source == ipv6.ANY:
-            answer = ndp.NeighborAdvertisement(own.address, False, False, True, ndp.Options(target_mac=interface.mac))
+            answer = ndp.NeighborAdvertisement(own.address, interface.is_router, False, True, options)
             interface.send_discovery(answer, own.address, ipv6.ALL_NODES)
             return
-        answer = ndp.NeighborAdvertisement(own.address, False, True, True, ndp.Options(target_mac=interface.mac))
+        answer = ndp.NeighborAdvertisement(own.address, interface.is_router, True, True, options)
         if _is_individual(mac):
             entry = interface.neighbors.lookup(source)
             entry.spoke(mac)
@@ -96,6 +99,18 @@ class Discovery:
         if entry is not None:
             entry.is_router = True
         interface.autoconf.receive(message, source)
+
+    def _asked(self, message: ndp.RouterSolicitation, source: bytes) -> None:
+        """Have a router answer a host that looks for one (RFC 4861, section 6.2.6); others let it be."""
+        interface = self._interface
+        if interface.router is None:
+            return
+        mac = message.options.source_mac
+        if source != ipv6.ANY and _is_individual(mac):
+            entry = interface.neighbors.lookup(source)
+            entry.spoke(mac)
+            entry.is_router = False
+        interface.router.solicited()
 
 
 def _is_individual(mac: Mac | None) -> TypeGuard[Mac]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from vnet.addresses import Mac
@@ -24,14 +25,16 @@ _ERRORS: Final = frozenset(
 
 @final
 class Icmpv6:
-    """The ICMPv6 transport of a host."""
+    """The ICMPv6 transport of a host; ``foreign(interface, packet, offset, message)`` of a ``transparent`` one gets the echo
+    requests to all others."""
 
-    __slots__ = ("_limit", "_node", "_requests")
+    __slots__ = ("_limit", "_node", "_requests", "foreign")
 
     def __init__(self, node: Ipv6Node) -> None:
         self._node = node
         self._requests = EchoRequests(node.host, "ping6")
         self._limit = ErrorLimit()
+        self.foreign: Callable[[Interface, bytes, int, icmpv6.Icmpv6], None] | None = None
 
     # What arrives
 
@@ -50,6 +53,12 @@ class Icmpv6:
             return
         kind = message.kind
         if kind == icmpv6.ECHO_REQUEST:
+            if host.transparent and not (self._node.is_local(destination) or ipv6.is_multicast(destination)):
+                if self.foreign is None:
+                    host.drop("ipv6-not-ours")
+                else:
+                    self.foreign(interface, packet, offset, message)
+                return
             self._echo(interface, packet, message)
         elif kind == icmpv6.ECHO_REPLY:
             self._receive_reply(packet, message)
@@ -102,8 +111,10 @@ class Icmpv6:
 
     def dispatch(self, quoted: bytes, error: IcmpError) -> bool:
         """Hand an error to what sent the *quoted* packet; tell whether there was anything."""
-        if len(quoted) < ipv6.HEADER_OCTETS or quoted[0] >> 4 != 6 or not self._node.is_local(quoted[8:24]):
+        if len(quoted) < ipv6.HEADER_OCTETS or quoted[0] >> 4 != 6:
             return False
+        if not (self._node.is_local(quoted[8:24]) or self._node.host.transparent):
+            return False  # we never sent that
         try:
             found = ipv6.walk(quoted)
             if found.protocol == FRAGMENT:
@@ -130,9 +141,9 @@ class Icmpv6:
 
     def send_error(
         self, interface: Interface, packet: bytes, kind: int, code: int, *, rest: int = 0, group: bool = False,
-        even_group: bool = False,
+        even_group: bool = False, reporter: bytes | None = None,
     ) -> None:  # fmt: skip
-        """Tell the sender of *packet*, which came in by *interface*, what became of it.
+        """Tell the sender of *packet*, which came in by *interface*, what became of it; *reporter* says so, else this host.
 
         Nothing is sent about an ICMPv6 error or redirect, to anything but one host, or, without *even_group*, about a packet
         to a group or in a *group* frame; at most 1000 a second, 50 at once (RFC 4443, section 2.4).
@@ -148,7 +159,7 @@ class Icmpv6:
             node.host.drop("icmp-rate-limit")
             return
         via = interface if ipv6.is_link_local(source) else None
-        own = destination if node.is_local(destination) else node.route(source, via)
+        own = reporter or (destination if node.is_local(destination) else node.route(source, via))
         if isinstance(own, str):
             return
         message = icmpv6.build(own, source, kind, code, rest, packet[: icmpv6.MAX_QUOTE])

@@ -7,7 +7,7 @@ that a whole lab does not ask at once. When the cable was out they are asked for
 from __future__ import annotations
 
 from ipaddress import IPv6Interface
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from vnet.addresses import Mac, format_mac, multicast_mac
 from vnet.ports import NO_OFFLOAD, Port
@@ -32,17 +32,30 @@ TRANSMITS: Final = 1
 """DupAddrDetectTransmits (RFC 4862, section 5.1)."""
 
 
+class Router(Protocol):
+    """Whoever advertises a router on an interface (RFC 4861, section 6.2); its calls say when it may and should."""
+
+    def ready(self) -> None:
+        """Begin, or begin anew: the link-local address, which advertisements come from, has come into use."""
+
+    def solicited(self) -> None:
+        """Answer a host that looks for routers."""
+
+    def lost(self) -> None:
+        """Stop: the cable is out."""
+
+
 @final
 class Ipv6Interface:
     """What an ``Interface`` has more when it speaks IPv6; made by ``Interface.enable_ipv6``.
 
     ``addresses`` are all, whatever their state. ``hop_limit``, ``mtu``, ``retransmit_time`` and ``base_reachable`` may be
-    set by router advertisements. ``autoconf`` is there if the interface configures itself.
+    set by router advertisements. ``autoconf`` is there if the interface configures itself, ``router`` if it is a router's.
     """
 
     __slots__ = (
         "_start", "addresses", "autoconf", "base_reachable", "discovery", "groups", "hop_limit", "interface", "listener",
-        "mac", "mtu", "neighbors", "node", "retransmit_time",
+        "mac", "mtu", "neighbors", "node", "retransmit_time", "router",
     )  # fmt: skip
 
     def __init__(self, node: Ipv6Node, interface: Interface) -> None:
@@ -59,14 +72,20 @@ class Ipv6Interface:
         self.listener = Listener(self)
         self.discovery = Discovery(self)
         self.autoconf: Autoconfiguration | None = None
+        self.router: Router | None = None
         self._start = self._draw_start() if interface.up else 0
         self._add(OwnAddress(ipv6.link_local(interface.mac), 64, Origin.LINK_LOCAL))
 
     # Configuration
 
-    def add_address(self, address: IPv6Interface) -> None:
-        """Use an address as soon as it is known that nobody else does, and reach its network by this interface."""
+    def add_address(self, address: IPv6Interface, *, deprecated: bool = False) -> None:
+        """Use an address as soon as it is known that nobody else does, and reach its network by this interface.
+
+        From a *deprecated* one nothing new is sent while there is another (RFC 6724, section 5, rule 3).
+        """
         own = OwnAddress(address.ip.packed, address.network.prefixlen, Origin.STATIC)
+        if deprecated:
+            own.preferred_until = 0
         found = self.find(own.address)
         if found is None:
             self._add(own)
@@ -109,6 +128,11 @@ class Ipv6Interface:
     def find(self, address: bytes) -> OwnAddress | None:
         """Return the own address, whatever its state."""
         return next((own for own in self.addresses if own.address == address), None)
+
+    @property
+    def is_router(self) -> bool:
+        """Tell whether it is a router's, as neighbors are told (RFC 4861, section 7.2.4)."""
+        return self.router is not None
 
     @property
     def port(self) -> Port:
@@ -175,7 +199,7 @@ class Ipv6Interface:
             if own.usable:
                 options = ndp.Options(target_mac=self.mac)
                 self.send_discovery(
-                    ndp.NeighborAdvertisement(own.address, False, False, True, options), own.address, ALL_NODES
+                    ndp.NeighborAdvertisement(own.address, self.is_router, False, True, options), own.address, ALL_NODES
                 )
 
     def send_frame(self, mac: Mac, packet: bytes) -> None:
@@ -196,6 +220,8 @@ class Ipv6Interface:
         """Ask for all addresses again when the cable is in; forget the neighbors when it is out."""
         if not up:
             self.neighbors.flush()
+            if self.router is not None:
+                self.router.lost()
             return
         self._start = self._draw_start()
         for own in self.addresses:
@@ -280,6 +306,8 @@ class Ipv6Interface:
             self.listener.announce()
             if self.autoconf is not None:
                 self.autoconf.start()
+            if self.router is not None:
+                self.router.ready()
         self.node.host.changed()
 
     def _join_for(self, own: OwnAddress) -> None:

@@ -6,6 +6,7 @@ its link: unless the sender names an interface, the first one with IPv6 is taken
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -55,14 +56,18 @@ class Ipv6Node:
     """What a host needs for IPv6; made by ``Host.use_ipv6``.
 
     ``local`` maps the addresses in use to their interfaces. ``protocols`` are the transports by number: a packet for any
-    other is answered by "unrecognized next header".
+    other is answered by "unrecognized next header". ``on_frame(interface, frame, offload)`` gets every frame with IPv6.
     """
 
-    __slots__ = ("_alarm", "_ident", "_reassembler", "host", "icmp", "local", "paths", "protocols", "routes", "tcp", "udp")
+    __slots__ = (
+        "_alarm", "_ident", "_reassembler", "host", "icmp", "local", "on_frame", "paths", "protocols", "routes", "tcp",
+        "udp",
+    )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.local: dict[bytes, Ipv6Interface] = {}
+        self.on_frame: Callable[[Interface, bytes, bytes], None] = self.receive
         self.routes = RouteTable(host.changed)
         self.paths = PathMtus()
         self.icmp = Icmpv6(self)
@@ -133,7 +138,11 @@ class Ipv6Node:
         if ipv6.is_link_local(destination):  # sub-interfaces share their parent's: each is asked for its own
             own = side.find(destination)
             return own is not None and own.usable
-        return destination in self.local
+        if destination in self.local:
+            return True
+        if not self.host.transparent or destination in (ipv6.ANY, ipv6.LOOPBACK):  # not on a wire (RFC 4291, 2.5.2, 2.5.3)
+            return False
+        return side.find(destination) is None  # what is ours in a while is not yet (RFC 4862, 5.4)
 
     def loop(self, packet: bytes) -> None:
         """Take a packet that the host sent to itself."""
@@ -177,6 +186,8 @@ class Ipv6Node:
             packet, trusted = whole, False
         if found.protocol == PROTOCOL_ICMPV6:
             self.icmp.receive_from(interface, packet, found.offset, sender, trusted=trusted)
+        elif packet[8:24] == ipv6.ANY:
+            host.drop("ipv6-source")  # ICMPv6 alone is said by nobody, who could not be answered (RFC 4291, 2.5.2)
         elif (transport := self.protocols.get(found.protocol)) is not None:
             transport.receive(interface, packet, found.offset, trusted=trusted, group=group)
         elif found.protocol == NO_NEXT_HEADER:

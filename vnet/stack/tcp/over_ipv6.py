@@ -6,6 +6,7 @@ itself goes round in one packet. A link-local peer is one on a certain link: the
 
 from __future__ import annotations
 
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final, final
 
@@ -142,7 +143,8 @@ class OverIpv6:
             host.delivered += 1
             connection.arrive(segment)
             return
-        table.unexpected(self, key, segment, self.scope_of(packet[8:24], interface))
+        foreign = None if table.foreign is None else partial(table.foreign, interface, packet, key, segment)
+        table.unexpected(self, key, segment, self.scope_of(packet[8:24], interface), foreign)
 
     def error(self, quoted: bytes, offset: int, error: IcmpError) -> bool:
         """Take an ICMPv6 error about a segment of ours."""

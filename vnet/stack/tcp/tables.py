@@ -68,7 +68,7 @@ OnForeign = Callable[["Interface", bytes, bytes, Segment], bool]
 class TcpTable:
     """The TCP transport of a host.
 
-    ``foreign(interface, packet, key, segment)`` is asked about each segment over IPv4 that is nobody's; if it is seen to,
+    ``foreign(interface, packet, key, segment)`` is asked about each segment that is nobody's; if it is seen to,
     it returns True, and may ``admit`` a SYN later. With a ``transparent`` host, these are the connections of all others.
     """
 
@@ -208,14 +208,14 @@ class TcpTable:
         self._refuse(lower, key, segment, scope)
 
     def refuse(self, key: bytes, segment: Segment) -> None:
-        """Answer a segment over IPv4 that ``foreign`` saw to with a reset."""
-        self._refuse(self._ipv4, key, segment, None)
+        """Answer a segment that ``foreign`` saw to with a reset."""
+        self._refuse(self._lower(split(key)[0][0]), key, segment, None)
 
     def admit(self, key: bytes, segment: Segment) -> TcpConnection | None:
         """Answer a SYN that ``foreign`` saw to; None if there are too many connections. ``on_change`` tells the outcome."""
         if len(self._connections) >= MAX_CONNECTIONS or key in self._connections:
             return None
-        return self._take(self._ipv4, None, key, segment, None)
+        return self._take(self._lower(split(key)[0][0]), None, key, segment, None)
 
     def _refuse(self, lower: LowerLevel, key: bytes, segment: Segment, scope: Interface | None) -> None:
         """Answer a segment of no connection with a reset, unless it is one (RFC 9293, 3.10.7.1)."""

@@ -19,7 +19,8 @@ class Surroundings:
 
     ``free_address`` gives the first host address of the subnet that nobody has; ``gateway`` is the address that clients are
     told, or guests have, as their gateway although no router has it; ``mac`` derives a MAC address for a name;
-    ``addresses`` are the IPv4 addresses, static or reserved, of guests and routers on the network, by name. ``holders`` says
+    ``addresses`` are the IPv4 addresses, static or reserved, of guests and routers on the network, by name, ``addresses6``
+    the static IPv6 ones. ``holders`` says
     of each address that somebody has for sure who that is; ``leased`` is the range of the lab's DHCP server, None if there
     is none on the network; ``reserved`` are the addresses that it keeps for MAC addresses, ``told`` the gateway it tells.
     """
@@ -31,6 +32,7 @@ class Surroundings:
     gateway: IPv4Address | None
     mac: Callable[[str], Mac]
     addresses: Mapping[str, IPv4Address]
+    addresses6: Mapping[str, IPv6Address]
     holders: Mapping[IPv4Address | IPv6Address, str]
     leased: tuple[IPv4Address, IPv4Address] | None
     reserved: Mapping[Mac, IPv4Address]

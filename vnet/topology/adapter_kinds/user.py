@@ -1,19 +1,30 @@
 """``user``: a way to the outside by the machine's own sockets, which needs no privilege and shows the machine alone.
 
-The adapter is the gateway of its network, and its DNS server. What listens on the machine for guests is stated, each by
-each: see ``Forward``.
+The adapter is the gateway of its network, and its DNS server; with ``ipv6`` it is an IPv6 router, too, by which guests
+configure themselves. What listens on the machine for guests is stated, each by each: see ``Forward``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+)
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, TypeAlias, final
 
 from vnet.topology.adapter_kinds.sockets import SUN_PATH
 from vnet.topology.adapter_kinds.spec import AdapterSpec
+from vnet.topology.addressing import is_host6
 from vnet.topology.vocabulary import AddressText, InterfaceText, MacText, Strict, about
+from vnet.wire.ipv6 import interface_id
 
 if TYPE_CHECKING:
     from vnet.addresses import Mac
@@ -23,8 +34,13 @@ if TYPE_CHECKING:
 DEFAULT_LISTEN: Final = "127.0.0.1"
 """Where a forward listens that names a port alone: nobody else than the machine's own users gets in unasked."""
 MOST_FORWARDS: Final = 1024
+AUTO: Final = "auto"
+"""Instead of an IPv6 address: the first of a prefix that nobody else has."""
+PREFIX_LENGTH: Final = 64
+"""Hosts make addresses of prefixes of this length (RFC 4862, 5.5.3; RFC 2464, section 4)."""
 
 Protocol: TypeAlias = Literal["tcp", "udp"]
+_Route: TypeAlias = tuple[IPv4Network | IPv6Network, IPv4Address | IPv6Address]
 _TRANSPORT: Final = re.compile(r"(?:(\[[^\]]*\]|[^:\[\]]+):)?([0-9]{1,5})")
 
 
@@ -45,9 +61,19 @@ class User(Strict, frozen=True, kw_only=True):
         InterfaceText | None,
         about("The adapter's address, which is the network's gateway; not given: the gateway that clients are told."),
     ] = None
+    ipv6: Annotated[
+        str | None,
+        about("Pass IPv6 as well: auto, or the adapter's address, in a prefix of 64 bits; not given: IPv4 only."),
+    ] = None
     mac: MacText | None = None
-    host: Annotated[AddressText | None, about("An address that stands for the machine's loopback, 127.0.0.1.")] = None
-    source: Annotated[AddressText | None, about("The machine's address that everything leaves from.")] = None
+    host: Annotated[
+        AddressText | list[AddressText] | None,
+        about("An address that stands for the machine's loopback, 127.0.0.1 or ::1; or one of each IP version."),
+    ] = None
+    source: Annotated[
+        AddressText | list[AddressText] | None,
+        about("The machine's address that everything leaves from; or one of each IP version."),
+    ] = None
     dns: Annotated[list[AddressText], about("Servers that questions go on to, instead of the machine's.")] = []
     routes: Annotated[
         dict[str, AddressText], about("Prefixes behind routers of the lab, and the router's address on this network.")
@@ -63,12 +89,13 @@ class Forward:
     protocol: Protocol
     listen: str
     port: int
-    to: IPv4Address
+    to: IPv4Address | IPv6Address
     to_port: int
 
     def __str__(self) -> str:
         place = f"[{self.listen}]" if ":" in self.listen and not self.is_path else self.listen
-        return f"{self.protocol} {place}{'' if self.is_path else f':{self.port}'} to {self.to}:{self.to_port}"
+        to = f"[{self.to}]" if self.to.version == 6 else str(self.to)
+        return f"{self.protocol} {place}{'' if self.is_path else f':{self.port}'} to {to}:{self.to_port}"
 
     @property
     def is_path(self) -> bool:
@@ -91,14 +118,18 @@ class UserSpec(AdapterSpec):
     mac: Mac
     host: IPv4Address | None = None
     source: IPv4Address | None = None
+    address6: IPv6Interface | None = None
+    host6: IPv6Address | None = None
+    source6: IPv6Address | None = None
     dns: tuple[IPv4Address | IPv6Address, ...] = ()
-    routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()
+    routes: tuple[_Route, ...] = ()
     forwards: tuple[Forward, ...] = ()
 
     def describe(self) -> str:
-        """Say the address, and how many ways in there are."""
+        """Say the addresses, and how many ways in there are."""
         count = len(self.forwards)
-        return f"{self.kind} {self.address}" + (f" with {count} forward{'s' * (count > 1)}" if count else "")
+        both = f"{self.address}" if self.address6 is None else f"{self.address} and {self.address6}"
+        return f"{self.kind} {both}" + (f" with {count} forward{'s' * (count > 1)}" if count else "")
 
 
 def resolve_user(model: User, around: Surroundings, path: Path) -> UserSpec | None:
@@ -111,17 +142,26 @@ def resolve_user(model: User, around: Surroundings, path: Path) -> UserSpec | No
     address = _own_address(model, around, subnet, path)
     if address is None:
         return None
-    host = reader.address4(model.host, (*path, "host"))
-    if host is not None and (host in around.addresses.values() or host == address.ip):
-        around.error((*path, "host"), f"{host} is the address of a node; an alias needs one that nobody has")
+    mac = reader.mac(model.mac, (*path, "mac")) or around.mac("user")
+    address6 = _own_address6(model, around, mac, (*path, "ipv6"))
+    host, host6 = _one_of_each(model.host, around, (*path, "host"))
+    _check_alias(host, around, address, (*path, "host"))
+    if host6 is not None and model.ipv6 is None:
+        around.error((*path, "host"), f"{host6} is an IPv6 address, and the adapter passes none; give it ipv6: auto")
+    else:
+        _check_alias(host6, around, address6, (*path, "host"))
+    source, source6 = _one_of_each(model.source, around, (*path, "source"))
     dns = tuple(each for index, text in enumerate(model.dns) if (each := reader.address(text, (*path, "dns", index))))
     return UserSpec(
         address=address,
-        mac=reader.mac(model.mac, (*path, "mac")) or around.mac("user"),
+        mac=mac,
         host=host,
-        source=reader.address4(model.source, (*path, "source")),
+        source=source,
+        address6=address6,
+        host6=host6,
+        source6=source6,
         dns=dns,
-        routes=_routes(model, around, subnet, path),
+        routes=_routes(model, around, (subnet, None if address6 is None else address6.network), path),
         forwards=_forwards(model, around, (*path, "forwards")),
     )
 
@@ -145,26 +185,91 @@ def _own_address(model: User, around: Surroundings, subnet: IPv4Network, path: P
     return read
 
 
+def _own_address6(model: User, around: Surroundings, mac: Mac, path: Path) -> IPv6Interface | None:
+    if model.ipv6 is None:
+        return None
+    if model.ipv6.strip().lower() == AUTO:
+        read: object = _unique_local(mac)
+    else:
+        read = around.reader.interface(model.ipv6, IPv6Network((0, PREFIX_LENGTH)), path)
+    if read is None:
+        return None
+    if not isinstance(read, IPv6Interface):
+        around.error(path, f"{model.ipv6[:60]} is an IPv4 address; write ipv6: auto, or one such as fd00:6::1/64")
+        return None
+    if not _is_global(read.ip) or read.ip == read.network.network_address or read.network.prefixlen != PREFIX_LENGTH:
+        right = f"it needs one of its own in a prefix of {PREFIX_LENGTH} bits, such as fd00:6::1/64, or ipv6: auto"
+        around.error(path, f"the adapter cannot have {read}: {right}")
+        return None
+    if read.ip in around.holders:
+        around.error(path, f"{read.ip} is the address of {around.holders[read.ip]} on the network already")
+        return None
+    return read
+
+
+def _unique_local(mac: Mac) -> IPv6Interface:
+    """Make a prefix that nobody else has as RFC 4193, section 3.2.2 does, without the time: each run has the same one."""
+    global_id = hashlib.sha256(interface_id(mac)).digest()[-5:]
+    return IPv6Interface((b"\xfd" + global_id + bytes(9) + b"\x01", PREFIX_LENGTH))
+
+
+def _is_global(address: IPv6Address) -> bool:
+    """Tell whether an address is of use beyond its link, and is none of the IPv4 addresses in disguise of ::/8."""
+    return is_host6(address) and not address.is_link_local and address.packed[0] != 0
+
+
+def _one_of_each(
+    given: str | list[str] | None, around: Surroundings, path: Path
+) -> tuple[IPv4Address | None, IPv6Address | None]:
+    """Read an address, or several of different IP versions."""
+    found4, found6 = None, None
+    for text in [given] if isinstance(given, str) else given or ():
+        address = around.reader.address(text, path)
+        if isinstance(address, IPv4Address) and found4 is None:
+            found4 = address
+        elif isinstance(address, IPv6Address) and found6 is None:
+            found6 = address
+        elif address is not None:
+            around.error(path, f"{address} is the second of IPv{address.version}; there may be one of each IP version")
+    return found4, found6
+
+
+def _check_alias(
+    alias: IPv4Address | IPv6Address | None, around: Surroundings, own: IPv4Interface | IPv6Interface | None, path: Path
+) -> None:
+    if alias is None:
+        return
+    if alias in around.addresses.values() or alias in around.holders or (own is not None and alias == own.ip):
+        around.error(path, f"{alias} is the address of a node; an alias needs one that nobody has")
+    elif isinstance(alias, IPv6Address) and not _is_global(alias):
+        around.error(path, f"{alias} cannot be an alias; write an address such as fd00:6::99")
+
+
 def _routes(
-    model: User, around: Surroundings, subnet: IPv4Network, path: Path
-) -> tuple[tuple[IPv4Network, IPv4Address], ...]:
-    found = []
+    model: User, around: Surroundings, own: tuple[IPv4Network, IPv6Network | None], path: Path
+) -> tuple[_Route, ...]:
+    found: list[_Route] = []
     for text, via in model.routes.items():
         place = (*path, "routes", text)
-        prefix, hop = around.reader.prefix(text, place), around.reader.address4(via, place)
+        prefix, hop = around.reader.prefix(text, place), around.reader.address(via, place)
         if prefix is None or hop is None:
             continue
-        if not isinstance(prefix, IPv4Network) or hop not in subnet:
-            around.error(place, f"{text} by {via}: a route is for an IPv4 prefix, by an address in {subnet}")
-            continue
-        found.append((prefix, hop))
+        subnet = own[0] if prefix.version == 4 else own[1]
+        if subnet is None and model.ipv6 is not None:
+            continue  # what is wrong with that was said already
+        if prefix.version == hop.version and subnet is not None and hop in subnet:
+            found.append((prefix, hop))
+        else:
+            here = " or ".join(str(network) for network in own if network is not None)
+            around.error(place, f"{text} by {via}: a route is by an address in {here}, of the same IP version")
     return tuple(found)
 
 
 def _forwards(model: User, around: Surroundings, path: Path) -> tuple[Forward, ...]:
+    has_ipv6 = model.ipv6 is not None
     found: list[Forward] = []
     for index, each in enumerate(model.forwards):
-        forward = resolve_forward(each, around, (*path, index))
+        forward = resolve_forward(each, around, (*path, index), has_ipv6=has_ipv6)
         if forward is None:
             continue
         if any(other.place == forward.place for other in found):
@@ -177,9 +282,9 @@ def _forwards(model: User, around: Surroundings, path: Path) -> tuple[Forward, .
     return tuple(found)
 
 
-def resolve_forward(model: UserForward, around: Surroundings, path: Path) -> Forward | None:
-    """Read one forward; None after a mistake, which is noted."""
-    target = _target(model.to, around, (*path, "to"))
+def resolve_forward(model: UserForward, around: Surroundings, path: Path, *, has_ipv6: bool) -> Forward | None:
+    """Read one forward of an adapter that *has_ipv6* or not; None after a mistake, which is noted."""
+    target = _target(model.to, around, has_ipv6, (*path, "to"))
     place = _place(model, around, (*path, "listen"))
     if target is None or place is None:
         return None
@@ -205,21 +310,27 @@ def _place(model: UserForward, around: Surroundings, path: Path) -> tuple[str, i
     return None if address is None else (str(address), port)
 
 
-def _target(text: str, around: Surroundings, path: Path) -> tuple[IPv4Address, int] | None:
+def _target(text: str, around: Surroundings, has_ipv6: bool, path: Path) -> tuple[IPv4Address | IPv6Address, int] | None:
     name, _, port = text.strip().rpartition(":")
     number = around.reader.port(port)
     if not number or not name:
         around.error(path, f"{text[:40]!r} is not a guest with a port; write one such as web:80")
         return None
-    address = around.addresses.get(name)
+    address: IPv4Address | IPv6Address | None = around.addresses.get(name)
+    if address is None and has_ipv6:
+        address = around.addresses6.get(name)
     if address is None:
         try:
-            read = ip_address(name)
+            address = ip_address(name.removeprefix("[").removesuffix("]"))
         except ValueError:
-            read = None
-        if not isinstance(read, IPv4Address):
             text = f"{name[:40]!r} has no fixed address on network {around.network!r}; give it one, or write its address"
             around.error(path, text)
             return None
-        address = read
+    if isinstance(address, IPv6Address):
+        if not has_ipv6:
+            around.error(path, f"{address} is an IPv6 address, and the adapter passes none; give it ipv6: auto")
+            return None
+        if not _is_global(address):
+            around.error(path, f"{address} is no address of a guest; write one such as [fd00:6::5]:80")
+            return None
     return address, number
