@@ -313,7 +313,7 @@ class Reader:
 
 
 def _fcs_octets(value: int) -> int:
-    """Read an if_fcslen, which is "in bits" by 4.2, with 4 for an example: Wireshark and others mean octets.
+    """Read an if_fcslen, which is "in bits" by 4.2, with 4 for an example, so that some write octets.
 
     No FCS has 16 octets, nor so few bits, so that both can be told apart.
     """
