@@ -29,11 +29,13 @@ from vnet.topology import parse_topology
 STREAM: Final = "vnet"
 DGRAM: Final = "vnet, dgram"
 HUB: Final = "QEMU hub"
-PAIRS: Final = {STREAM: "stream", DGRAM: "dgram", HUB: "hub"}
+DGRAM_HUB: Final = "QEMU hub, dgram"
+PAIRS: Final = {STREAM: "stream", DGRAM: "dgram", HUB: "hub", DGRAM_HUB: "dgramhub"}
 WHAT: Final = {
     STREAM: "TCP between two virtual machines (TCG), vs QEMU hub",
-    DGRAM: "The same by -netdev dgram, vs QEMU hub",
+    DGRAM: "The same by -netdev dgram, vs QEMU hub by dgram",
 }
+PEERS: Final = {STREAM: HUB, DGRAM: DGRAM_HUB}
 SECONDS: Final = 3
 BOOT: Final = 120.0
 
@@ -50,8 +52,8 @@ def rows(rounds: int = ROUNDS) -> list[Row]:
         stack.callback(hub.kill)
         measured = trio.run(_measure, directory, rounds)
     return [
-        Row(what=what, gate=1, ambition=1.1, ratios=against_best(measured, name, (HUB,)),
-            figures=medians({each: measured[each] for each in (name, HUB)}, "Mbit/s", 1e6))
+        Row(what=what, gate=1, ambition=1.1, ratios=against_best(measured, name, (PEERS[name],)),
+            figures=medians({each: measured[each] for each in (name, PEERS[name])}, "Mbit/s", 1e6))
         for name, what in WHAT.items()
     ]  # fmt: skip
 
@@ -61,7 +63,13 @@ def _hub(directory: str) -> list[str]:
     for number in (1, 2):
         words += ["-netdev", f"stream,id=s{number},server=on,addr.type=unix,addr.path={directory}/h{number}"]
         words += ["-netdev", f"hubport,id=p{number},hubid=1,netdev=s{number}"]
+        words += ["-netdev", f"dgram,id=d{number},{_ends(f'{directory}/d{number}.vm', f'{directory}/d{number}')}"]
+        words += ["-netdev", f"hubport,id=q{number},hubid=2,netdev=d{number}"]
     return words
+
+
+def _ends(remote: str, local: str) -> str:
+    return f"local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
 
 
 def _topology(directory: str) -> str:
@@ -73,10 +81,10 @@ def _topology(directory: str) -> str:
     boots = f'kernel: {tiny_guest.KERNEL}, initrd: {directory}/initrd, append: "console=ttyS0 quiet", memory: 192MiB'
     lines = ["name: vms", "networks: {lan: {subnet: 10.0.0.0/24}}", "guests:"]
     for number in (1, 2):
-        ends = f"local.type=unix,local.path={plugs}/p{number}.sock.vm,remote.type=unix,remote.path={plugs}/p{number}.sock"
         networks = {
             "hub": f"stream,id=n0,server=off,addr.type=unix,addr.path={directory}/h{number}",
-            "dgram": f"dgram,id=n0,{ends}",
+            "dgram": f"dgram,id=n0,{_ends(f'{plugs}/p{number}.sock', f'{plugs}/p{number}.sock.vm')}",
+            "dgramhub": f"dgram,id=n0,{_ends(f'{directory}/d{number}', f'{directory}/d{number}.vm')}",
         }
         lines.append(f"  stream{number}: {{kind: qemu, nics: [lan], {boots}}}")
         for octet, (pair, network) in enumerate(networks.items()):
