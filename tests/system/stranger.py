@@ -1,4 +1,4 @@
-"""A QEMU that a test starts by itself, with a shell on its console: a user's, of whom the lab knows nothing."""
+"""Machines that a test starts by itself, with a shell on their console: a user's, of whom the lab knows nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import re
 import secrets
 import select
+import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -20,20 +22,14 @@ BOOT = 90.0
 _NUMBERS = count(1)
 
 
-class Vm:
-    """A QEMU with a shell on its console; *network* are its network's, whose back end is called n."""
+class Console:
+    """A machine whose console, with a shell, is its input and output. What is no terminal, a User-mode Linux minds least."""
 
-    def __init__(self, host: Machine, initrd: Path, *network: str, nic: str = "") -> None:
-        mac = f"02:00:00:00:01:{next(_NUMBERS):02x}"
-        words = (
-            "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
-            "-machine", "q35,memory-backend=m", "-object", "memory-backend-memfd,id=m,size=256M,share=on", "-m", "256",
-            *network, "-device", f"virtio-net-pci,netdev=n,mac={mac},vectors=0{nic}",
-            "-kernel", str(KERNEL), "-initrd", str(initrd), "-append", "console=ttyS0 quiet",
-        )  # fmt: skip
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            host.argv(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-        )
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
         self.said = ""
 
     def expect(self, pattern: str, timeout: float = 60.0) -> str:
@@ -60,17 +56,33 @@ class Vm:
         self.type(f"{command}; echo {mark[:4]}''{mark[4:]}")
         return self.expect(rf"(?s).*{mark}(?=\n)", timeout)
 
-    def booted(self, address: str, gateway: str) -> Vm:
-        self.expect("guest-is-up", BOOT)
-        self.run(f"ip link set eth0 up; ip addr add {address}/24 dev eth0; ip route add default via {gateway}")
-        return self
-
     def reaches(self, address: str) -> bool:
         return "rc=0" in self.run(f"ping -c 1 -W 5 {address} >/dev/null; echo rc=$?")
 
     def close(self) -> None:
-        self.process.kill()
+        """End it, and what it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
+
+
+class Vm(Console):
+    """A QEMU with a shell on its console; *network* are its network's, whose back end is called n."""
+
+    def __init__(self, host: Machine, initrd: Path, *network: str, nic: str = "") -> None:
+        mac = f"02:00:00:00:01:{next(_NUMBERS):02x}"
+        words = (
+            "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
+            "-machine", "q35,memory-backend=m", "-object", "memory-backend-memfd,id=m,size=256M,share=on", "-m", "256",
+            *network, "-device", f"virtio-net-pci,netdev=n,mac={mac},vectors=0{nic}",
+            "-kernel", str(KERNEL), "-initrd", str(initrd), "-append", "console=ttyS0 quiet",
+        )  # fmt: skip
+        super().__init__(host.argv(*words))
+
+    def booted(self, address: str, gateway: str) -> Vm:
+        self.expect("guest-is-up", BOOT)
+        self.run(f"ip link set eth0 up; ip addr add {address}/24 dev eth0; ip route add default via {gateway}")
+        return self

@@ -172,6 +172,29 @@ def test_behind_a_wireless_nic_there_is_one_address(host: Machine, around: Outsi
     assert sources(seen) == {own, far}
 
 
+def test_two_labs_on_one_nic_do_not_see_each_other(host: Machine, around: Outside) -> None:
+    """Each is on the wire with all its addresses; only one of them has it by macvtap."""
+    peer = around.wire("eth1", "10.1.0.9/24")
+    host.up(flat("eth1"))
+    other = f"{host.name}o"
+    file = host.directory / "other.yaml"
+    text = flat("eth1").replace("NAME", other).replace(":ff:", ":fe:")
+    file.write_text(text.replace("10.1.0.5", "10.1.0.7").replace("10.1.0.6", "10.1.0.8"))
+    host.vnet("up", str(file), "--detach")
+    try:
+        assert all(peer.reaches(f"10.1.0.{number}") for number in (5, 6, 7, 8))
+        for lab, guest, beyond in ((host.name, "a", "10.1.0.7"), (other, "b", "10.1.0.6")):
+            assert host.vnet("ping", lab, guest, peer.address).returncode == 0
+            assert host.vnet("ping", lab, guest, beyond, check=False).returncode == 1
+        change = ("network.lan", "adapter={bridge: {nic: eth1, mode: macvtap}}")
+        host.vnet("set", host.name, *change)
+        told = host.vnet("set", other, *change, check=False)
+        assert told.returncode != 0 and "eth1 is in use: macvtap needs one without" in told.stderr
+        assert peer.reaches("10.1.0.5") and peer.reaches("10.1.0.7")
+    finally:
+        host.vnet("down", other, check=False)
+
+
 def test_a_macvtap_device_has_the_nic_to_itself(host: Machine, around: Outside) -> None:
     peer = around.wire("eth1", "10.1.0.9/24")
     before = host.interfaces()

@@ -14,6 +14,7 @@ from pathlib import Path
 GUEST = Path(__file__).parents[2] / ".venv/guest"
 KERNEL = GUEST / "vmlinuz"
 BUSYBOX = GUEST / "busybox"
+UML = GUEST / "linux.uml"
 APPLETS = (
     "cat", "cut", "dmesg", "echo", "grep", "head", "ifconfig", "insmod", "ip", "ls", "mkdir", "mount", "nc", "ping",
     "poweroff", "ps", "reboot", "sed", "seq", "setsid", "sh", "sha256sum", "sleep", "sysctl", "tail", "tr", "udhcpc",
@@ -56,6 +57,11 @@ def why_not() -> str:
     return ""
 
 
+def why_no_uml() -> str:
+    """Say what is missing for a machine that is a User-mode Linux; empty if one can be run here."""
+    return "" if UML.exists() else f"needs {UML} (make test fetches Debian's package user-mode-linux)"
+
+
 def dependencies(module: str) -> list[str]:
     """Name the modules that one needs, themselves first, as its .modinfo says."""
     data = (GUEST / "modules" / f"{module}.ko").read_bytes()
@@ -89,9 +95,9 @@ def with_libraries(program: str) -> list[Path]:
     return [Path(path), *map(Path, re.findall(r"(/\S+) \(0x", told))]
 
 
-def make_initrd(path: Path, *programs: str) -> Path:
+def make_initrd(path: Path, *programs: str, drivers: Iterable[str] = DRIVERS) -> Path:
     """Make the initial RAM disk, with *programs* of the machine beside busybox."""
-    modules = list(dict.fromkeys(each for name in DRIVERS for each in (*dependencies(name), name)))
+    modules = list(dict.fromkeys(each for name in drivers for each in (*dependencies(name), name)))
     script, directory, link = 0o100755, 0o040755, 0o120777
     files = [file for program in programs for file in with_libraries(program)]
     folders = dict.fromkeys(str(each)[1:] for file in files for each in reversed(file.parents) if str(each) != "/")

@@ -169,7 +169,7 @@ def _read(path: str, speed: float) -> list[_Frame]:
         else:
             packets = pcapng.read(data)
             timed = [
-                (each.instant, each.frame, each.length, 0)
+                (each.instant, each.frame, each.length, each.fcs_octets)
                 for each in packets
                 if each.interface.linktype == pcap.LINKTYPE_ETHERNET
             ]
@@ -179,6 +179,6 @@ def _read(path: str, speed: float) -> list[_Frame]:
         raise HostError(f"cannot replay {path}: {error}") from error
     timed.sort(key=lambda each: each[0])
     return [
-        (int((instant - timed[0][0]) / speed), frame[: length - fcs], len(frame) >= length - fcs)
+        (int((instant - timed[0][0]) / speed), frame[: max(length - fcs, 0)], len(frame) >= length - fcs)
         for instant, frame, length, fcs in timed
     ]

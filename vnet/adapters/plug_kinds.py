@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, final
 
 from vnet.addresses import Mac, format_mac
+from vnet.topology.adapter_kinds.gvproxy import GvproxySpec
 from vnet.topology.adapter_kinds.sockets import DgramSpec, SocketPlace, StreamSpec
 from vnet.topology.adapter_kinds.spec import AdapterSpec
 from vnet.topology.adapter_kinds.vhost_user import VhostUserSpec
 
 QEMU: Final = "qemu-system-x86_64"
+UML: Final = "linux.uml"
+"""User-mode Linux, as Debian calls the kernel that is a program."""
 Details: TypeAlias = Mapping[str, object]
 
 
@@ -25,12 +28,14 @@ class PlugKind:
 
     ``spec`` names the adapter for a name that no other socket in the lab's run directory has. ``words`` are the arguments
     that a VM program needs: of the plug's name, the open adapter's ``details``, the NIC's device and its MAC address.
+    Without ``has_models`` the program has one kind of NIC only.
     """
 
     about: str
     program: str
     spec: Callable[[str], AdapterSpec]
     words: Callable[[str, Details, str, Mac], list[str]]
+    has_models: bool = True
 
 
 def escaped(text: object) -> str:
@@ -67,6 +72,11 @@ def _vhost_user(name: str, details: Details, device: str, mac: Mac) -> list[str]
     return [*memory, *socket, *qemu_nic(f"vhost-user,id={name},chardev={name}-c", name, f"{device},vectors=0", mac)]
 
 
+def _uml(name: str, details: Details, device: str, mac: Mac) -> list[str]:
+    """Write the option of the kernel's vector driver, whose NIC is vec0 inside."""
+    return [f"vec0:transport=bess,dst={details['socket']},mac={format_mac(mac)}"]
+
+
 PLUG_KINDS: Final[Mapping[str, PlugKind]] = {
     "qemu-stream": PlugKind(
         about="QEMU 7.2 or newer, -netdev stream over a Unix socket",
@@ -91,5 +101,12 @@ PLUG_KINDS: Final[Mapping[str, PlugKind]] = {
         program=QEMU,
         spec=lambda name: VhostUserSpec(place=SocketPlace(path=name), listens=True),
         words=_vhost_user,
+    ),
+    "uml": PlugKind(
+        about="User-mode Linux, whose vector driver speaks as BESS does: a NIC vec0",
+        program=UML,
+        spec=lambda name: GvproxySpec(protocol="bess", place=SocketPlace(path=name)),
+        words=_uml,
+        has_models=False,
     ),
 }  # fmt: skip

@@ -23,8 +23,12 @@ from vnet.units import MILLISECOND, SECOND, Duration
 
 MAX_FRAME: Final = 4096 + 65536
 """QEMU's NET_BUFSIZE: what it would ever send or take. A larger length is not a frame but a mistake, or an attack."""
-QUEUE_OCTETS: Final = 256 * 1024
-"""What waits in here for a peer that does not read; the rest is dropped."""
+QUEUE_OCTETS: Final = 1024 * 1024
+"""What waits in here for a peer that does not read; the rest is dropped.
+
+It is about what Linux keeps for an interface (1000 frames). TCP's window between two virtual machines is half of it; with
+a queue of half a window each flow lost frames again and again.
+"""
 FIRST_RETRY: Final[Duration] = 20 * MILLISECOND
 LAST_RETRY: Final[Duration] = 1 * SECOND
 """How long after a vain attempt to reach a peer the next one follows: twice as long each time, up to this."""

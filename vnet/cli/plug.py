@@ -57,7 +57,7 @@ def words_of(data: object) -> list[str]:
 @click.argument("lab", type=LabName())
 @click.argument("network")
 @click.option("--as", "kind", metavar="KIND", default="qemu-stream", show_default=True,
-              help="How the VM speaks: qemu-stream, qemu-dgram, qemu-legacy.")  # fmt: skip
+              help="How the VM speaks: qemu-stream, qemu-dgram, qemu-legacy, qemu-vhost-user, uml.")  # fmt: skip
 @port_options
 @click.option("--json", "as_json", is_flag=True, help="Print the port as JSON.")
 def plug_command(

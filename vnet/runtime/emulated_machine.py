@@ -49,6 +49,7 @@ class EmulatedMachine:
             self._rename_switch_port(ref)
         self._builder.plug_nic(HOST, spec.name, runs=not self._has_crashed)
         self._lab.introduce(self._lab.guests[HOST])
+        self._lab.faults.cover()
 
     def unplug(self, network: ResolvedNetwork, spec: LoopbackSpec) -> None:
         """Take the machine off a network."""

@@ -147,6 +147,7 @@ class Faults:
         self._lab = lab
         self._builder = builder
         self._cuts: list[_Cut] = []
+        self._makes: dict[Fault, Callable[[], list[_Cut]]] = {}
         self._active: list[Fault] = []
         self._boots: dict[str, int] = {}
         self._known: tuple[ResolvedTopology, list[_Endpoint]] | None = None
@@ -174,19 +175,24 @@ class Faults:
         if both:
             raise UsageError(f"{both[0]} is on both sides of the partition")
         fault = self._begin("partition", f"{_listed(one)} from {_listed(other)}")
-        for mine, theirs in ((left, right), (right, left)):
-            far = _Side(self._lab, theirs)
-            self._cuts += [_Cut(fault, endpoint.port, far.sent, far.gets) for endpoint in mine]
-        self._regate(left + right)
+
+        def make() -> list[_Cut]:
+            left, right = self._members(one), self._members(other)
+            return [
+                _Cut(fault, endpoint.port, far.sent, far.gets)
+                for mine, far in ((left, _Side(self._lab, right)), (right, _Side(self._lab, left)))
+                for endpoint in mine
+            ]
+
+        self._cut(fault, make)
         return fault
 
     @called_as("lab.faults.isolate('a', 'b')")
     def isolate(self, *names: str) -> Fault:
         """Cut nodes off from everybody, each other included; their carriers stay up."""
-        chosen = self._choose(names)
+        self._choose(names)
         fault = self._begin("isolate", _listed(names))
-        self._cuts += [_Cut(fault, endpoint.port, _everything, _everything) for endpoint in chosen]
-        self._regate(chosen)
+        self._cut(fault, lambda: [_Cut(fault, endpoint.port, _everything, _everything) for endpoint in self._members(names)])
         return fault
 
     @called_as("lab.faults.flap('core-edge', times=5, period='3s')")
@@ -252,6 +258,17 @@ class Faults:
         for fault in reversed(self.active):
             fault.heal()
 
+    def cover(self) -> None:
+        """Have partitions and isolations hold at the interfaces that their nodes have now: some have come, or changed."""
+        known = [cut.port for cut in self._cuts]
+        self._cuts = [cut for make in self._makes.values() for cut in make()]
+        touched = [*known, *(cut.port for cut in self._cuts)]
+        self._regate([endpoint for endpoint in self._endpoints if endpoint.port in touched])
+
+    def _cut(self, fault: Fault, make: Callable[[], list[_Cut]]) -> None:
+        self._makes[fault] = make
+        self.cover()
+
     def _begin(self, kind: str, what: str) -> Fault:
         fault = Fault(self, kind, what, lambda: None)
         self._active.append(fault)
@@ -262,9 +279,8 @@ class Faults:
         if fault not in self._active:
             return
         self._active.remove(fault)
-        ended = {cut.port.name for cut in self._cuts if cut.fault is fault}
-        self._cuts = [cut for cut in self._cuts if cut.fault is not fault]
-        self._regate([endpoint for endpoint in self._endpoints if endpoint.port.name in ended])
+        if self._makes.pop(fault, None) is not None:
+            self.cover()
         self._lab.events.add("lab", "healed", fault=fault.kind, what=fault.what)
         undo()
 
@@ -279,6 +295,7 @@ class Faults:
                 endpoint.port.gate()
 
     def _choose(self, names: Names) -> list[_Endpoint]:
+        """List the interfaces of the nodes of these names; raise UsageError where there is no such node."""
         if not isinstance(names, Iterable):
             raise UsageError(f"a node is named by text, and a group by a list of names, not by {names!r}")
         names = [names] if isinstance(names, str) else list(names)
@@ -287,7 +304,11 @@ class Faults:
             check_name("node", name, known)
         if not names:
             raise UsageError("no nodes are named; there are: " + ", ".join(known))
-        return [each for each in self._endpoints if each.node in names or each.switch in names]
+        return self._members(names)
+
+    def _members(self, names: Names) -> list[_Endpoint]:
+        chosen = [names] if isinstance(names, str) else names
+        return [each for each in self._endpoints if each.node in chosen or each.switch in chosen]
 
     def _link(self, name: str) -> Link:
         link = find_link(self._lab, name) if isinstance(name, str) else None

@@ -127,6 +127,8 @@ class Plugs(Mapping[str, Plug]):
         device = device_of(model)
         if device is None:
             raise UsageError(f"there is no NIC model {model!r}; {suggestion(model, list(DEVICES))}")
+        if model != DEFAULT_MODEL and not plug_kind.has_models:
+            raise UsageError(f"{plug_kind.program} has one kind of NIC; leave the model {model} out")
         on = self._switch(network, switch)
         name = self._name(name)
         octets = self._mac(mac, name)

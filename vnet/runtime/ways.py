@@ -88,9 +88,9 @@ class Ways:
         self._changing: list[_Change] = []
 
     async def open(self, make_context: MakeContext) -> None:
-        """Open what the topology has."""
+        """Open what the topology has: first those that others of the same file may dial, whatever the order there."""
         self._make_context = make_context
-        for network in self._lab.topology.networks.values():
+        for network in sorted(self._lab.topology.networks.values(), key=lambda each: each.adapter.dials):
             if network.adapter_port is not None:
                 self._ports[network.name] = network.adapter_port
                 await self._plug(network, network.adapter)

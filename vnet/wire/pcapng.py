@@ -35,8 +35,10 @@ _USER_APPLICATION: Final = 4
 _IF_NAME: Final = 2
 _IF_DESCRIPTION: Final = 3
 _IF_TSRESOL: Final = 9
+_IF_FCSLEN: Final = 13
 _IF_TSOFFSET: Final = 14
 _EPB_FLAGS: Final = 2
+_FLAGS_FCS_SHIFT, _FLAGS_FCS_MASK = 5, 0xF
 _ISB_IFRECV: Final = 4
 _ISB_IFDROP: Final = 5
 
@@ -68,6 +70,8 @@ class Interface:
     resolution: int = 9
     """As in if_tsresol: units of 10^-n seconds, or of 2^-n with the top bit set."""
     offset_seconds: int = 0
+    fcs_octets: int = 0
+    """How much of each frame is its FCS, unless the packet says otherwise."""
 
     def instant(self, ticks: int) -> Instant:
         """Turn a timestamp in this interface's units into nanoseconds."""
@@ -89,6 +93,8 @@ class Packet:
     length: int
     direction: Direction = Direction.UNKNOWN
     comments: tuple[str, ...] = ()
+    fcs_octets: int = 0
+    """How much of *length*, at its end, is the FCS; that much less of *frame* if none of it was cut."""
 
 
 def _option(code: int, value: bytes) -> bytes:
@@ -243,7 +249,7 @@ class Reader:
         if len(body) < 8:
             raise WireError("a pcapng interface description is cut short")
         name = description = ""
-        resolution, offset = 6, 0  # microseconds unless said otherwise (4.2)
+        resolution, offset, fcs = 6, 0, 0  # microseconds unless said otherwise (4.2)
         for code, value in self._options(body[8:]):
             if code == _IF_NAME:
                 name = value.decode("utf-8", "replace")
@@ -253,7 +259,9 @@ class Reader:
                 resolution = value[0]
             elif code == _IF_TSOFFSET and len(value) == 8:
                 offset = int.from_bytes(value, "little" if self._order == "<" else "big", signed=True)
-        return Interface(name, description, _STRUCTS[self._order].half.unpack_from(body)[0], resolution, offset)
+            elif code == _IF_FCSLEN and len(value) == 1:
+                fcs = _fcs_octets(value[0])
+        return Interface(name, description, _STRUCTS[self._order].half.unpack_from(body)[0], resolution, offset, fcs)
 
     def _interface_number(self, number: int) -> Interface:
         if number >= len(self.interfaces):
@@ -269,20 +277,24 @@ class Reader:
             raise WireError("a pcapng packet is longer than its block")
         interface = self._interface_number(number)
         direction = Direction.UNKNOWN
+        fcs = interface.fcs_octets
         comments: list[str] = []
         for code, value in self._options(body[end + (-captured & 3) :]):
             if code == _EPB_FLAGS and len(value) == 4:
-                bits = _STRUCTS[self._order].word.unpack(value)[0] & 3
-                direction = Direction(bits) if bits < 3 else Direction.UNKNOWN
+                flags = _STRUCTS[self._order].word.unpack(value)[0]
+                direction = Direction(flags & 3) if flags & 3 < 3 else Direction.UNKNOWN
+                fcs = flags >> _FLAGS_FCS_SHIFT & _FLAGS_FCS_MASK or fcs  # 0 says nothing (4.3.1)
             elif code == _COMMENT:
                 comments.append(value.decode("utf-8", "replace"))
-        return Packet(interface, interface.instant(high << 32 | low), body[20:end], length, direction, tuple(comments))
+        instant = interface.instant(high << 32 | low)
+        return Packet(interface, instant, body[20:end], length, direction, tuple(comments), fcs)
 
     def _simple(self, body: bytes) -> Packet:
         if len(body) < 4:
             raise WireError("a pcapng packet block is cut short")
         length = _STRUCTS[self._order].word.unpack_from(body)[0]
-        return Packet(self._interface_number(0), 0, body[4 : 4 + length], length)
+        interface = self._interface_number(0)
+        return Packet(interface, 0, body[4 : 4 + length], length, fcs_octets=interface.fcs_octets)
 
     def _options(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """List the options (3.5) up to the end marker or the end of the block."""
@@ -298,6 +310,14 @@ class Reader:
                 raise WireError("a pcapng option is longer than its block")
             yield code, data[position : position + length]
             position += length + (-length & 3)
+
+
+def _fcs_octets(value: int) -> int:
+    """Read an if_fcslen, which is "in bits" by 4.2, with 4 for an example, so that some write octets.
+
+    No FCS has 16 octets, nor so few bits, so that both can be told apart.
+    """
+    return value // 8 if value > _FLAGS_FCS_MASK else value
 
 
 @final

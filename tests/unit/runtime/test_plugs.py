@@ -115,6 +115,8 @@ async def test_each_kind_prints_what_its_program_wants(run_directory: Path) -> N
         )
         assert dgram.argv[4].startswith("tulip,netdev=vm1,mac=52:54:00:")
         legacy = await lab.plug("lan", kind="qemu-legacy")
+        uml = await lab.plug("lan", kind="uml", mac="52:54:00:aa:bb:cc", name="um")
+        assert uml.command == f"linux.uml vec0:transport=bess,dst={where}/p3.sock,mac=52:54:00:aa:bb:cc"
         assert legacy.argv[2].startswith("socket,id=vm2,connect=127.0.0.1:") and not legacy.argv[2].endswith(":0")
         host, _, port = legacy.argv[2].partition("connect=")[2].partition(":")
         machine = Machine(trio.SocketStream((await trio.open_tcp_stream(host, int(port))).socket))
@@ -137,6 +139,7 @@ async def test_each_kind_prints_what_its_program_wants(run_directory: Path) -> N
         ("lan", {"mac": "01:00:5e:00:00:01"}, "group address"),
         ("lan", {"mac": "1:2"}, "is not a MAC address"),
         ("lan", {"switch": "cor"}, "did you mean 'core'?"),
+        ("lan", {"kind": "uml", "model": "e1000"}, "linux.uml has one kind of NIC; leave the model e1000 out"),
         ("lan", {"name": "a"}, "there is a 'a' in this lab already"),
         ("lan", {"name": "a:b"}, "cannot be a name"),
     ],

@@ -316,6 +316,25 @@ def test_a_replay_is_without_fcs_and_without_frames_that_were_cut(tmp_path: Path
     cut = bytearray(pcap.record(2, frame[:20]))
     cut[12:16] = (64).to_bytes(4, "little")
     (tmp_path / "in").write_bytes(head + pcap.record(1, frame + b"FCS!") + cut)
+    assert replayed(tmp_path) == ([frame], {"cut": 1})
+
+
+@pytest.mark.parametrize("octets", [0, 4])
+def test_a_replay_of_pcapng_is_without_fcs(tmp_path: Path, octets: int) -> None:
+    """One interface says that its frames have one, and one of its frames has it not."""
+    frame = b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x88\xb5" + bytes(46)
+    writer = pcapng.Writer()
+    interface = bytearray(writer.interface("e"))
+    at = interface.index(b"\x09\0\1\0")
+    interface[at:at] = bytes((13, 0, 1, 0, octets, 0, 0, 0))
+    interface[4:8] = interface[-4:] = len(interface).to_bytes(4, "little")
+    blocks = [writer.header(), interface, writer.packet(0, 1, frame + b"FCS!"[:octets]), writer.packet(0, 2, b"")]
+    (tmp_path / "in").write_bytes(b"".join(blocks))
+    assert replayed(tmp_path) == ([frame], {"unusable": 1})
+
+
+def replayed(tmp_path: Path) -> tuple[list[bytes], object]:
+    """Replay the file "in"; return the frames that came of it, and what was dropped."""
 
     async def main() -> object:
         files = f"{{pcap: {{replay: {tmp_path}/in, record: {tmp_path}/out}}}}"
@@ -323,9 +342,9 @@ def test_a_replay_is_without_fcs_and_without_frames_that_were_cut(tmp_path: Path
             await trio.sleep(1)
             return lab.networks["a"].details["drops"]
 
-    assert vnet.simulate(main) == {"cut": 1}
-    inbound = [p.frame for p in pcapng.read((tmp_path / "out").read_bytes()) if p.direction is pcapng.Direction.INBOUND]
-    assert inbound == [frame]
+    drops = vnet.simulate(main)
+    packets = pcapng.read((tmp_path / "out").read_bytes())
+    return [packet.frame for packet in packets if packet.direction is pcapng.Direction.INBOUND], drops
 
 
 def test_two_networks_that_ask_at_once_do_not_get_the_same_file(tmp_path: Path) -> None:

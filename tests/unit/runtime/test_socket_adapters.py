@@ -78,6 +78,30 @@ async def test_two_labs_are_one_network(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.trio
+async def test_a_network_plugs_into_a_switch_that_comes_later_in_the_file(tmp_path: Path) -> None:
+    networks = {"client": f'{{vde: "{tmp_path}/lan"}}', "server": f'{{vde: {{listen: "{tmp_path}/lan"}}}}'}
+    topology = parse_topology(
+        "{name: a, networks: {"
+        + ", ".join(f"{name}: {{adapter: {adapter}}}" for name, adapter in networks.items())
+        + "}, guests: {a1: {nics: [{network: client, address: 10.0.0.1/24}]},"
+        " a2: {nics: [{network: server, address: 10.0.0.2/24}]}}}"
+    )
+    async with vnet.open_lab(topology) as lab:
+        with trio.fail_after(10):
+            while lab.networks["client"].state != "up":  # noqa: ASYNC110 - nobody is told
+                await trio.sleep(0.01)
+        assert (await lab.ping("a1", "10.0.0.2")).ok and (await lab.ping("a2", "10.0.0.1")).ok
+    assert not (tmp_path / "lan").exists()
+
+
+@pytest.mark.trio
+async def test_a_lab_does_not_start_without_the_switch_it_names(tmp_path: Path) -> None:
+    with pytest.raises(vnet.HostError, match="no vde_switch at .*: No such file"):
+        async with vnet.open_lab(lab_of("a", "10.0.0.1", f'{{vde: "{tmp_path}/nothing"}}')):
+            pass
+
+
+@pytest.mark.trio
 async def test_a_change_under_way_ends_with_the_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was still being opened, in a thread, when the lab ended: it is closed with the rest, and none comes after it."""
     opening, may_open, closed = Event(), Event(), []

@@ -113,6 +113,26 @@ def test_byte_orders_and_resolutions(order: str, resolution: int, ticks: int, in
     assert [(p.instant, p.frame, p.length) for p in packets] == [(instant + 2 * 10**9, b"abc", 9), (0, b"abcd", 4)]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("declared", "octets"), [(0, 0), (4, 4), (32, 4), (2, 2), (16, 2), (255, 31)])
+def test_the_length_of_the_fcs_is_read_in_octets_and_in_bits(order: str, declared: int, octets: int) -> None:
+    def flags(word: int) -> bytes:
+        return struct.pack(order + "HHI", 2, 4, word)
+
+    section = block(order, pcapng.SECTION_HEADER, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
+    fcslen = struct.pack(order + "HHB3x", 13, 1, declared)
+    interface = block(order, pcapng.INTERFACE_DESCRIPTION, struct.pack(order + "HHI", 1, 0, 0) + fcslen)
+    packet = struct.pack(order + "IIIII", 0, 0, 0, 4, 4) + b"abcd"
+    bodies = [packet, packet + flags(1 | 6 << 5), packet + flags(2)]  # the second has its own, which overrides (4.3.1)
+    simple = block(order, pcapng.SIMPLE_PACKET, struct.pack(order + "I", 4) + b"abcd")
+    packets = pcapng.read(
+        section + interface + b"".join(block(order, pcapng.ENHANCED_PACKET, body) for body in bodies) + simple
+    )
+    assert packets[0].interface.fcs_octets == octets
+    assert [each.fcs_octets for each in packets] == [octets, 6, octets, octets]
+    assert [each.direction for each in packets] == [0, Direction.INBOUND, Direction.OUTBOUND, 0]
+
+
 def test_a_new_section_begins_its_interfaces_anew() -> None:
     assert [packet.interface.name for packet in pcapng.read(example() + example())] == ["web:eth0", "core:2"] * 2
 

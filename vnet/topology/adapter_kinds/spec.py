@@ -14,6 +14,11 @@ class AdapterSpec:
     works_simulated: ClassVar[bool] = False
     """Whether it leads somewhere in a simulated lab, too."""
 
+    @property
+    def dials(self) -> bool:
+        """Whether it opens only where somebody listens already, which another way out of the same lab may do."""
+        return False
+
     def describe(self) -> str:
         """Say in a few words which it is, for tables: ``bridge eth1``."""
         return self.kind

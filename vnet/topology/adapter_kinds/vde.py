@@ -36,6 +36,11 @@ class VdeSpec(AdapterSpec):
     listens: bool
     port: int = 0
 
+    @property
+    def dials(self) -> bool:
+        """Whether it needs a switch that runs."""
+        return not self.listens
+
     def describe(self) -> str:
         """Say which directory."""
         return f"vde listen {self.directory}" if self.listens else f"vde {self.directory}"
