@@ -18,13 +18,16 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
 from vnet.guests.qemu import QemuGuest
+from vnet.guests.stand_in import StandIn
 from vnet.ports import Port
+from vnet.runtime.boots import Boots
 from vnet.runtime.branch import Snapshot
 from vnet.runtime.branch import branch as run_branch
 from vnet.runtime.branch import snapshot as take_snapshot
 from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.faults import Faults
+from vnet.runtime.machines import as_machine
 from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.named import Links, Named
 from vnet.runtime.networks import Networks
@@ -84,12 +87,20 @@ class Lab:
             timeline, parts.ports, lambda: {name: link.a.name for name, link in parts.links.items()}, epoch
         )
         self.captures.hints = dict(without_cable(self.topology))
+        self.boots = Boots(self, builder)
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
         self.snapshots: list[Snapshot] = []
         self.stopping = trio.Event()
         for guest in parts.guests.values():
             self.introduce(guest)
+            if isinstance(guest, StandIn):
+                guest.housing = self.boots
+                when = builder.starts[guest.name]
+                if when == 0:
+                    guest.boot(has_host=True)
+                elif when is not None:
+                    timeline.at(timeline.now + when, guest.boot_if_off)
 
     def __repr__(self) -> str:
         return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
@@ -243,8 +254,9 @@ class Lab:
         timeout = seconds_of(timeout)
         with trio.move_on_after(timeout) as scope:
             for guest in self.guests.values():
-                if isinstance(guest, QemuGuest):
-                    await guest.wait_started()
+                machine = as_machine(guest)
+                if machine is not None and machine.machine.start_action == "always":
+                    await machine.wait_started()
             async with trio.open_nursery() as nursery:
                 for guest in self.guests.values():
                     if any(each.dhcp for each in guest.interfaces()):
@@ -254,7 +266,7 @@ class Lab:
             missing = [
                 guest.name for guest in self.guests.values()
                 if any(each.dhcp and not each.addresses for each in guest.interfaces())
-                or (isinstance(guest, QemuGuest) and not guest.state.is_alive)
+                or ((machine := as_machine(guest)) is not None and not machine.state.is_alive)
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
@@ -265,8 +277,8 @@ class Lab:
         """
         for guest in self.guests.values():
             for program in guest.programs:
-                if not program.is_server:
-                    await program.ended.wait()
+                while not program.is_server and not program.ended.is_set():
+                    await program.ended.wait()  # by another event than that, if its machine starts anew
         failed = [
             (guest.name, program)
             for guest in self.guests.values() for program in guest.programs if program.state == "failed"

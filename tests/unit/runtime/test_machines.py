@@ -9,6 +9,7 @@ import pytest
 import vnet
 from vnet.errors import HostError, UsageError
 from vnet.runtime.change import change
+from vnet.runtime.commands import Commands
 from vnet.topology import load_topology, parse_topology
 from vnet.topology.machines import ResolvedMachine
 
@@ -28,8 +29,11 @@ def test_emulated_hosts_stand_in() -> None:
             await lab.wait_up()
             assert all(reply.ok for reply in (await lab.ping_all()).values())
             assert lab.guests["leased"].kind == "emulated"
-            with pytest.raises(UsageError, match="leased is an emulated guest here, no virtual machine"):
-                await change(lab, "leased", ["pause"])
+            assert (await change(lab, "leased", ["pause"]))["state"] == "paused"
+            with pytest.raises(UsageError, match="a is an emulated guest, no virtual machine; guests of kind qemu are: fixed, leased"):
+                await change(lab, "a", ["pause"])
+            with pytest.raises(UsageError, match="an emulated host stands in for leased here, which has no console"):
+                Commands(lab).console({"guest": "leased"})
             assert (await change(lab, "leased", ["down"]))["state"] == "down"
 
     vnet.simulate(main)
