@@ -52,6 +52,7 @@ from vnet.topology.resolved import (
     ResolvedRouter,
     ResolvedTopology,
 )
+from vnet.units import Instant
 from vnet.wire.ethernet import HEADER_OCTETS
 
 StoreFor = Callable[[str], BindingStore]
@@ -282,6 +283,12 @@ class Builder:
         if guest.machine is None:
             return EmulatedGuest(host)
         return StandIn(host, guest.machine, self._scheduler, settle, self._events.reporter(guest.name))
+
+    @property
+    def last_start(self) -> Instant:
+        """When the last machine starts that is stood in for; 0 where all are there from the beginning."""
+        stood_in = (name for name, guest in self.parts.guests.items() if isinstance(guest, StandIn))
+        return max((self.starts[name] or 0 for name in stood_in), default=0)
 
     def blank_host(self, name: str, boot: int) -> Host:
         """Make the host of an emulated guest anew, with its interfaces, but neither cables nor addresses.

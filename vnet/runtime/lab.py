@@ -17,6 +17,7 @@ from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.machine_life import VirtualMachine
 from vnet.guests.qemu import QemuGuest
 from vnet.guests.stand_in import StandIn
 from vnet.ports import Port
@@ -249,13 +250,12 @@ class Lab:
     async def wait_up(self, timeout: When = 60.0) -> None:
         """Wait until every guest that uses DHCP has its address, and every IPv6 address is known to be free.
 
-        Raise NoAnswer after *timeout* (seconds, or text).
+        Raise NoAnswer after *timeout* (seconds, or text), which begins when all machines that are stood in for have started.
         """
-        timeout = seconds_of(timeout)
+        timeout = seconds_of(timeout) + max(0, self._builder.last_start - self.timeline.now) / SECOND
         with trio.move_on_after(timeout) as scope:
             for guest in self.guests.values():
-                machine = as_machine(guest)
-                if machine is not None and machine.machine.start_action == "always":
+                if (machine := _starting(guest)) is not None:
                     await machine.wait_started()
             async with trio.open_nursery() as nursery:
                 for guest in self.guests.values():
@@ -266,7 +266,7 @@ class Lab:
             missing = [
                 guest.name for guest in self.guests.values()
                 if any(each.dhcp and not each.addresses for each in guest.interfaces())
-                or ((machine := as_machine(guest)) is not None and not machine.state.is_alive)
+                or ((machine := _starting(guest)) is not None and not machine.state.is_alive)
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
@@ -334,3 +334,9 @@ class Lab:
             for source, target in replies:
                 nursery.start_soon(probe, source, target)
         return replies
+
+
+def _starting(guest: Guest) -> VirtualMachine | None:
+    """Return a machine that starts with its lab; None for any other guest."""
+    machine = as_machine(guest)
+    return machine if machine is not None and machine.machine.start_action == "always" else None

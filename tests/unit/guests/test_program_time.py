@@ -66,5 +66,6 @@ async def test_scopes_outside_of_the_program_are_left_alone(mock_clock: trio.tes
         inner.deadline = 25  # what the program says itself counts
         time.release()
         assert inner.deadline == 25
+        await trio.lowlevel.checkpoint()
     time.hold()
     time.release()

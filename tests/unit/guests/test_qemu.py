@@ -153,7 +153,8 @@ async def test_what_is_saved_ends_qemu_and_comes_back(log: Path, monkeypatch: py
         said = len(commands(log))
         assert (await change(lab, "vm", ["restore"]))["state"] == "running"
         assert commands(log)[said:] == [
-            "qmp_capabilities", "human-monitor-command loadvm vnet-saved", "set_link net0 True", "set_link net1 False", "cont",
+            "qmp_capabilities", "human-monitor-command loadvm vnet-saved", "set_link net0 True", "set_link net1 False",
+            "cont",
         ]  # fmt: skip
         await vm.pause()
         assert (await change(lab, "vm", ["save", "stop", "start"]))["state"] == "running"
