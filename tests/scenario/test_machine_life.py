@@ -32,7 +32,7 @@ guests:
   vm:
     kind: qemu
     nics: [lan]
-    run: [echo, {traffic: {to: user, pattern: poisson, rate: 40kbit, size: 200, protocol: udp, duration: 2h}}]
+    run: [echo, {traffic: {to: user, pattern: poisson, rate: 16kbit, size: 200, protocol: udp, duration: 2h}}]
 """
 STAGGERED = """
 name: staggered
@@ -112,7 +112,7 @@ async def live_a_life(lab: Lab) -> tuple[bytes, str]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(talk.run, lab)
         await lab.advance(10.5)
-        assert talk.lines == 11 and datagrams() > 100
+        assert talk.lines == 11 and datagrams() > 50
 
         for down, up in (("pause", "resume"), ("save", "restore"), ("save", "start")):
             assert (await change(lab, "vm", [down]))["state"] in ("paused", "saved")
@@ -124,7 +124,7 @@ async def live_a_life(lab: Lab) -> tuple[bytes, str]:
             assert (await change(lab, "vm", [up]))["state"] == "running"
             await lab.advance(70)  # time enough for the peer's retransmission timer, which has backed off (RFC 6298, 5.5)
             assert talk.lines >= talk.sent - 1, f"{up}: what was said meanwhile has come"
-            assert 0 < datagrams() - heard < 25 * 70 * 1.5, f"{up}: at its rate, and not all that it missed"
+            assert 0 < datagrams() - heard < 10 * 70 * 1.5, f"{up}: at its rate, and not all that it missed"
             assert vm.address == address and talk.ended == ""
 
         counted, began = datagrams(), lab.now
