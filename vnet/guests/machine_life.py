@@ -13,13 +13,14 @@ that goes on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol, final
 
 import trio
 
 from vnet.errors import UsageError
+from vnet.ports import Port
 from vnet.topology.machines import ResolvedMachine
 
 _TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
@@ -53,6 +54,11 @@ class MachineState(Enum):
     def is_off(self) -> bool:
         """Tell whether there is nothing of it that could run."""
         return self in OFF
+
+    @property
+    def has_power(self) -> bool:
+        """Tell whether its NICs have a link (VS-82): while it runs or is paused, and on the way there and from there."""
+        return not self.is_off and self is not MachineState.SAVED
 
 
 _CODES: Final[Mapping[MachineState, int]] = {
@@ -136,14 +142,15 @@ _WORDS: Final = {_M.KEEP: "save", _M.GO_BACK: "restore"}
 
 @final
 class Life:
-    """How one machine stands. ``error`` says why it failed."""
+    """How one machine stands. ``error`` says why it failed; ``on_change`` is told each state that it comes to."""
 
-    __slots__ = ("_changed", "error", "name", "state")
+    __slots__ = ("_changed", "error", "name", "on_change", "state")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = MachineState.STOPPED
         self.error = ""
+        self.on_change: Callable[[MachineState], None] | None = None
         self._changed = trio.Event()
 
     def check(self, move: Move) -> None:
@@ -158,6 +165,8 @@ class Life:
         self.check(move)
         self.state = TRANSITIONS[self.state, move]
         self.error = error
+        if self.on_change is not None:
+            self.on_change(self.state)
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
@@ -183,6 +192,14 @@ class VirtualMachine(Protocol):
     @property
     def state(self) -> MachineState:
         """How it stands."""
+
+    @property
+    def life(self) -> Life:
+        """Its states and moves."""
+
+    @property
+    def ports(self) -> Sequence[Port]:
+        """Its ends of its cables."""
 
     @property
     def error(self) -> str:

@@ -129,7 +129,7 @@ class StandIn(EmulatedGuest):
             raise UsageError(f"{self.name} is {self.state.value}: only a machine that runs can crash")
         self._cut()
         self.life.move(Move.FAILED, how)
-        self._report("vm-failed", error=how)
+        self._report("vm-failed", error=how, console="", qemu="")
 
     async def start(self) -> None:
         """Turn the machine on, or go on with what was saved; it boots in no time."""

@@ -17,9 +17,10 @@ from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
-from vnet.guests.machine_life import VirtualMachine
+from vnet.guests.machine_life import MachineState, VirtualMachine
 from vnet.guests.qemu import QemuGuest
 from vnet.guests.stand_in import StandIn
+from vnet.links.link import Link
 from vnet.ports import Port
 from vnet.runtime.boots import Boots
 from vnet.runtime.branch import Snapshot
@@ -102,9 +103,18 @@ class Lab:
                     guest.boot(has_host=True)
                 elif when is not None:
                     timeline.at(timeline.now + when, guest.boot_if_off)
+            if (machine := as_machine(guest)) is not None:
+                power = partial(self._power, [builder.parts.links[port.name] for port in machine.ports])
+                power(machine.state)
+                machine.life.on_change = power
 
     def __repr__(self) -> str:
         return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
+
+    def _power(self, links: Sequence[Link], state: MachineState) -> None:
+        """Let the far ends of a machine's cables see whether it is on."""
+        for link in links:
+            link.power(state.has_power)
 
     def introduce(self, guest: Guest) -> None:
         """Let a guest know of the lab what it cannot find out: names, for programs on emulated hosts, or its own leases."""

@@ -51,7 +51,7 @@ class MachinePrograms:
 
     def cut(self) -> None:
         """End them where they are."""
-        for runner in self._running:
+        for runner in self._runners:
             runner.cut()
         self._running = []
 

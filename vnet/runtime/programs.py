@@ -73,8 +73,10 @@ async def running_programs(lab: Lab) -> AsyncIterator[None]:
             guest.programs.extend(runner.state for runner in runners)
             if isinstance(guest, StandIn):
                 guest.program_runner = MachinePrograms(nursery, runners, are_running=guest.state.is_alive)
-                if not guest.state.is_alive:
-                    continue  # they start with it
+                if not guest.state.is_alive:  # they start with it, and nobody waits for what does not
+                    if guest.machine.start_action == "never":
+                        guest.program_runner.cut()
+                    continue
             for runner in runners:
                 if runner.state.is_server:
                     nursery.start_soon(runner.run, name=runner.title)

@@ -87,8 +87,9 @@ async def test_a_life(log: Path) -> None:
         assert pid is not None
         await vm.shutdown(5)
         assert (vm.state.value, vm.pid, start_time(pid)) == ("stopped", None, None)
+        assert not lab.links["vm:eth0"].b.carrier, "VS-82: its link is up while it runs or is paused"
         assert (await change(lab, "vm", ["start", "pause"]))["state"] == "paused"
-        assert vm.pid != pid
+        assert vm.pid != pid and lab.links["vm:eth0"].b.carrier
     kinds = [event.kind for event in lab.events if event.node == "vm" and event.kind.startswith("vm-")]
     told = "started paused resumed saved restored paused resumed stopped started paused stopped"
     assert kinds == [f"vm-{each}" for each in told.split()]

@@ -15,8 +15,10 @@ from vnet.guests.emulated import EmulatedGuest
 from vnet.guests.stand_in import MOST_KEPT, StandIn
 from vnet.runtime.change import change
 from vnet.runtime.lab import Lab
+from vnet.runtime.sinks import MemorySink
 from vnet.runtime.views import show
 from vnet.topology import parse_topology
+from vnet.wire.pcapng import read
 
 TOPOLOGY = parse_topology(
     """
@@ -261,3 +263,81 @@ def test_pings_under_way_end_with_the_machine_they_came_from() -> None:
         assert errors and lab.now < 200
 
     in_lab(main)
+
+
+def test_the_switch_sees_whether_a_machine_is_on() -> None:
+    """VS-82: the link is up while the machine runs or is paused, and not while it is saved or off."""
+
+    async def main(lab: Lab) -> None:
+        vm = stand_in(lab)
+        switch, cable = lab.switches["switch"], lab.links["vm:eth0"]
+        port = next(each for each in switch.ports.values() if each.port is cable.b)
+
+        async def seen(*words: str) -> bool:
+            await change(lab, "vm", words)
+            assert cable.up, "whether it is plugged in is another matter"
+            return port.is_up
+
+        assert port.is_up
+        assert await seen("pause") and await seen("resume")
+        assert not await seen("save") and await seen("restore")
+        assert not await seen("stop")
+        cable.up = False
+        cable.up = True
+        assert not port.is_up and vm.state.value == "stopped", "a cable to nobody"
+        assert await seen("start") and (await lab.ping("peer", "vm")).ok
+        with lab.faults.crash("vm"):
+            assert not port.is_up
+        assert port.is_up
+        cable.up = False
+        await vm.save()
+        await vm.restore()
+        assert not port.is_up and not lab.ports["vm:eth0"].carrier
+
+    in_lab(main)
+
+
+NICS = parse_topology(
+    """
+name: nics
+networks: {lan: {vlan: 16, subnet: 10.0.0.0/24}, six: {vlan: 30, subnet: "fd00:6::/64"}}
+switches: {one: {}}
+guests:
+  peer: {nics: [{network: lan, address: 10.0.0.9/24}]}
+  peer6: {nics: [{network: six, address: "fd00:6::9/64"}]}
+  tagged: {kind: qemu, nics: [{trunk: [16, 20], vlans: {16: {address: 10.0.0.5/24}}}]}
+  bonded: {kind: qemu, nics: [{network: lan, address: 10.0.0.6/24, bond: {members: [one, one]}}]}
+  six6: {kind: qemu, nics: [{network: six, address: "fd00:6::5/64"}]}
+  idle: {kind: qemu, nics: [lan], start_action: never, run: [{traffic: {to: peer, rate: 10/s}}]}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "peer", "address"),
+    [("tagged", "peer", "10.0.0.5"), ("bonded", "peer", "10.0.0.6"), ("six6", "peer6", "fd00:6::5")],
+)
+def test_every_kind_of_nic_stands_still_and_starts_again(name: str, peer: str, address: str) -> None:
+    async def main() -> None:
+        async with vnet.open_lab(NICS) as lab:
+            await lab.wait_programs()  # of those that run
+            await lab.wait_up()
+            vm, target = stand_in(lab, name), emulated(lab, peer).address
+            assert target is not None and (await lab.ping(peer, address)).ok
+            async with await vm.open_udp_socket(99) as socket:
+                await vm.pause()
+                macs, sink = {state.mac for state in vm.interfaces()}, MemorySink()
+                capture = lab.captures.start(sink, [port.name for port in vm.ports])
+                await socket.send_to(b"later", (target, 9))
+                assert not (await lab.ping(peer, address)).ok
+                await lab.advance(30)
+                assert not any(each.frame[6:12] in macs for each in read(sink.octets()))
+                await vm.resume()
+                await lab.advance(1)
+                assert any(each.frame[6:12] in macs and b"later" in each.frame for each in read(sink.octets()))
+                capture.finish()
+                await vm.reset()
+            await lab.advance(5)
+            assert (await lab.ping(peer, address)).ok
+
+    vnet.simulate(main)
