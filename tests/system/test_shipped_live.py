@@ -25,9 +25,10 @@ ALL_UP = {
     "xen-two-bridges": {"xenbr0": "up", "xenbr1": "up"},
     "xen-management-apart": {"xen-br0": "up", "xen-br1": "up"},
     "xen-vlan-45": {"vlan45": "up"},
+    "vmware-host": {"VMnet0": "up", "VMnet1": "up", "VMnet8": "up"},
     "esx-host": {"VM Network": "up", "FH_Network": "up", "Network0": "up", "host-only": "up"},
 }
-"""T2, T4, T9, T10, T11, T16, T17, T18, T27: the networks with a way out, and how that stands."""
+"""T2, T4, T9, T10, T11, T16, T17, T18, T27 in two parts: the networks with a way out, and how that stands."""
 
 
 @pytest.mark.parametrize("stem", ALL_UP)

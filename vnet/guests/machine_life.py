@@ -100,14 +100,12 @@ class Move(Enum):
 _S, _M = MachineState, Move
 TRANSITIONS: Final[Mapping[tuple[MachineState, Move], MachineState]] = {
     (_S.STOPPED, _M.START): _S.STARTING,
-    (_S.STOPPED, _M.FAILED): _S.FAILED,  # what ended badly had been told to end
     (_S.FAILED, _M.START): _S.STARTING,
     (_S.SAVED, _M.START): _S.RESTORING,  # VS-82: starting what is saved restores it
     (_S.SAVED, _M.RESTORE): _S.RESTORING,
     (_S.SAVED, _M.STOP): _S.STOPPING,  # what was saved is discarded
     (_S.STARTING, _M.HAS_STARTED): _S.RUNNING,
     (_S.STARTING, _M.STOP): _S.STARTING,  # whoever starts it sees it fail
-    (_S.STARTING, _M.ENDED): _S.STOPPED,
     (_S.STARTING, _M.FAILED): _S.FAILED,
     (_S.RESTORING, _M.HAS_STARTED): _S.RUNNING,
     (_S.RESTORING, _M.STOP): _S.RESTORING,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import trio
 import trio.testing
@@ -45,6 +48,25 @@ def test_only_these_may_be_asked() -> None:
                 with pytest.raises(UsageError, match=f"cannot .* vm: it is {state.value}, and must be "):
                     life.move(move)
                 assert life.state is state
+
+
+def test_the_docs_have_the_same_table() -> None:
+    """docs/vms.md; that what is off may be told to stop all the same changes nothing, and is left out there."""
+    words = {
+        M.START: "start", M.STOP: "stop", M.SHUT_DOWN: "shutdown", M.PAUSE: "pause", M.RESUME: "resume", M.RESET: "reset",
+        M.SAVE: "save", M.KEEP: "save=NAME", M.RESTORE: "restore", M.GO_BACK: "restore=NAME",
+    }  # fmt: skip
+    page = (Path(__file__).parents[3] / "docs/vms.md").read_text()
+    told: dict[str, set[str]] = {}
+    codes: dict[str, int] = {}
+    for states, numbers, moves in re.findall(r"^\| (`[a-z`, ]+) \| ([\d, ]+) \| (`.*) \|$", page, re.MULTILINE):
+        for state, number in zip(re.findall(r"\w+", states), re.findall(r"\d+", numbers), strict=True):
+            told[state], codes[state] = set(re.findall(r"`([^`]+)`", moves)), int(number)
+    assert codes == {state.value: state.code for state in S}
+    assert told == {
+        state.value: {words[each] for each in ASKED - ({M.STOP} if state.is_off else set()) if (state, each) in TRANSITIONS}
+        for state in S
+    }
 
 
 def test_every_state_is_reached_and_left() -> None:
