@@ -14,6 +14,7 @@ import vnet
 from vnet.adapters.resources import start_time
 from vnet.errors import LabError, UsageError
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.qemu_command import empty_qcow2
 from vnet.runtime.change import change
 from vnet.runtime.views import show
 from vnet.topology import parse_topology
@@ -212,6 +213,30 @@ async def test_a_life_with_an_open_connection(initrd: Path) -> None:
         assert (await change(lab, "vm", ["start"]))["state"] == "running"
         assert (await change(lab, "vm", ["stop"]))["state"] == "stopped"
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_what_is_saved_on_its_own_disk_outlives_the_lab(initrd: Path, tmp_path: Path) -> None:
+    """VS-84: saved as its lab ends, and gone back to in the next; the disk is as it was then, too."""
+    disk = tmp_path / "disk.qcow2"
+    disk.write_bytes(empty_qcow2())
+    topology = parse_topology(
+        f"""
+name: kept
+networks: {{lan: {{}}}}
+guests:
+  vm: {{kind: qemu, nics: [lan], disk: {disk}, stop_action: save, {booting(initrd)}}}
+"""
+    )
+    async with vnet.open_lab(topology) as lab:
+        await machine(lab).wait_started()
+        shell = await Shell(machine(lab)).booted()
+        await shell.run("mkdir -p /tmp; echo remembered > /tmp/what")
+    assert [event.kind for event in lab.events if event.kind.startswith("vm-")] == ["vm-started", "vm-saved"]
+    async with vnet.open_lab(topology) as lab:
+        await machine(lab).wait_started()
+        await machine(lab).restore("vnet-saved")
+        assert "remembered" in await Shell(machine(lab)).run("cat /tmp/what")
 
 
 @pytest.mark.trio

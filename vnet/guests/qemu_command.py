@@ -59,9 +59,11 @@ def command_line(name: str, machine: ResolvedMachine, nics: tuple[MachineNic, ..
         argv += ["-chardev", f"socket,id=console,fd={lines.console}", "-serial", "chardev:console"]
     for option, value in (("-kernel", machine.kernel), ("-initrd", machine.initrd), ("-append", machine.append)):
         argv += [option, value] if value is not None else []
-    argv += ["-drive", f"if=none,id={STATE_DRIVE},format=qcow2,file={escaped(lines.state_file)}"]
+    disk_kind = None if machine.disk is None else disk_format(machine.disk)
+    if disk_kind != "qcow2":  # states go to the first disk that can keep them, and are not there without all of those
+        argv += ["-drive", f"if=none,id={STATE_DRIVE},format=qcow2,file={escaped(lines.state_file)}"]
     if machine.disk is not None:
-        argv += ["-drive", f"if=virtio,id=disk,format={disk_format(machine.disk)},file={escaped(machine.disk)}"]
+        argv += ["-drive", f"if=virtio,id=disk,format={disk_kind},file={escaped(machine.disk)}"]
     if machine.iso is not None:
         argv += ["-drive", f"if=ide,media=cdrom,readonly=on,id=iso,format=raw,file={escaped(machine.iso)}"]
     if machine.kernel is None:
