@@ -240,7 +240,8 @@ class QemuGuest(OpaqueGuest):
         the machine's own disk.
         """
         if tag is None:
-            await self._put_away()
+            with trio.CancelScope(shield=True):  # half a save would leave it neither here nor there
+                await self._put_away()
             return
         await self._snapshot(Move.KEEP, f"savevm {checked_tag(tag)}")
         self._report("vm-saved", tag=tag)

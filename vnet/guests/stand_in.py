@@ -253,7 +253,8 @@ class StandIn(EmulatedGuest):
         self.clock.hold()
         if not self._kept:
             self._kept = tuple(KeptFrames(port, self.host.drop) for port in self.host.nics.values())
-        await self._settle()
+        with trio.CancelScope(shield=True):  # or it would stand still by half
+            await self._settle()
         if self.clock.is_held:  # nobody was faster
             self.program_time.hold()
 

@@ -199,6 +199,25 @@ def test_a_machine_that_is_off_or_saved_is_not_there() -> None:
     in_lab(main)
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_who_is_cancelled_while_it_is_saved_leaves_nothing_by_half(steps: int) -> None:
+    async def main(lab: Lab) -> None:
+        vm = stand_in(lab)
+        for call, state in ((vm.save, "saved"), (vm.restore, "running"), (vm.pause, "paused")):
+            before = vm.state.value
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(call)
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            if vm.state.value == before:  # it had not begun
+                await call()
+            assert vm.state.value == state and vm.clock.is_held == (state != "running")
+
+    in_lab(main)
+
+
 def test_what_is_kept_by_name_is_gone_back_to_only_while_it_stands() -> None:
     async def main(lab: Lab) -> None:
         vm = stand_in(lab)
