@@ -217,7 +217,7 @@ async def test_a_life_with_an_open_connection(initrd: Path) -> None:
 
 @pytest.mark.trio
 async def test_what_is_saved_on_its_own_disk_outlives_the_lab(initrd: Path, tmp_path: Path) -> None:
-    """VS-84: saved as its lab ends, and gone back to in the next; the disk is as it was then, too."""
+    """VS-84: saved as its lab ends, and gone on with in the next; the disk is as it was then, too."""
     disk = tmp_path / "disk.qcow2"
     disk.write_bytes(empty_qcow2())
     topology = parse_topology(
@@ -235,8 +235,13 @@ guests:
     assert [event.kind for event in lab.events if event.kind.startswith("vm-")] == ["vm-started", "vm-saved"]
     async with vnet.open_lab(topology) as lab:
         await machine(lab).wait_started()
-        await machine(lab).restore("vnet-saved")
         assert "remembered" in await Shell(machine(lab)).run("cat /tmp/what")
+        assert [event.kind for event in lab.events if event.kind.startswith("vm-")] == ["vm-restored"]
+        await machine(lab).save()
+        await machine(lab).stop()
+    async with vnet.open_lab(topology) as lab:
+        await Shell(machine(lab)).booted()
+        assert [event.kind for event in lab.events if event.kind.startswith("vm-")] == ["vm-started"], "that was discarded"
 
 
 @pytest.mark.trio

@@ -14,15 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Final, final
 
 import trio
 
 from vnet.adapters.base import AdapterContext
 from vnet.adapters.qemu_stream import StreamAdapter
-from vnet.errors import HostError, LabError, NoAnswer, UsageError
-from vnet.guests.base import Address, InterfaceState
+from vnet.errors import LabError, NoAnswer, UsageError
 from vnet.guests.console import Console
 from vnet.guests.machine_life import OFF, Life, MachineState, Move, checked_tag
 from vnet.guests.opaque import OpaqueGuest
@@ -38,7 +36,6 @@ from vnet.topology.resolved import ResolvedInterface
 
 START_TIMEOUT: Final = 30.0
 SAVE_TIMEOUT: Final = 120.0
-POLL_LEASE: Final = 0.05
 PUT_AWAY: Final = "vnet-saved"
 """What QEMU calls the state that was saved without a name."""
 _NOTHING_DONE: Final = "does not exist"
@@ -67,14 +64,11 @@ class QemuGuest(OpaqueGuest):
         report: Report,
         make_context: Callable[[Port], AdapterContext],
     ) -> None:
-        self.name = name
+        super().__init__(name, interfaces, tuple(Port(f"{name}:{nic.name}", _nowhere) for nic in interfaces))
         self.machine = machine
         self.console = Console(name)
         self.life = Life(name)
-        self.find_lease: Callable[[bytes], IPv4Address | None] = lambda mac: None
-        """Tells the address that a DHCP server of the lab has leased to a MAC address."""
         self._title = f"{lab}.{name}"
-        self._interfaces = interfaces
         self._processes = processes
         self._report = report
         self._state_file = os.path.join(directory, f"v{index}.qcow2")
@@ -85,7 +79,6 @@ class QemuGuest(OpaqueGuest):
             )
             for number, nic in enumerate(interfaces)
         )  # fmt: skip
-        self._ports = tuple(Port(f"{name}:{nic.name}", _nowhere) for nic in interfaces)
         self.adapters = tuple(
             StreamAdapter(StreamSpec(place=SocketPlace(path=nic.path), listens=False), make_context(port))
             for nic, port in zip(self._nics, self._ports, strict=True)
@@ -129,14 +122,16 @@ class QemuGuest(OpaqueGuest):
         self._is_wanted, self._is_put_away = True, False
         process: QemuProcess | None = None
         try:
-            with trio.fail_after(START_TIMEOUT + (SAVE_TIMEOUT if restoring else 0)):
+            with trio.fail_after(START_TIMEOUT + (SAVE_TIMEOUT if restoring or self._keeps_state else 0)):
                 process = self._process = await self._launch(nursery)
                 await process.qmp.negotiate()
                 for adapter in self.adapters:
                     adapter.start()
                 self._links.began()
+                restoring = restoring or await self._was_put_away(process.qmp)
                 if restoring:
                     await process.qmp.monitor(f"loadvm {PUT_AWAY}", SAVE_TIMEOUT)
+                    await process.qmp.monitor(f"delvm {PUT_AWAY}", SAVE_TIMEOUT)  # or a later lab would go back to it
                     self._links.came_back()
                 await self._links.show(process.qmp)
                 await process.qmp.execute("cont")
@@ -152,6 +147,18 @@ class QemuGuest(OpaqueGuest):
         self._report("vm-restored" if restoring else "vm-started", pid=process.pid)
         if process.ended.is_set():
             self._on_end(process.status)  # it did so already
+
+    @property
+    def _keeps_state(self) -> bool:
+        """Tell whether what the lab saves as it ends is there in the next one (VS-84)."""
+        return self.machine.stop_action == "save" and self.machine.disk is not None
+
+    async def _was_put_away(self, qmp: Qmp) -> bool:
+        """Tell, as it starts the first time, whether an earlier lab has saved it on its own disk."""
+        if self._first_start.is_set() or not self._keeps_state:
+            return False
+        told = await qmp.execute("human-monitor-command", {"command-line": "info snapshots"})
+        return isinstance(told, str) and PUT_AWAY in told.partition("partial")[0]
 
     async def wait_started(self) -> None:
         """Wait until the machine has been started the first time; raise LabError if it failed to."""
@@ -200,9 +207,22 @@ class QemuGuest(OpaqueGuest):
         self._is_wanted = False
         if self._process is not None:
             await self._process.end()
+        elif was_saved and self._keeps_state and self._nursery is not None:
+            await self._discard(self._nursery)
         elif was_saved:
             self.life.move(Move.ENDED)
             self._report("vm-stopped", by="lab")
+
+    async def _discard(self, nursery: trio.Nursery) -> None:
+        """Take what was saved off the machine's own disk, where it would outlive the lab; nothing of it runs for that."""
+        process = self._process = await self._launch(nursery)
+        try:
+            await process.qmp.negotiate()
+            await process.qmp.monitor(f"delvm {PUT_AWAY}", SAVE_TIMEOUT)
+        except QmpError as error:
+            raise LabError(f"{self.name}: cannot discard what was saved: {error}") from error
+        finally:
+            await process.end()
 
     async def shutdown(self, timeout: float = 60.0) -> None:
         """Press the power button (ACPI) and wait until the machine is off; raise NoAnswer after *timeout* seconds."""
@@ -345,50 +365,6 @@ class QemuGuest(OpaqueGuest):
     def error(self) -> str:
         """Why the machine failed; empty if it has not."""
         return self.life.error
-
-    @property
-    def ports(self) -> tuple[Port, ...]:
-        """The machine's ends of its cables."""
-        return self._ports
-
-    @property
-    def address(self) -> Address | None:
-        """The first address that the topology says it has, or a DHCP server of the lab has leased to it."""
-        every = [address for state in self.interfaces() for address in state.addresses]
-        return next((each.ip for each in sorted(every, key=lambda each: each.version)), None)
-
-    def interfaces(self) -> tuple[InterfaceState, ...]:
-        """Describe the NICs; what addresses they really have, only the machine knows."""
-        return tuple(
-            InterfaceState(
-                nic.name, nic.mac, self._addresses(nic), nic.gateway, up=port.carrier,
-                dhcp="" if nic.dhcp is None else "bound" if self.find_lease(nic.mac) else "waiting",
-            )
-            for nic, port in zip(self._interfaces, self._ports, strict=True)
-        )  # fmt: skip
-
-    def _addresses(self, nic: ResolvedInterface) -> tuple[IPv4Interface | IPv6Interface, ...]:
-        lease = self.find_lease(nic.mac) if nic.dhcp is not None else None
-        return nic.addresses if lease is None else (*nic.addresses, IPv4Interface(lease))
-
-    async def dhcp(self, timeout: float = 30.0) -> IPv4Address:
-        """Wait until each NIC with ``dhcp: true`` has a lease from the lab (any NIC, if none says so); return the first."""
-        stated = [nic for nic in self._interfaces if nic.dhcp is not None]
-        with trio.move_on_after(timeout):
-            while True:
-                leases = [self.find_lease(nic.mac) for nic in stated or self._interfaces]
-                found = [lease for lease in leases if lease is not None]
-                if found and (not stated or len(found) == len(leases)):
-                    return found[0]
-                await trio.sleep(POLL_LEASE)
-        raise NoAnswer(f"{self.name} got no address by DHCP within {timeout:g} s")
-
-
-def check_files(name: str, machine: ResolvedMachine) -> None:
-    """Raise HostError for a file of a machine that is not there, before anything is made."""
-    for key, path in machine.files:
-        if not os.path.isfile(path):
-            raise HostError(f"guest {name}: there is no {key} {path}")
 
 
 def _nowhere(frame: bytes, offload: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final, final
 
 from vnet.adapters.plug_kinds import QEMU, escaped
 from vnet.addresses import Mac, format_mac
+from vnet.errors import HostError
 from vnet.topology.machines import ResolvedMachine
 from vnet.topology.nic_models import device_of
 
@@ -76,6 +78,13 @@ def command_line(name: str, machine: ResolvedMachine, nics: tuple[MachineNic, ..
         options += f",host_mtu={nic.mtu}" if nic.mtu != ETHERNET_MTU and device == "virtio-net-pci" else ""
         argv += ["-netdev", f"stream,id={back},server=on,addr.type=unix,addr.path={escaped(nic.path)}", "-device", options]
     return [*argv, *machine.args]
+
+
+def check_files(name: str, machine: ResolvedMachine) -> None:
+    """Raise HostError for a file of a machine that is not there, before anything is made."""
+    for key, path in machine.files:
+        if not os.path.isfile(path):
+            raise HostError(f"guest {name}: there is no {key} {path}")
 
 
 def disk_format(path: str) -> str:

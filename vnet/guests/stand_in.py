@@ -57,6 +57,9 @@ class Programs(Protocol):
     def start(self) -> None:
         """Start them, anew if they have run before."""
 
+    async def wait_listening(self) -> None:
+        """Wait until the servers among them listen."""
+
     def cut(self) -> None:
         """End them where they are."""
 
@@ -132,13 +135,14 @@ class StandIn(EmulatedGuest):
         self._report("vm-failed", error=how, console="", qemu="")
 
     async def start(self) -> None:
-        """Turn the machine on, or go on with what was saved; it boots in no time."""
+        """Turn the machine on, or go on with what was saved; return when its servers listen."""
         await trio.lowlevel.checkpoint()
         self.life.check(Move.START)
         if self.state is MachineState.SAVED:
             self._go_on(Move.START)
         else:
             self.boot()
+            await self._wait_listening()
 
     async def stop(self) -> None:
         """Turn the machine off as by its switch; what was saved is discarded. Does nothing if it is off."""
@@ -190,6 +194,8 @@ class StandIn(EmulatedGuest):
         self._start_programs()
         if self.state is MachineState.PAUSED:
             await self._hold()
+        else:
+            await self._wait_listening()
 
     async def save(self, tag: str | None = None) -> None:
         """Save the machine, which is gone then until ``restore`` or ``start``: what arrives for it is lost.
@@ -233,8 +239,9 @@ class StandIn(EmulatedGuest):
         self._report("vm-restored", tag=tag)
 
     async def wait_started(self) -> None:
-        """Wait until the machine has been started the first time."""
+        """Wait until the machine has been started the first time, and its servers listen."""
         await self._first_start.wait()
+        await self._wait_listening()
 
     async def wait_state(self, *states: str) -> None:
         """Wait until the machine is in one of these states, by their words."""
@@ -292,6 +299,10 @@ class StandIn(EmulatedGuest):
     def _start_programs(self) -> None:
         if self.program_runner is not None:
             self.program_runner.start()
+
+    async def _wait_listening(self) -> None:
+        if self.program_runner is not None:
+            await self.program_runner.wait_listening()
 
     def _moment(self) -> tuple[object, ...]:
         """Tell how far the machine has come: equal as long as nothing has happened in it."""

@@ -26,7 +26,8 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
-from vnet.guests.qemu import QemuGuest, check_files
+from vnet.guests.qemu import QemuGuest
+from vnet.guests.qemu_command import check_files
 from vnet.ports import Port
 from vnet.runtime.build import namespace_guests
 from vnet.runtime.host_config import DEFAULT_ROUTE6, leased_gateway, routes_by

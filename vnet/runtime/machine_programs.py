@@ -15,6 +15,7 @@ class Runner(Protocol):
 
     state: GuestProgram
     ended: trio.Event
+    listening: trio.Event
 
     @property
     def title(self) -> str:
@@ -48,6 +49,12 @@ class MachinePrograms:
         self._running = self._runners
         for runner in sorted(self._runners, key=lambda each: not each.state.is_server):
             self._nursery.start_soon(runner.run, name=runner.title)
+
+    async def wait_listening(self) -> None:
+        """Wait until the servers that were started listen, or have failed to."""
+        for runner in self._running:
+            if runner.state.is_server:
+                await runner.listening.wait()
 
     def cut(self) -> None:
         """End them where they are."""

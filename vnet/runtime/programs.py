@@ -153,6 +153,7 @@ class _Runner:
                     await self._run()
         finally:
             self.ended.set()
+            self.listening.set()
 
     async def _run(self) -> None:
         state = self.state

@@ -1,8 +1,8 @@
 """Stands for qemu-system-x86_64: QMP, console and NICs as it has them, and no machine.
 
 FAKE_QEMU in the environment, words with commas between them, makes it behave badly: ``refuse`` (says why and ends), ``mute``
-(no QMP greeting), ``deaf`` (heeds neither quit nor SIGTERM), ``crash`` (ends with 3 once it runs), ``full`` (has no
-place for what is saved without a name). Where FAKE_QEMU_LOG
+(no QMP greeting), ``deaf`` (heeds neither quit nor SIGTERM), ``crash`` (ends with 3 once it runs), ``kept`` (has a
+state that an earlier one saved), ``full`` (has no place for what is saved without a name). Where FAKE_QEMU_LOG
 names a file it writes down each command.
 """
 
@@ -60,6 +60,8 @@ def main(argv: list[str]) -> int:
                 is_known = any(tag in arguments["command-line"] for tag in KNOWN)
                 answer = {"return": "" if is_known else "Error: Snapshot does not exist"}
                 running = running and is_known
+                if arguments["command-line"] == "info snapshots":
+                    answer = {"return": "1 vnet-saved 80 MiB" if "kept" in BEHAVIOUR else "partial: 1 vnet-saved"}
             if event:
                 qmp.sendall(json.dumps({"event": event}).encode() + b"\r\n")
             qmp.sendall(json.dumps({**answer, "id": request["id"]}).encode() + b"\r\n")

@@ -14,6 +14,7 @@ import vnet
 from vnet.adapters.resources import start_time
 from vnet.errors import LabError, NoAnswer, UsageError
 from vnet.guests.qemu import QemuGuest
+from vnet.guests.qemu_command import empty_qcow2
 from vnet.runtime.change import change
 from vnet.runtime.matrix import measure
 from vnet.runtime.views import show
@@ -154,8 +155,8 @@ async def test_what_is_saved_ends_qemu_and_comes_back(log: Path, monkeypatch: py
         said = len(commands(log))
         assert (await change(lab, "vm", ["restore"]))["state"] == "running"
         assert commands(log)[said:] == [
-            "qmp_capabilities", "human-monitor-command loadvm vnet-saved", "set_link net0 True", "set_link net1 False",
-            "cont",
+            "qmp_capabilities", "human-monitor-command loadvm vnet-saved", "human-monitor-command delvm vnet-saved",
+            "set_link net0 True", "set_link net1 False", "cont",
         ]  # fmt: skip
         await vm.pause()
         assert (await change(lab, "vm", ["save", "stop", "start"]))["state"] == "running"
@@ -168,6 +169,40 @@ async def test_what_is_saved_ends_qemu_and_comes_back(log: Path, monkeypatch: py
         assert vm.state.value == "running"
     kinds = [event.kind for event in lab.events if event.node == "vm" and event.kind in ("vm-saved", "vm-restored")]
     assert kinds == ["vm-saved", "vm-restored", "vm-saved"]
+
+
+@pytest.mark.trio
+async def test_what_an_earlier_lab_saved_is_gone_on_with(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VS-84: on its own disk; and what is discarded is not there for the next lab."""
+    (tmp_path / "d.qcow2").write_bytes(empty_qcow2())
+    topology = parse_topology(
+        f"{{name: keeps, networks: {{lan: {{}}}}, guests: {{vm: {{kind: qemu, nics: [lan], disk: {tmp_path}/d.qcow2,"
+        " stop_action: save}}}"
+    )
+    async with vnet.open_lab(topology) as lab:
+        await lab.wait_up(10)
+        assert commands(log) == ["qmp_capabilities", "human-monitor-command info snapshots", "cont"], (
+            "none, or a part of one"
+        )
+        await machine(lab).stop()
+    monkeypatch.setenv("FAKE_QEMU", "kept")
+    async with vnet.open_lab(topology) as lab:
+        vm, said = machine(lab), len(commands(log))
+        await lab.wait_up(10)
+        assert [each.partition(" ")[2] for each in commands(log)[said + 1 :]] == [
+            "info snapshots", "loadvm vnet-saved", "delvm vnet-saved", "net0 True", "",
+        ]  # fmt: skip
+        await vm.stop()
+        await vm.start()
+        assert commands(log)[-2:] == ["qmp_capabilities", "cont"], "only as the lab begins"
+        await vm.save()
+        said = len(commands(log))
+        await vm.stop()
+        assert commands(log)[said:] == ["qmp_capabilities", "human-monitor-command delvm vnet-saved", "quit"]
+        assert (vm.state.value, vm.pid) == ("stopped", None)
+        await vm.start()
+    kinds = [event.kind for event in lab.events if event.kind.startswith("vm-") and event.kind != "vm-resumed"]
+    assert kinds == [f"vm-{each}" for each in ["restored", "stopped", "started", "saved", "stopped", "started", "saved"]]
 
 
 @pytest.mark.trio
