@@ -46,7 +46,9 @@ class Alarm(Protocol):
 class Scheduler(Protocol):
     """What a node needs of the timeline."""
 
-    now: Instant
+    @property
+    def now(self) -> Instant:
+        """The instant by the node's clock."""
 
     def at(self, when: Instant, action: Callable[..., None], *args: object) -> None:
         """Run ``action(*args)`` at *when*."""
@@ -127,7 +129,7 @@ class Port:
     """
 
     __slots__ = (
-        "_handler", "_outlet", "_peer_changed", "_rx_gate", "_rx_hook", "_tx_gate", "_tx_hook",
+        "_handler", "_keeper", "_outlet", "_peer_changed", "_rx_gate", "_rx_hook", "_tx_gate", "_tx_hook",
         "carrier", "name", "on_carrier", "on_change", "receive", "send", "unsent",
     )  # fmt: skip
 
@@ -144,6 +146,7 @@ class Port:
         self._tx_hook: Callable[[Handler], Handler] | None = None
         self._rx_gate: Callable[[Handler], Handler] | None = None
         self._tx_gate: Callable[[Handler], Handler] | None = None
+        self._keeper: tuple[Handler, Handler] | None = None
         self.receive: Handler = handler
         self.send: Handler = self._discard
 
@@ -196,15 +199,31 @@ class Port:
         self._rewire_receive()
         self._rewire_send()
 
+    def keep(self, received: Handler, sent: Handler) -> None:
+        """Give what arrives and what the node sends to these two instead, because the node stands still: on its own side of
+        the hook, so that a capture shows what arrives now, and what is sent once it goes out."""
+        self._keeper = (received, sent)
+        self._rewire_receive()
+        self._rewire_send()
+
+    def let_go(self) -> tuple[Handler, Handler]:
+        """Pass frames on again; return what takes those that were kept: the node's handler, and its way out."""
+        self._keeper = None
+        self._rewire_receive()
+        self._rewire_send()
+        return self._handler, self.send
+
     def _rewire_receive(self) -> None:
-        receive = self._rx_hook(self._handler) if self._rx_hook else self._handler
+        handler = self._handler if self._keeper is None else self._keeper[0]
+        receive = self._rx_hook(handler) if self._rx_hook else handler
         self.receive = self._rx_gate(receive) if self._rx_gate else receive
         if self._peer_changed is not None:
             self._peer_changed()
 
     def _rewire_send(self) -> None:
         outlet = self._tx_gate(self._outlet) if self._tx_gate else self._outlet
-        self.send = self._tx_hook(outlet) if self._tx_hook else outlet
+        send = self._tx_hook(outlet) if self._tx_hook else outlet
+        self.send = send if self._keeper is None else self._keeper[1]
         if self.on_change is not None:
             self.on_change()
 

@@ -60,6 +60,26 @@ def test_a_connection_outlives_the_changes(host: Machine) -> None:
     assert ends[0] > 0 and ends[-1] > 0, ends
 
 
+def test_what_the_machine_shares_is_not_on_its_nic(host: Machine) -> None:
+    """S5: much is read from the machine and by it, and the NIC of another network of the lab hears nothing of it."""
+    for nic in ("eth1", "far1"):  # what Linux itself would say there
+        if nic == "eth1":
+            host.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "far1")
+        host.run("ip", "link", "set", nic, "addrgenmode", "none", "arp", "off", "up")
+    host.up(TOPOLOGY.replace("far: {subnet: 10.10.30.0/24}", "far: {subnet: 10.10.30.0/24, adapter: {bridge: {nic: eth1}}}"))
+
+    def on_nic() -> tuple[int, int]:
+        (link,) = json.loads(host.run("ip", "-json", "-stats", "link", "show", "eth1").stdout)
+        return link["stats64"]["rx"]["bytes"], link["stats64"]["tx"]["bytes"]
+
+    assert host.vnet("ping", host.name, "c", "10.10.30.9", check=False).returncode == 1
+    before = on_nic()
+    assert before[1] > 0, "the NIC works: somebody was asked for there"
+    report = json.loads(host.run("iperf3", "-c", "10.10.20.5", "-n", "20M", "-J").stdout)
+    assert report["end"]["sum_received"]["bytes"] >= 20 << 20
+    assert reaches(host, "10.10.10.5") and on_nic() == before
+
+
 def test_a_name_that_is_taken_is_refused_and_nothing_changes(host: Machine) -> None:
     host.run("ip", "link", "add", "mine", "type", "veth", "peer", "name", "other")
     host.up(TOPOLOGY)

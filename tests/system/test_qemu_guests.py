@@ -11,8 +11,10 @@ import trio
 from vm_lab import BOOT, Shell, booting, machine, needs_qemu
 
 import vnet
+from vnet.adapters.resources import start_time
 from vnet.errors import LabError, UsageError
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.qemu_command import empty_qcow2
 from vnet.runtime.change import change
 from vnet.runtime.views import show
 from vnet.topology import parse_topology
@@ -124,7 +126,7 @@ guests:
 
 @pytest.mark.trio
 async def test_a_life_with_an_open_connection(initrd: Path) -> None:
-    """S36: paused and resumed, saved and restored, reset, turned off from inside, on again, and crashed."""
+    """S36: paused and resumed, saved and restored in both ways, reset, turned off from inside, on again, and crashed."""
     async with vnet.open_lab(parse_topology(LIFE.format(booting=booting(initrd)))) as lab, trio.open_nursery() as nursery:
         vm, peer = machine(lab), lab.guests["peer"]
         assert isinstance(peer, EmulatedGuest)
@@ -174,6 +176,18 @@ async def test_a_life_with_an_open_connection(initrd: Path) -> None:
         assert (await change(lab, "vm", ["save=again", "restore=again"]))["state"] == "running"
         await flows()
         assert "lost" in await shell.run("cat /tmp/later")
+        pid = vm.pid
+        assert pid is not None
+        assert (await change(lab, "vm", ["save"]))["state"] == "saved"
+        assert vm.pid is None and start_time(pid) is None, "saved, it uses nothing"
+        heard = len(lines)
+        assert not (await peer.ping(address, timeout=0.5)).ok and len(lines) == heard
+        assert (await change(lab, "vm", ["restore"]))["state"] == "running"
+        await flows()
+        await vm.pause()
+        assert (await change(lab, "vm", ["save", "start"]))["state"] == "running"
+        await flows()
+        assert "lost" in await shell.run("cat /tmp/later"), "it is the same machine in another process"
         with pytest.raises(LabError, match="cannot restore it: "):
             await vm.restore("never")
         with pytest.raises(UsageError, match="cannot be the name"):
@@ -202,6 +216,35 @@ async def test_a_life_with_an_open_connection(initrd: Path) -> None:
 
 
 @pytest.mark.trio
+async def test_what_is_saved_on_its_own_disk_outlives_the_lab(initrd: Path, tmp_path: Path) -> None:
+    """VS-84: saved as its lab ends, and gone on with in the next; the disk is as it was then, too."""
+    disk = tmp_path / "disk.qcow2"
+    disk.write_bytes(empty_qcow2())
+    topology = parse_topology(
+        f"""
+name: kept
+networks: {{lan: {{}}}}
+guests:
+  vm: {{kind: qemu, nics: [lan], disk: {disk}, stop_action: save, {booting(initrd)}}}
+"""
+    )
+    async with vnet.open_lab(topology) as lab:
+        await machine(lab).wait_started()
+        shell = await Shell(machine(lab)).booted()
+        await shell.run("mkdir -p /tmp; echo remembered > /tmp/what")
+    assert [event.kind for event in lab.events if event.kind.startswith("vm-")] == ["vm-started", "vm-saved"]
+    async with vnet.open_lab(topology) as lab:
+        await machine(lab).wait_started()
+        assert "remembered" in await Shell(machine(lab)).run("cat /tmp/what")
+        assert [event.kind for event in lab.events if event.kind.startswith("vm-")] == ["vm-restored"]
+        await machine(lab).save()
+        await machine(lab).stop()
+    async with vnet.open_lab(topology) as lab:
+        await Shell(machine(lab)).booted()
+        assert [event.kind for event in lab.events if event.kind.startswith("vm-")] == ["vm-started"], "that was discarded"
+
+
+@pytest.mark.trio
 async def test_what_does_not_start_says_why(run_directory: Path) -> None:
     topology = parse_topology(
         "{name: broken, networks: {lan: {}}, guests: {a: {nics: [lan]}, bad: {kind: qemu, nics: [lan], machine: pd},"
@@ -222,7 +265,11 @@ async def test_firmware_boots_from_the_network_in_the_order_of_the_file() -> Non
     """iPXE in three NIC models asks the lab's DHCP server; VS-84: one machine after the other, with a delay."""
     guests = "".join(
         f" {model}: {{kind: qemu, memory: 64MiB, nics: [{{network: lan, model: {model}, dhcp: true}}], {more}}},"
-        for model, more in (("rtl8139", "start_order: 2, start_delay: 300ms"), ("virtio", ""), ("e1000", "start_order: 1"))
+        for model, more in (
+            ("rtl8139", "start_order: 2, start_delay: 300ms"),
+            ("virtio", "stop_action: save"),
+            ("e1000", "start_order: 1"),
+        )
     )
     topology = parse_topology(f"{{name: pxe, networks: {{lan: {{subnet: 10.0.0.0/24, dhcp: {{}}}}}}, guests: {{{guests}}}}}")
     async with vnet.open_lab(topology) as lab:
@@ -232,3 +279,7 @@ async def test_firmware_boots_from_the_network_in_the_order_of_the_file() -> Non
         started = [(event.node, event.instant) for event in lab.events if event.kind == "vm-started"]
         assert [name for name, _ in started] == ["virtio", "e1000", "rtl8139"]
         assert started[2][1] - started[1][1] >= 300 * 10**6
+        pids = [machine(lab, name).pid for name in lab.guests]
+    ends = {event.node: event.kind for event in lab.events if event.node in lab.guests}
+    assert ends == {"rtl8139": "vm-stopped", "virtio": "vm-saved", "e1000": "vm-stopped"}
+    assert not any(start_time(pid) for pid in pids if pid is not None), "saved or not, none of them is left"

@@ -198,6 +198,22 @@ def test_datagrams_echo_and_the_way_there(host: Machine) -> None:
     assert "0 received" in told
 
 
+def test_a_quick_cut_and_the_machine_shares_its_way_out(host: Machine) -> None:
+    """S9 with VS-36: cut off by none, the machine alone by loopback, and the internet through the machine by user."""
+    host.up(TOPOLOGY)
+
+    def reached(target: str) -> bool:
+        return host.vnet("ping", host.name, "phone", target, check=False).returncode == 0
+
+    machine_alone = "{loopback: {address: 10.0.2.1/24}}"
+    for adapter, there, here in (("none", False, False), (machine_alone, False, True), ("user", True, False)):
+        host.vnet("set", host.name, "network.out", f"adapter={adapter}")
+        assert reached(SERVER) == there, adapter
+        if adapter != "user":  # whose gateway has that address
+            assert reached("10.0.2.1") == here, adapter
+        assert reached("pc"), "guests reach each other all the time"
+
+
 def test_names_by_the_resolver_of_the_machine(host: Machine, tmp_path: Path) -> None:
     """dnsmasq is the machine's resolver, which resolv.conf names; TCP too, for an answer that fits no datagram."""
     host.resolv_conf = tmp_path / "resolv.conf"

@@ -23,7 +23,7 @@ def set_command(lab: str, target: str, settings: tuple[str, ...], as_json: bool)
     (network.office). Links take state, rate, latency, delay_variation, loss, reordering, duplication, corruption and queue,
     ports take state; up and down are short for state=up and state=down. Networks take adapter: the way out to the machine,
     as in a topology file. Those with a user adapter take forward ('8080 web:80') and unforward (8080), too. A guest of kind
-    qemu takes start, stop, shutdown, reset, pause, resume, save=NAME, restore=NAME.
+    qemu takes start, stop, shutdown, reset, pause, resume, save, restore, save=NAME, restore=NAME.
 
     \b
     vnet set office core-edge down

@@ -7,20 +7,52 @@ live it sleeps until then and sets ``now`` from the real clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Final, final
+from typing import Final, Protocol, TypeAlias, final
 
 from vnet.errors import LabError
-from vnet.units import Instant, format_duration
+from vnet.units import Duration, Instant, format_duration
 
 Action = Callable[..., None]
+Event: TypeAlias = tuple[Instant, int, Action, tuple[object, ...]]
+"""When, the how many-th that was scheduled, what is called, and with what."""
 
 MAX_EVENTS_AT_ONE_INSTANT: Final = 1_000_000
 """More than this without time moving means that nodes answer each other forever over cables without delay."""
 MAX_IDLE: Final = 1024
 """Events of disarmed alarms that are let be; more are swept when they make up half of all."""
+
+
+class Ground(Protocol):
+    """What an alarm stands on: a timeline, or a clock that stands on one."""
+
+    @property
+    def now(self) -> Instant:
+        """The instant by this clock."""
+
+    @property
+    def at(self) -> Callable[..., None]:
+        """What schedules a call."""
+
+    def note_idle(self, events: int) -> None:
+        """Note that events are of no use for now."""
+
+
+class DependentClock(Protocol):
+    """A clock that has events of its own, and stands on a timeline by one alarm there (``machine_clock``)."""
+
+    @property
+    def tick(self) -> Alarm:
+        """That alarm."""
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing comes from it any more."""
+
+    def to_come(self) -> tuple[Duration, list[Event]]:
+        """Tell how far it is behind the timeline, and its events that are to come; none while it stands still."""
 
 
 @final
@@ -32,14 +64,16 @@ class Timeline:
     ``run_until`` return after it: somebody outside was woken and has the next word.
     """
 
-    __slots__ = ("_heap", "_idle", "_number", "_on_earlier", "_standing", "_stood_at", "at", "interrupted", "now")
+    __slots__ = ("_clocks", "_heap", "_idle", "_on_earlier", "_standing", "_stood_at", "at", "interrupted", "now", "number")
 
     def __init__(self, now: Instant = 0) -> None:
         self.now: Instant = now
         self.interrupted = False
-        self._heap: list[tuple[Instant, int, Action, tuple[object, ...]]] = []
+        self._heap: list[Event] = []
         self._idle = 0
-        self._number = count(1).__next__
+        self._clocks: list[DependentClock] = []
+        self.number = count(1).__next__
+        """Counts what is scheduled, on the clocks that stand on this timeline, too."""
         self._stood_at: Instant = now
         self._standing = 0
         self.on_earlier = None
@@ -57,7 +91,7 @@ class Timeline:
 
     def _make_at(self, tell: Callable[[], None] | None) -> Callable[..., None]:
         """Make ``at``: every hop of a frame over a link goes through it, and a closure costs half as much as a method."""
-        heap, number = self._heap, self._number
+        heap, number = self._heap, self.number
 
         def at(when: Instant, action: Action, *args: object) -> None:
             heappush(heap, (when, number(), action, args))
@@ -84,12 +118,7 @@ class Timeline:
 
         It looks through all that is scheduled: for what happens rarely, such as a link that is cut.
         """
-        heap = self._heap
-        taken = sorted(event[:2] + event[3:] for event in heap if event[2] == action)
-        if taken:
-            heap[:] = [event for event in heap if event[2] != action]  # in place: a running loop holds the list
-            heapify(heap)
-        return [(when, args) for when, _, args in taken]
+        return withdraw(self._heap, action)
 
     def note_idle(self, events: int) -> None:
         """Note that *events* of an alarm are of no use for now, and sweep such events out when there are many.
@@ -100,8 +129,23 @@ class Timeline:
         self._idle += events
         if self._idle > MAX_IDLE and 2 * self._idle > len(self._heap):
             self._idle = 0
-            self._heap[:] = [event for event in self._heap if not _is_idle(event[2])]  # in place: a loop holds the list
-            heapify(self._heap)
+            sweep(self._heap)
+
+    def carry(self, clock: DependentClock) -> None:
+        """Count what is to come on another clock for what is to come here, until that clock is over."""
+        self._clocks = [each for each in self._clocks if not each.is_over]
+        self._clocks.append(clock)
+
+    def _all(self) -> Iterator[tuple[Instant, int, Action, Duration]]:
+        """List what is scheduled here and on the clocks that stand on this timeline, with how far those are behind it."""
+        ticks = [each.tick for each in self._clocks]
+        for when, number, action, _ in self._heap:
+            if not ticks or getattr(action, "__self__", None) not in ticks:
+                yield when, number, action, 0
+        for clock in self._clocks:
+            behind, events = clock.to_come()
+            for when, number, action, _ in events:
+                yield when + behind, number, action, behind
 
     def pending(self, end: Instant) -> list[tuple[Instant, Action]]:
         """List what is to happen up to and including *end*, in order; alarms that are disarmed or set to later do not count.
@@ -110,13 +154,13 @@ class Timeline:
         """
         found = []
         alarms: set[Alarm] = set()
-        for when, number, action, _ in self._heap:
+        for when, number, action, behind in self._all():
             alarm = getattr(action, "__self__", None)
             if isinstance(alarm, Alarm):
                 if alarm.deadline is None or alarm in alarms:
                     continue
                 alarms.add(alarm)  # it may have several events, of earlier settings
-                when, action = alarm.deadline, alarm.action
+                when, action = alarm.deadline + behind, alarm.action
             if when <= end:
                 found.append((when, number, action))
         found.sort(key=lambda event: event[:2])
@@ -124,7 +168,7 @@ class Timeline:
 
     def mark(self) -> int:
         """Mark this moment for ``was_planned``."""
-        return self._number()
+        return self.number()
 
     def was_planned(self, mark: int, later: Instant, end: Instant) -> bool:
         """Tell whether something is to come until *end* that was scheduled before *mark*, or that comes after *later*.
@@ -132,12 +176,12 @@ class Timeline:
         If not, all that is left are events that others of their kind scheduled: hellos, renewals, ageing. Alarms count by
         their deadline. It looks through all that is scheduled.
         """
-        for when, number, action, _ in self._heap:
+        for when, number, action, behind in self._all():
             alarm = getattr(action, "__self__", None)
             if isinstance(alarm, Alarm):
                 if alarm.deadline is None:
                     continue
-                when = alarm.deadline
+                when = alarm.deadline + behind
             if when <= end and (number < mark or when > later):
                 return True
         return False
@@ -199,6 +243,21 @@ class Timeline:
         return None
 
 
+def withdraw(heap: list[Event], action: Action) -> list[tuple[Instant, tuple[object, ...]]]:
+    """Take every call of *action* off a heap; return their instants and arguments, in order."""
+    taken = sorted(event[:2] + event[3:] for event in heap if event[2] == action)
+    if taken:
+        heap[:] = [event for event in heap if event[2] != action]  # in place: a running loop holds the list
+        heapify(heap)
+    return [(when, args) for when, _, args in taken]
+
+
+def sweep(heap: list[Event]) -> None:
+    """Take the events of disarmed alarms off a heap."""
+    heap[:] = [event for event in heap if not _is_idle(event[2])]  # in place: a loop holds the list
+    heapify(heap)
+
+
 def _is_idle(action: Action) -> bool:
     """Tell whether the action is that of a disarmed alarm, which then counts on it no more."""
     alarm = getattr(action, "__self__", None)
@@ -216,7 +275,7 @@ class Alarm:
 
     __slots__ = ("_scheduled", "_timeline", "action", "deadline")
 
-    def __init__(self, timeline: Timeline, action: Callable[[], None]) -> None:
+    def __init__(self, timeline: Ground, action: Callable[[], None]) -> None:
         self._timeline = timeline
         self.action = action
         self.deadline: Instant | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
-from typing import TypeVar, TypeVarTuple, final
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -17,7 +17,7 @@ from vnet.errors import NoAnswer, UsageError
 from vnet.guests.activation import activated
 from vnet.guests.answers import Answer, UdpProbe, address_from, patience, with_reporter
 from vnet.guests.base import Address, HasAddress, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
-from vnet.guests.link_access import LinkAccess
+from vnet.guests.link_access import LinkAccess, addresses_of
 from vnet.guests.names import Names, Resolver, Reverse
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.socket_address import interface_named
@@ -25,7 +25,7 @@ from vnet.guests.socket_stream import MAX_BACKLOG
 from vnet.guests.socket_table import SocketTable
 from vnet.guests.sockets import EmulatedUdpSocket
 from vnet.guests.streams import open_stream, serve
-from vnet.ports import Port
+from vnet.ports import Port, Scheduler
 from vnet.stack.dhcp_client import DhcpClient
 from vnet.stack.dhcp_lease import Lease
 from vnet.stack.echo import PingResult
@@ -38,7 +38,6 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-@final
 class EmulatedGuest(LinkAccess):
     """A guest that runs on vnet's own IP stack.
 
@@ -58,7 +57,7 @@ class EmulatedGuest(LinkAccess):
         """Those that the topology has it run."""
 
     def __repr__(self) -> str:
-        return f"<EmulatedGuest {self.name}>"
+        return f"<{type(self).__name__} {self.name}>"
 
     # -- what there is
 
@@ -80,7 +79,7 @@ class EmulatedGuest(LinkAccess):
     @property
     def addresses(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
         """All addresses that the guest has now; IPv6 ones that are still being asked for are not among them."""
-        return tuple(address for interface in self.host.interfaces.values() for address in _addresses(interface))
+        return tuple(address for interface in self.host.interfaces.values() for address in addresses_of(interface))
 
     @property
     def address(self) -> Address | None:
@@ -103,7 +102,7 @@ class EmulatedGuest(LinkAccess):
             InterfaceState(
                 name,
                 interface.mac,
-                _addresses(interface),
+                addresses_of(interface),
                 ip_address(gateway) if (gateway := gateways.get(name)) is not None else None,
                 up=interface.up,
                 dhcp=clients[name].state.name.lower() if name in clients else "",
@@ -168,7 +167,7 @@ class EmulatedGuest(LinkAccess):
     async def _until(self, done: Callable[[], bool], timeout: float) -> bool:
         """Wait until *done*, which is asked after each change of addresses, routes or carriers; tell whether it is."""
         await trio.lowlevel.checkpoint()
-        scheduler = self.host.scheduler
+        scheduler = self._waits_by
         end = scheduler.now + patience(timeout)
         if self._waiters is None:
             self._waiters = []
@@ -186,6 +185,11 @@ class EmulatedGuest(LinkAccess):
                 timer.set(None)
                 self._waiters = [other for other in self._waiters if other is not event]
         return True
+
+    @property
+    def _waits_by(self) -> Scheduler:
+        """By whose time users wait."""
+        return self.host.scheduler
 
     def _changed(self) -> None:
         for event in self._waiters or ():
@@ -385,12 +389,6 @@ class EmulatedGuest(LinkAccess):
     async def _resolve(self, target: Target | HasAddress) -> bytes:
         """Turn a target into packed octets; raise UsageError for an unknown name, NoAnswer for a guest without address."""
         return (await self.names.locate(target))[0]
-
-
-def _addresses(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:
-    if interface.ipv6 is None:
-        return interface.addresses
-    return (*interface.addresses, *interface.ipv6.usable_addresses())
 
 
 def _is_up(interface: Interface) -> bool:

@@ -93,10 +93,14 @@ class LinkAccess(ABC):
     def _interface_for(self, address: IPv4Interface | IPv6Interface, name: str | None) -> Interface:
         if name is None:
             for interface in self.host.interfaces.values():
-                v6 = () if interface.ipv6 is None else interface.ipv6.usable_addresses()
-                if any(address.ip in own.network for own in (*interface.addresses, *v6)):
+                if any(address.ip in own.network for own in addresses_of(interface)):
                     return interface
         return self._interface(name)
+
+
+def addresses_of(interface: Interface) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """List the addresses that an interface uses now; IPv6 ones that are still being asked for are not among them."""
+    return interface.addresses if interface.ipv6 is None else (*interface.addresses, *interface.ipv6.usable_addresses())
 
 
 def _parsed(address: WithPrefix | Address) -> IPv4Interface | IPv6Interface:

@@ -21,17 +21,23 @@ class GuestProgram:
     """One program.
 
     A *server* runs until the lab ends, others end by themselves; ``ended`` is set when it does not run any more,
-    for whatever reason. ``error`` says why it failed.
+    for whatever reason. ``error`` says why it failed. One is stopped when the machine it ran on was turned off.
     """
 
     name: str
     is_server: bool
-    state: Literal["waiting", "running", "done", "failed"] = "waiting"
+    state: Literal["waiting", "running", "done", "failed", "stopped"] = "waiting"
     error: str = ""
     ended: trio.Event = field(default_factory=trio.Event)
     measure: Callable[[], list[Row]] | None = None
     """Tells what a program that always measures has seen until now."""
     _rows: deque[Row] = field(default_factory=lambda: deque(maxlen=MOST_ROWS))
+
+    def begin_again(self) -> None:
+        """Forget how it ended: its machine starts anew. What it measured stays."""
+        self.state, self.error = "waiting", ""
+        if self.ended.is_set():
+            self.ended = trio.Event()
 
     def add(self, row: Row) -> None:
         """Keep a result."""

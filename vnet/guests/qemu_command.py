@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final, final
 
 from vnet.adapters.plug_kinds import QEMU, escaped
 from vnet.addresses import Mac, format_mac
+from vnet.errors import HostError
 from vnet.topology.machines import ResolvedMachine
 from vnet.topology.nic_models import device_of
 
@@ -59,9 +61,11 @@ def command_line(name: str, machine: ResolvedMachine, nics: tuple[MachineNic, ..
         argv += ["-chardev", f"socket,id=console,fd={lines.console}", "-serial", "chardev:console"]
     for option, value in (("-kernel", machine.kernel), ("-initrd", machine.initrd), ("-append", machine.append)):
         argv += [option, value] if value is not None else []
-    argv += ["-drive", f"if=none,id={STATE_DRIVE},format=qcow2,file={escaped(lines.state_file)}"]
+    disk_kind = None if machine.disk is None else disk_format(machine.disk)
+    if disk_kind != "qcow2":  # states go to the first disk that can keep them, and are not there without all of those
+        argv += ["-drive", f"if=none,id={STATE_DRIVE},format=qcow2,file={escaped(lines.state_file)}"]
     if machine.disk is not None:
-        argv += ["-drive", f"if=virtio,id=disk,format={disk_format(machine.disk)},file={escaped(machine.disk)}"]
+        argv += ["-drive", f"if=virtio,id=disk,format={disk_kind},file={escaped(machine.disk)}"]
     if machine.iso is not None:
         argv += ["-drive", f"if=ide,media=cdrom,readonly=on,id=iso,format=raw,file={escaped(machine.iso)}"]
     if machine.kernel is None:
@@ -74,6 +78,13 @@ def command_line(name: str, machine: ResolvedMachine, nics: tuple[MachineNic, ..
         options += f",host_mtu={nic.mtu}" if nic.mtu != ETHERNET_MTU and device == "virtio-net-pci" else ""
         argv += ["-netdev", f"stream,id={back},server=on,addr.type=unix,addr.path={escaped(nic.path)}", "-device", options]
     return [*argv, *machine.args]
+
+
+def check_files(name: str, machine: ResolvedMachine) -> None:
+    """Raise HostError for a file of a machine that is not there, before anything is made."""
+    for key, path in machine.files:
+        if not os.path.isfile(path):
+            raise HostError(f"guest {name}: there is no {key} {path}")
 
 
 def disk_format(path: str) -> str:

@@ -37,7 +37,7 @@ class Link:
     """
 
     __slots__ = (
-        "_impairments", "_inline_to_a", "_inline_to_b", "_latency", "_loss", "_queue", "_rate", "_report",
+        "_impairments", "_inline_to_a", "_inline_to_b", "_is_powered", "_latency", "_loss", "_queue", "_rate", "_report",
         "_up", "a", "b", "backward", "forward", "is_unplugged", "name",
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ class Link:
         self.name = name or f"{a.name}--{b.name}"
         self.a, self.b = a, b
         self._report = report
-        self._up = True
+        self._up = self._is_powered = True
         self.is_unplugged = False
         self._rate, self._latency = rate_of(rate), duration_of("latency", latency)
         self._loss, self._queue = ratio_of("loss", loss), DEFAULT_QUEUE if queue is None else size_of("queue", queue)
@@ -205,4 +205,10 @@ class Link:
         self.backward.set_up(value)
         self._wire()
         self.a.set_carrier(value)
-        self.b.set_carrier(value)
+        self.b.set_carrier(value and self._is_powered)
+
+    def power(self, on: bool) -> None:
+        """Give the node at the end *a* power, or none: without, the end *b* sees no carrier, as if nobody were there."""
+        self._is_powered = on
+        if not self.is_unplugged:
+            self.b.set_carrier(on and self._up)

@@ -14,6 +14,7 @@ import trio
 
 from vnet.programs.closed_sockets import raise_if_closed
 from vnet.programs.iperf3_protocol import MAX_UDP_BLOCK, UDP_HEADER, UDP_HEADER_64, StreamResults
+from vnet.programs.program_clock import program_time, sleep_until
 from vnet.programs.standstill import Standstill
 
 SOCKET_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -34,11 +35,11 @@ class Pacer:
         """Wait until the next block may go."""
         if not self._rate_bps:
             return
-        now = trio.current_time()
+        now = program_time()
         if self._due is None:
             self._due = now
         if self._due > now:
-            await trio.sleep_until(self._due)
+            await sleep_until(self._due)
         self._due += octets * 8 / self._rate_bps
 
 

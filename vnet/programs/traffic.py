@@ -17,6 +17,7 @@ import trio
 from vnet.errors import PeerError, UsageError, WireError
 from vnet.ports import Randomness
 from vnet.programs.closed_sockets import raise_if_closed
+from vnet.programs.program_clock import program_time, sleep_until
 from vnet.programs.standstill import Standstill
 from vnet.programs.traffic_records import (
     DEFAULT_PORT,
@@ -200,26 +201,26 @@ class _Generator:
     async def run(self) -> TrafficResult:
         options = self._options
         seconds = options.duration if options.duration is not None else inf if options.count else DEFAULT_DURATION
-        started = trio.current_time()
+        started = program_time()
         # a request that is under way when the time is over is waited for: without its response it would count as lost
         with trio.move_on_after(inf if options.pattern == "request" else seconds):
             await self._send_all(started + seconds)
-        ended = trio.current_time()
+        ended = program_time()
         report = await self._channel.report(Record(kind=Kind.END, flow=self._flow, number=self._sent))
         return self._result(report, ended - started)
 
     async def _send_all(self, end: float) -> None:
         """Send until it is time; a sender that was held up catches up, so that the mean rate stays what was asked for."""
         is_request = self._options.pattern == "request"
-        due = trio.current_time()
+        due = program_time()
         standstill = Standstill()
         for gap in gaps(self._options, self._randomness):
-            due = (trio.current_time() if is_request else due) + gap  # think time starts when the response is there
+            due = (program_time() if is_request else due) + gap  # think time starts when the response is there
             if due >= end:
-                await trio.sleep_until(end)
+                await sleep_until(end)
                 return
-            if due > trio.current_time():
-                await trio.sleep_until(due)
+            if due > program_time():
+                await sleep_until(due)
             if self._options.count is None:
                 standstill.count(self._options.octets)
             if is_request:

@@ -6,50 +6,54 @@ order is that of the topology file, so that ports, random streams and events com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import Final, final
+from ipaddress import IPv4Address
+from typing import final
 
+from vnet.fabric.machine_clock import MachineClock
 from vnet.fabric.rng import RandomStreams
+from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.stand_in import StandIn
 from vnet.links.impairments import Impairments
 from vnet.links.link import Link
-from vnet.ports import Nesting, Port, Randomness, Scheduler
+from vnet.ports import Nesting, Port, Randomness
+from vnet.runtime.clock import settle
 from vnet.runtime.configs import firewall_config, nat_config, vlan_config
+from vnet.runtime.host_config import (
+    DEFAULT_ROUTE,
+    add_routes,
+    add_routes_again,
+    bond_config,
+    ipv4_addresses,
+    leased_gateway,
+    routes_by,
+    start_ipv6,
+)
+from vnet.runtime.machine_starts import start_times
 from vnet.services.dhcp.binding import BindingStore
 from vnet.services.dhcp.node import DhcpServerNode
 from vnet.services.dhcp.policy import DhcpConfig
 from vnet.services.router.router import Router
-from vnet.stack.bond import BondConfig
-from vnet.stack.dhcp_lease import Lease
 from vnet.stack.host import Host
-from vnet.stack.interface import Interface
-from vnet.stack.routes import RouteTable
 from vnet.switch.switch import Switch
 from vnet.switch.vlan import VlanConfig
 from vnet.topology.resolved import (
     LINUX_KINDS,
     Impairment,
     PortRef,
-    ResolvedBond,
     ResolvedDhcp,
     ResolvedGuest,
     ResolvedInterface,
-    ResolvedRoute,
     ResolvedRouter,
     ResolvedTopology,
 )
+from vnet.units import Instant
 from vnet.wire.ethernet import HEADER_OCTETS
-
-DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
-DEFAULT_ROUTE6: Final = IPv6Network("::/0")
-
-_BEFORE_LEASED: Final = -1
-"""Metric of a default route that the topology states where the lease has one too."""
 
 StoreFor = Callable[[str], BindingStore]
 """Gives the store of a network's DHCP bindings."""
@@ -79,7 +83,7 @@ class Builder:
     def __init__(
         self,
         topology: ResolvedTopology,
-        scheduler: Scheduler,
+        scheduler: Timeline,
         streams: RandomStreams,
         events: EventLog,
         store_for: StoreFor,
@@ -92,6 +96,8 @@ class Builder:
         self._store_for = store_for
         self._live = live
         self._nesting = Nesting(scheduler)
+        self.starts = start_times(topology)
+        """When each machine starts that is stood in for."""
         self.parts = Parts()
 
     def build(self) -> Parts:
@@ -237,10 +243,10 @@ class Builder:
         node = Router(router.name, self._scheduler, self._streams_of(router.name), self._events.reporter(router.name))
         self.parts.routers[router.name] = node
         for interface in router.interfaces:
-            made = node.add_interface(interface.name, interface.mac, _ipv4(interface), interface.mtu)
+            made = node.add_interface(interface.name, interface.mac, ipv4_addresses(interface), interface.mtu)
             made.port.set_handler(self._nesting.guard(made.receive))
             self._plug(made.port, interface.port, interface.cable, inline=True)
-        _add_routes(node.routes, router.routes)
+        add_routes(node.routes, router.routes)
         if isinstance(router.default_gateway, IPv4Address):
             node.routes.add(DEFAULT_ROUTE, router.default_gateway.packed)
         if router.nat is not None:
@@ -257,15 +263,32 @@ class Builder:
             for port, interface in zip(live.ports, guest.interfaces, strict=True):
                 self._plug(port, interface.port, interface.cable, inline=True)
             return
-        emulated = EmulatedGuest(self._host(guest, 0))
+        emulated = self._emulated(guest)
         emulated.names.servers, emulated.names.search = guest.dns, guest.search
         self.parts.guests[guest.name] = emulated
         ports = emulated.host.nics
+        is_on = self.starts.get(guest.name, 0) == 0
         for nic in guest.interfaces:
-            self._configure(emulated.host, guest, nic)
+            if is_on:
+                self._configure(emulated.host, guest, nic)
             for cable in nic.cables:
                 self._plug(ports[cable.name], cable.port, cable.cable)
-            self._start_dhcp(emulated, guest, nic)
+            if is_on:
+                self._start_dhcp(emulated, guest, nic)
+        if not is_on:
+            emulated.host.abandon_nics()
+
+    def _emulated(self, guest: ResolvedGuest) -> EmulatedGuest:
+        host = self._host(guest, 0)
+        if guest.machine is None:
+            return EmulatedGuest(host)
+        return StandIn(host, guest.machine, self._scheduler, settle, self._events.reporter(guest.name))
+
+    @property
+    def last_start(self) -> Instant:
+        """When the last machine starts that is stood in for; 0 where all are there from the beginning."""
+        stood_in = (name for name, guest in self.parts.guests.items() if isinstance(guest, StandIn))
+        return max((self.starts[name] or 0 for name in stood_in), default=0)
 
     def blank_host(self, name: str, boot: int) -> Host:
         """Make the host of an emulated guest anew, with its interfaces, but neither cables nor addresses.
@@ -285,27 +308,28 @@ class Builder:
 
     def _host(self, guest: ResolvedGuest, boot: int) -> Host:
         streams = self._streams_of(f"{guest.name} boot {boot}" if boot else guest.name)
-        host = Host(guest.name, self._scheduler, streams, self._events.reporter(guest.name))
+        scheduler = self._scheduler if guest.machine is None else MachineClock(self._scheduler)
+        host = Host(guest.name, scheduler, streams, self._events.reporter(guest.name))
         for nic in guest.interfaces:
             if nic.parent is not None and nic.vid is not None:
                 host.add_vlan(host.interfaces[nic.parent], nic.vid, nic.name)
             elif nic.bond is not None:
                 rates = {member.name: member.cable.rate for member in nic.bond.members}
-                host.add_bond(nic.name, nic.mac, rates, _bond_config(nic.bond), nic.mtu)
+                host.add_bond(nic.name, nic.mac, rates, bond_config(nic.bond), nic.mtu)
             else:
                 host.add_interface(nic.name, nic.mac, nic.mtu)
         return host
 
     def _configure(self, host: Host, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
         interface = host.interfaces[nic.name]
-        for address in _ipv4(nic):
+        for address in ipv4_addresses(nic):
             interface.add_address(address)
         if isinstance(nic.gateway, IPv4Address):
             host.routes.add(DEFAULT_ROUTE, nic.gateway.packed, interface)
         routes = routes_by(self.topology, guest, nic)
-        _add_routes(host.routes, routes, interface)
+        add_routes(host.routes, routes, interface)
         if nic.has_ipv6:
-            _start_ipv6(interface, nic, routes)
+            start_ipv6(interface, nic, routes)
 
     def _start_dhcp(self, emulated: EmulatedGuest, guest: ResolvedGuest, nic: ResolvedInterface) -> None:
         if not self._wants_dhcp(guest, nic):
@@ -314,7 +338,7 @@ class Builder:
         client = emulated.start_dhcp(interface)
         routes, own = routes_by(self.topology, guest, nic), leased_gateway(self.topology, guest, nic)
         if routes or own:  # they go with the address, and must come back with the next one
-            client.on_bound.append(partial(_add_routes_again, emulated.host.routes, routes, own, interface))
+            client.on_bound.append(partial(add_routes_again, emulated.host.routes, routes, own, interface))
 
     def _wants_dhcp(self, guest: ResolvedGuest, nic: ResolvedInterface) -> bool:
         """Tell whether the guest's stand-in asks for an address: where vnet would, and where the user's own client would."""
@@ -329,73 +353,6 @@ def namespace_guests(topology: ResolvedTopology) -> Iterator[ResolvedGuest]:
     return (guest for guest in topology.guests.values() if guest.kind in LINUX_KINDS)
 
 
-def is_beside(topology: ResolvedTopology, address: object, nic: ResolvedInterface) -> bool:
-    """Tell whether *address* is on the subnet that the NIC is plugged into."""
-    network = topology.networks.get(nic.network or "")
-    subnets = [each.network for each in nic.addresses] + ([network.subnet] if network and network.subnet else [])
-    return any(address in subnet for subnet in subnets)
-
-
-def routes_by(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface) -> list[ResolvedRoute]:
-    """List the routes of a guest that lead through a NIC."""
-    return [route for route in guest.routes if is_beside(topology, route.via, nic)]
-
-
-def leased_gateway(topology: ResolvedTopology, guest: ResolvedGuest, nic: ResolvedInterface) -> IPv4Address | None:
-    """Return the gateway that the topology prefers to that of the lease on this NIC; None if it leaves the choice."""
-    gateway = guest.gateway
-    if nic.addresses or not isinstance(gateway, IPv4Address) or not is_beside(topology, gateway, nic):
-        return None
-    return gateway
-
-
 def router_address(router: Router) -> IPv4Address | None:
     """Name the address by which a router is called: its first."""
     return next((address.ip for interface in router.interfaces.values() for address in interface.addresses), None)
-
-
-def _add_routes(table: RouteTable, routes: Iterable[ResolvedRoute], interface: Interface | None = None) -> None:
-    for route in routes:
-        if isinstance(route.destination, IPv4Network) and isinstance(route.via, IPv4Address):
-            table.add(route.destination, route.via.packed, interface)
-
-
-def _add_routes_again(
-    table: RouteTable, routes: Iterable[ResolvedRoute], gateway: IPv4Address | None, interface: Interface, lease: Lease
-) -> None:
-    _add_routes(table, routes, interface)
-    if gateway is not None:
-        table.add(DEFAULT_ROUTE, gateway.packed, interface, _BEFORE_LEASED)
-
-
-def _start_ipv6(interface: Interface, nic: ResolvedInterface, routes: Iterable[ResolvedRoute]) -> None:
-    """Have an interface speak IPv6 with what the topology says; the addresses are asked for once the cable is in."""
-    side = interface.enable_ipv6()
-    for address in nic.addresses:
-        if isinstance(address, IPv6Interface):
-            side.add_address(address)
-    if nic.ipv6 == "auto":
-        side.configure_itself()
-    if isinstance(nic.gateway, IPv6Address):
-        side.node.routes.add(DEFAULT_ROUTE6, nic.gateway.packed, interface)
-    for route in routes:
-        if isinstance(route.destination, IPv6Network) and isinstance(route.via, IPv6Address):
-            side.node.routes.add(route.destination, route.via.packed, interface)
-
-
-def _ipv4(interface: ResolvedInterface) -> list[IPv4Interface]:
-    return [address for address in interface.addresses if isinstance(address, IPv4Interface)]
-
-
-def _bond_config(bond: ResolvedBond) -> BondConfig:
-    return BondConfig(
-        miimon=bond.miimon,
-        updelay=bond.updelay,
-        downdelay=bond.downdelay,
-        primary=bond.primary,
-        primary_reselect=bond.primary_reselect,
-        num_grat_arp=bond.num_grat_arp,
-        arp_interval=bond.arp_interval,
-        arp_targets=tuple(target.packed for target in bond.arp_ip_target),
-        arp_validate=bond.arp_validate,
-    )

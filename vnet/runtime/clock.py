@@ -38,6 +38,8 @@ GRACE: Final[Duration] = HOUR
 """What the tasks of a simulation that has failed get of lab time to clean up."""
 MOST_STEPS: Final = 1_000_000
 """More steps of tasks than this without time moving mean that one of them never lets the lab have its turn."""
+LIVE_STEPS: Final = 3
+"""Turns that tasks get in a live lab to come to where they wait."""
 LAST_STEPS: Final = 100_000
 """What they get of those to clean up."""
 
@@ -253,6 +255,17 @@ _current: Final[trio.lowlevel.RunVar[Simulation | None]] = trio.lowlevel.RunVar(
 def current_simulation() -> Simulation | None:
     """Tell in which simulation the caller runs; None in real time."""
     return _current.get()
+
+
+async def settle() -> None:
+    """Wait until every other task waits, in a simulation; live, where that may never be, give each a chance to."""
+    if current_simulation() is None:
+        for _ in range(LIVE_STEPS):
+            await trio.lowlevel.checkpoint()
+        return
+    from trio.testing import wait_all_tasks_blocked
+
+    await wait_all_tasks_blocked()
 
 
 @contextmanager

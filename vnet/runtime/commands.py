@@ -18,7 +18,7 @@ from vnet.guests.namespace import NamespaceGuest
 from vnet.runtime.capture import Capture
 from vnet.runtime.change import change
 from vnet.runtime.filter import compile_filter
-from vnet.runtime.machines import machine_of
+from vnet.runtime.machines import machine_of, qemu_of
 from vnet.runtime.matrix import measure
 from vnet.runtime.sinks import Sink
 from vnet.runtime.views import show
@@ -109,13 +109,13 @@ class Commands:
 
     def console(self, values: Mapping[str, object]) -> Console:
         """Find the console of a ``guest``."""
-        return machine_of(self._lab, Arguments(values).text("guest")).console
+        return qemu_of(self._lab, Arguments(values).text("guest")).console
 
     async def wait_machine_off(self, values: Mapping[str, object]) -> None:
         """Wait until a ``guest`` has run and does not any more."""
         machine = machine_of(self._lab, Arguments(values).text("guest"))
         await machine.wait_state("running", "paused")
-        await machine.wait_state("stopped", "failed")
+        await machine.wait_state("stopped", "saved", "failed")
 
     def _port_name(self, text: str) -> str:
         """Turn a switch port by number (``core:3``, as ``show ports`` has it) into its name; leave all else as it is."""

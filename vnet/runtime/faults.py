@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 from vnet.addresses import is_group
 from vnet.errors import UsageError
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.stand_in import StandIn
 from vnet.links.link import Link
 from vnet.ports import Handler, Port
 from vnet.runtime.build import Builder
@@ -149,7 +150,6 @@ class Faults:
         self._cuts: list[_Cut] = []
         self._makes: dict[Fault, Callable[[], list[_Cut]]] = {}
         self._active: list[Fault] = []
-        self._boots: dict[str, int] = {}
         self._known: tuple[ResolvedTopology, list[_Endpoint]] | None = None
 
     @property
@@ -235,16 +235,21 @@ class Faults:
         """Stop an emulated guest: sockets are closed, and addresses, routes, leases and neighbors forgotten.
 
         Whoever waits on a socket gets what closing it gives: trio.ClosedResourceError, or UsageError from a UDP socket of
-        the guest's own. Programs are not ended; sockets that they open later work once it has started again. A guest
-        that has crashed already stays so.
+        the guest's own. Programs are not ended; sockets that they open later work once it has started again. Those of a
+        machine that is stood in for are, and start anew with it. A guest that has crashed already stays so.
         """
         emulated = self._emulated(guest)
         found = next((fault for fault in self._active if (fault.kind, fault.what) == ("crash", guest)), None)
-        if found is not None:
+        if found is not None and not (isinstance(emulated, StandIn) and emulated.state.is_alive):
             return found
+        if isinstance(emulated, StandIn):
+            emulated.fail("crashed")
+        if found is not None:
+            return found  # of a machine that was started in another way since
         fault = self._begin("crash", guest)
         fault._undo = lambda: self._boot(emulated)
-        self._stop(emulated)
+        if not isinstance(emulated, StandIn):
+            self._lab.boots.stop(emulated)
         return fault
 
     @called_as("lab.faults.restart('web')")
@@ -320,18 +325,12 @@ class Faults:
             raise UsageError(f"{name} is of kind {guest.kind}: only emulated guests can crash; isolate it instead")
         return guest
 
-    def _stop(self, guest: EmulatedGuest) -> None:
-        """Put a blank host in the place of the guest's; the old one keeps its timers, and no way to be heard."""
-        name, old = guest.name, guest.host
-        old.abandon_nics()
-        self._boots[name] = self._boots.get(name, 0) + 1
-        guest.replace_host(self._builder.blank_host(name, self._boots[name]))
-
     def _boot(self, guest: EmulatedGuest) -> None:
+        if isinstance(guest, StandIn):
+            guest.boot_if_off()
+            return
         self._lab.events.add(guest.name, "restart")
-        guest.host.adopt_nics({name: self._lab.ports[port.name] for name, port in guest.host.nics.items()})
-        self._builder.start_host(guest.name)
-        guest.host.changed()
+        self._lab.boots.boot(guest)
 
 
 def _endpoints(lab: Lab) -> list[_Endpoint]:

@@ -17,14 +17,19 @@ from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Address, Guest, PingReply, Target
 from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.machine_life import MachineState, VirtualMachine
 from vnet.guests.qemu import QemuGuest
+from vnet.guests.stand_in import StandIn
+from vnet.links.link import Link
 from vnet.ports import Port
+from vnet.runtime.boots import Boots
 from vnet.runtime.branch import Snapshot
 from vnet.runtime.branch import branch as run_branch
 from vnet.runtime.branch import snapshot as take_snapshot
 from vnet.runtime.build import Builder, router_address
 from vnet.runtime.capture import Captures
 from vnet.runtime.faults import Faults
+from vnet.runtime.machines import as_machine
 from vnet.runtime.matrix import Reachability, snapshot
 from vnet.runtime.named import Links, Named
 from vnet.runtime.networks import Networks
@@ -84,15 +89,32 @@ class Lab:
             timeline, parts.ports, lambda: {name: link.a.name for name, link in parts.links.items()}, epoch
         )
         self.captures.hints = dict(without_cable(self.topology))
+        self.boots = Boots(self, builder)
         self.faults = Faults(self, builder)
         self.has_state_file = has_state_file
         self.snapshots: list[Snapshot] = []
         self.stopping = trio.Event()
         for guest in parts.guests.values():
             self.introduce(guest)
+            if isinstance(guest, StandIn):
+                guest.housing = self.boots
+                when = builder.starts[guest.name]
+                if when == 0:
+                    guest.boot(has_host=True)
+                elif when is not None:
+                    timeline.at(timeline.now + when, guest.boot_if_off)
+            if (machine := as_machine(guest)) is not None:
+                power = partial(self._power, [builder.parts.links[port.name] for port in machine.ports])
+                power(machine.state)
+                machine.life.on_change = power
 
     def __repr__(self) -> str:
         return f"<Lab {self.name} {'live' if self.live else 'simulated'} at {self.now:.6f} s>"
+
+    def _power(self, links: Sequence[Link], state: MachineState) -> None:
+        """Let the far ends of a machine's cables see whether it is on."""
+        for link in links:
+            link.power(state.has_power)
 
     def introduce(self, guest: Guest) -> None:
         """Let a guest know of the lab what it cannot find out: names, for programs on emulated hosts, or its own leases."""
@@ -238,13 +260,13 @@ class Lab:
     async def wait_up(self, timeout: When = 60.0) -> None:
         """Wait until every guest that uses DHCP has its address, and every IPv6 address is known to be free.
 
-        Raise NoAnswer after *timeout* (seconds, or text).
+        Raise NoAnswer after *timeout* (seconds, or text), which begins when all machines that are stood in for have started.
         """
-        timeout = seconds_of(timeout)
+        timeout = seconds_of(timeout) + max(0, self._builder.last_start - self.timeline.now) / SECOND
         with trio.move_on_after(timeout) as scope:
             for guest in self.guests.values():
-                if isinstance(guest, QemuGuest):
-                    await guest.wait_started()
+                if (machine := _starting(guest)) is not None:
+                    await machine.wait_started()
             async with trio.open_nursery() as nursery:
                 for guest in self.guests.values():
                     if any(each.dhcp for each in guest.interfaces()):
@@ -254,7 +276,7 @@ class Lab:
             missing = [
                 guest.name for guest in self.guests.values()
                 if any(each.dhcp and not each.addresses for each in guest.interfaces())
-                or (isinstance(guest, QemuGuest) and not guest.state.is_alive)
+                or ((machine := _starting(guest)) is not None and not machine.state.is_alive)
             ]  # fmt: skip
             raise NoAnswer(f"no address after {timeout:g} s: {', '.join(missing)}")
 
@@ -265,8 +287,8 @@ class Lab:
         """
         for guest in self.guests.values():
             for program in guest.programs:
-                if not program.is_server:
-                    await program.ended.wait()
+                while not program.is_server and not program.ended.is_set():
+                    await program.ended.wait()  # by another event than that, if its machine starts anew
         failed = [
             (guest.name, program)
             for guest in self.guests.values() for program in guest.programs if program.state == "failed"
@@ -322,3 +344,9 @@ class Lab:
             for source, target in replies:
                 nursery.start_soon(probe, source, target)
         return replies
+
+
+def _starting(guest: Guest) -> VirtualMachine | None:
+    """Return a machine that starts with its lab; None for any other guest."""
+    machine = as_machine(guest)
+    return machine if machine is not None and machine.machine.start_action == "always" else None

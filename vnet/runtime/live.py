@@ -26,10 +26,14 @@ from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
 from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
 from vnet.guests.process import LabProcesses
-from vnet.guests.qemu import QemuGuest, check_files
+from vnet.guests.qemu import QemuGuest
+from vnet.guests.qemu_command import check_files
 from vnet.ports import Port
-from vnet.runtime.build import DEFAULT_ROUTE6, leased_gateway, namespace_guests, routes_by
+from vnet.runtime.build import namespace_guests
+from vnet.runtime.host_config import DEFAULT_ROUTE6, leased_gateway, routes_by
 from vnet.runtime.journal import Journal, begin, finish
+from vnet.runtime.machine_starts import in_order
+from vnet.runtime.machines import end_machine
 from vnet.runtime.places import LabPlace, place_of
 from vnet.runtime.shell import Shell
 from vnet.topology.resolved import ResolvedGuest, ResolvedInterface, ResolvedTopology
@@ -144,17 +148,17 @@ class LiveHost:
             for index, (guest, machine) in enumerate(machines)
         }
 
-    async def _start_machines(self) -> None:
+    async def _start_machines(self, topology: ResolvedTopology) -> None:
         """Start the machines one after the other, each when the one before it runs and its delay is over (VS-84)."""
-        for machine in sorted(self.machines.values(), key=lambda each: each.machine.start_order):
-            await trio.sleep(machine.machine.start_delay / SECOND)
+        for name, machine in in_order(topology):
+            await trio.sleep(machine.start_delay / SECOND)
             with contextlib.suppress(LabError, UsageError):  # whoever waits for it is told; or somebody was faster
-                await machine.start()
+                await self.machines[name].start()
 
     async def _stop_machines(self) -> None:
         async with trio.open_nursery() as nursery:
             for machine in self.machines.values():
-                nursery.start_soon(machine.stop)
+                nursery.start_soon(end_machine, machine)
 
     @asynccontextmanager
     async def running(self, lab: Lab) -> AsyncIterator[None]:
@@ -177,7 +181,7 @@ class LiveHost:
             nursery.start_soon(drive)
             starting = trio.CancelScope()
             if self.machines:
-                nursery.start_soon(_within, starting, self._start_machines)
+                nursery.start_soon(_within, starting, self._start_machines, lab.topology)
             try:
                 yield
             except Exception as error:
@@ -195,9 +199,11 @@ class LiveHost:
             raise failure
 
 
-async def _within(scope: trio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
+async def _within(
+    scope: trio.CancelScope, function: Callable[[ResolvedTopology], Awaitable[None]], topology: ResolvedTopology
+) -> None:
     with scope:
-        await function()
+        await function(topology)
 
 
 def refuse_what_is_not_built(topology: ResolvedTopology, emulate: bool) -> None:

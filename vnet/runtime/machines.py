@@ -1,23 +1,49 @@
-"""``vnet set LAB GUEST pause`` and the like: what can be done to a virtual machine while the lab runs."""
+"""``vnet set LAB GUEST pause`` and the like: what can be done to a virtual machine, or its stand-in, while the lab runs."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from vnet.errors import UsageError
+from vnet.errors import LabError, UsageError
+from vnet.guests.base import Guest
+from vnet.guests.machine_life import MachineState, VirtualMachine
 from vnet.guests.qemu import QemuGuest
+from vnet.guests.stand_in import StandIn
 
 if TYPE_CHECKING:
     from vnet.runtime.lab import Lab
 
-_VERBS: Final[Mapping[str, Callable[[QemuGuest], Awaitable[None]]]] = {
-    "start": QemuGuest.start, "stop": QemuGuest.stop, "shutdown": QemuGuest.shutdown, "reset": QemuGuest.reset,
-    "pause": QemuGuest.pause, "resume": QemuGuest.resume,
-}  # fmt: skip
-_NAMED: Final[Mapping[str, Callable[[QemuGuest, str], Awaitable[None]]]] = {
-    "save": QemuGuest.save, "restore": QemuGuest.restore,
-}  # fmt: skip
+_VERBS: Final[Mapping[str, Callable[[VirtualMachine], Awaitable[None]]]] = {
+    "start": lambda machine: machine.start(),
+    "stop": lambda machine: machine.stop(),
+    "shutdown": lambda machine: machine.shutdown(),
+    "reset": lambda machine: machine.reset(),
+    "pause": lambda machine: machine.pause(),
+    "resume": lambda machine: machine.resume(),
+    "save": lambda machine: machine.save(),
+    "restore": lambda machine: machine.restore(),
+}
+_NAMED: Final[Mapping[str, Callable[[VirtualMachine, str], Awaitable[None]]]] = {
+    "save": lambda machine, tag: machine.save(tag),
+    "restore": lambda machine, tag: machine.restore(tag),
+}
+
+
+STOP_PATIENCE: Final = 20.0
+"""Seconds that a machine gets to heed its power button when its lab ends."""
+
+
+def as_machine(guest: Guest) -> VirtualMachine | None:
+    """Return a guest that is a virtual machine, or stands in for one; None for any other."""
+    return guest if isinstance(guest, QemuGuest | StandIn) else None
+
+
+def machines_of(lab: Lab) -> list[VirtualMachine]:
+    """List the machines of a lab in the order in which they start."""
+    found = [machine for machine in map(as_machine, lab.guests.values()) if machine is not None]
+    return sorted(found, key=lambda each: each.machine.start_order)
 
 
 def is_for_machine(lab: Lab, target: str, settings: Sequence[str]) -> bool:
@@ -25,14 +51,35 @@ def is_for_machine(lab: Lab, target: str, settings: Sequence[str]) -> bool:
     return target in lab.guests and all(_verb(setting) is not None for setting in settings)
 
 
-def machine_of(lab: Lab, name: str) -> QemuGuest:
-    """Find a virtual machine; raise UsageError for a guest that is none here."""
+def machine_of(lab: Lab, name: str) -> VirtualMachine:
+    """Find a virtual machine or its stand-in; raise UsageError for a guest that is neither."""
     guest = lab.guests[name]
-    if isinstance(guest, QemuGuest):
-        return guest
-    others = [each.name for each in lab.guests.values() if isinstance(each, QemuGuest)]
-    hint = f"guests of kind qemu are: {', '.join(others)}" if others else "this lab runs no guests of kind qemu"
-    raise UsageError(f"{name} is an {guest.kind} guest here, no virtual machine; {hint}")
+    found = as_machine(guest)
+    if found is not None:
+        return found
+    others = [each.name for each in machines_of(lab)]
+    hint = f"guests of kind qemu are: {', '.join(others)}" if others else "this lab has no guests of kind qemu"
+    raise UsageError(f"{name} is an {guest.kind} guest, no virtual machine; {hint}")
+
+
+def qemu_of(lab: Lab, name: str) -> QemuGuest:
+    """Find a machine that QEMU runs; raise UsageError for a guest that is none, or only stood in for."""
+    found = machine_of(lab, name)
+    if isinstance(found, QemuGuest):
+        return found
+    raise UsageError(f"an emulated host stands in for {name} here, which has no console; run the lab live")
+
+
+async def end_machine(machine: VirtualMachine) -> None:
+    """End a machine as its file says for the end of its lab: what does not heed its power button is turned off."""
+    action = machine.machine.stop_action
+    with contextlib.suppress(LabError, UsageError):  # it may have ended, or cannot be saved
+        if action == "save":
+            await machine.save()
+        elif action == "shutdown":
+            await machine.shutdown(STOP_PATIENCE)
+    if machine.state is not MachineState.SAVED:
+        await machine.stop()
 
 
 async def change_machine(lab: Lab, target: str, settings: Sequence[str]) -> dict[str, object]:
@@ -42,16 +89,16 @@ async def change_machine(lab: Lab, target: str, settings: Sequence[str]) -> dict
         verb = _verb(setting)
         assert verb is not None, "is_for_machine has looked"
         key, tag = verb
-        if key in _VERBS:
+        if tag is None:
             await _VERBS[key](machine)
         else:
             await _NAMED[key](machine, tag)
     return {"guest": target, "state": machine.state.value, "error": machine.error or None}
 
 
-def _verb(setting: str) -> tuple[str, str] | None:
+def _verb(setting: str) -> tuple[str, str | None] | None:
     key, equals, value = setting.partition("=")
     key = key.strip().lower()
-    if key in _VERBS and not equals:
-        return key, ""
+    if not equals:
+        return (key, None) if key in _VERBS else None
     return (key, value.strip()) if key in _NAMED else None

@@ -14,13 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import trio
+
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
+from vnet.guests.stand_in import StandIn
 from vnet.runtime.build import Builder
 from vnet.runtime.clock import current_simulation
 from vnet.runtime.lab import Lab
 from vnet.runtime.live import LiveHost
+from vnet.runtime.machines import end_machine
 from vnet.runtime.state import open_store
 from vnet.runtime.ways import simulated_context
 from vnet.topology import load_topology
@@ -69,7 +73,7 @@ async def open_lab(
         stack.push_async_callback(lab.networks.close)
         await lab.networks.open(partial(simulated_context, timeline, streams, events))
         try:
-            async with _programs(lab):
+            async with _programs(lab), _machines(lab):
                 yield lab
         finally:
             for each in tuple(lab.snapshots):
@@ -103,6 +107,7 @@ async def _open_live(
         await stack.enter_async_context(host.running(lab))
         stack.push_async_callback(lab.networks.settle)
         await stack.enter_async_context(_programs(lab))
+        await stack.enter_async_context(_machines(lab))
         yield lab
 
 
@@ -113,6 +118,20 @@ def _programs(lab: Lab) -> AbstractAsyncContextManager[None]:
     from vnet.runtime.programs import running_programs
 
     return running_programs(lab)
+
+
+@asynccontextmanager
+async def _machines(lab: Lab) -> AsyncIterator[None]:
+    """End the machines that are stood in for as their file says, before their programs and with all that is around them."""
+    try:
+        yield
+    finally:
+        stand_ins = [guest for guest in lab.guests.values() if isinstance(guest, StandIn)]
+        if stand_ins:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    for each in stand_ins:
+                        nursery.start_soon(end_machine, each)
 
 
 def _report_error(events: EventLog, error: Exception) -> None:

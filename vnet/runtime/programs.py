@@ -25,9 +25,11 @@ from vnet.fabric.rng import RandomStreams
 from vnet.guests.base import Guest
 from vnet.guests.emulated import EmulatedGuest
 from vnet.guests.program import GuestProgram, Row
+from vnet.guests.stand_in import StandIn
 from vnet.ports import Randomness
 from vnet.programs import dns, echo, http, iperf3_client, iperf3_server, traffic
 from vnet.programs.traffic_sink import Sink
+from vnet.runtime.machine_programs import MachinePrograms
 from vnet.runtime.tasks import PROGRAM
 from vnet.topology.resolved_programs import (
     ResolvedProgram,
@@ -64,10 +66,19 @@ async def running_programs(lab: Lab) -> AsyncIterator[None]:
             guest = lab.guests[name]
             if not isinstance(guest, EmulatedGuest):
                 continue
-            for index, program in enumerate(resolved.run):
-                runner = _Runner(lab, guest, program, streams.stream(name, f"program {index} {program.name}"))
-                guest.programs.append(runner.state)
-                if isinstance(program, RunServer):
+            runners = [
+                _Runner(lab, guest, program, streams.stream(name, f"program {index} {program.name}"))
+                for index, program in enumerate(resolved.run)
+            ]
+            guest.programs.extend(runner.state for runner in runners)
+            if isinstance(guest, StandIn):
+                guest.program_runner = MachinePrograms(nursery, runners, are_running=guest.state.is_alive)
+                if not guest.state.is_alive:  # they start with it, and nobody waits for what does not
+                    if guest.machine.start_action == "never":
+                        guest.program_runner.cut()
+                    continue
+            for runner in runners:
+                if runner.state.is_server:
                     nursery.start_soon(runner.run, name=runner.title)
                     await runner.listening.wait()
                 else:
@@ -86,16 +97,24 @@ async def running_programs(lab: Lab) -> AsyncIterator[None]:
 
 @final
 class _Runner:
-    """Runs one program."""
+    """Runs one program, once: one that is to run again is a new one, with *before* for what stays."""
 
-    def __init__(self, lab: Lab, guest: EmulatedGuest, program: ResolvedProgram, randomness: Randomness) -> None:
+    def __init__(
+        self, lab: Lab, guest: EmulatedGuest, program: ResolvedProgram, randomness: Randomness, before: _Runner | None = None
+    ) -> None:
         self._lab = lab
         self._guest = guest
         self._program = program
         self._randomness = randomness
-        self._sink = Sink()  # outlives restarts of its guest: what arrived before is not lost
+        self._scope: trio.CancelScope | None = None
+        self._is_cut = False
         self.listening = trio.Event()
-        self.state = GuestProgram(program.name, is_server=isinstance(program, RunServer))
+        self.ended = trio.Event()
+        if before is None:
+            self._sink = Sink()  # outlives restarts of its guest: what arrived before is not lost
+            self.state = GuestProgram(program.name, is_server=isinstance(program, RunServer))
+        else:
+            self._sink, self.state = before._sink, before.state
 
     @property
     def title(self) -> str:
@@ -106,8 +125,37 @@ class _Runner:
         """Take note that a server listens: this is its ``task_status``."""
         self.listening.set()
 
+    def anew(self) -> _Runner:
+        """Return one that runs the program again from its beginning, on the machine that has started anew."""
+        self.state.begin_again()
+        return _Runner(self._lab, self._guest, self._program, self._randomness, self)
+
+    def ask_to_end(self) -> None:
+        """End it, so that it says goodbye to its peers; ``ended`` tells when that is done."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def cut(self) -> None:
+        """End it with its machine; what it still does and says is of no interest any more."""
+        self._is_cut = True
+        self.ask_to_end()
+        if self.state.state in ("waiting", "running"):
+            self.state.state = "stopped"
+            self.state.ended.set()
+
     async def run(self) -> None:
         """Run it, and contain what goes wrong."""
+        try:
+            if not isinstance(self._guest, StandIn):
+                await self._run()
+            elif not self._is_cut:
+                with self._guest.program_time.track() as self._scope:
+                    await self._run()
+        finally:
+            self.ended.set()
+            self.listening.set()
+
+    async def _run(self) -> None:
         state = self.state
         try:
             program = self._program
@@ -118,7 +166,8 @@ class _Runner:
                 await self._wait_for_addresses(program)
                 state.state = "running"
                 await self._guest.run(self._act, program)
-            state.state = "done"
+            if not self._is_cut:
+                state.state = "done"
         except (Exception, SystemExit) as error:
             self._fail(error)
         except BaseExceptionGroup as group:
@@ -128,11 +177,14 @@ class _Runner:
             assert rest is not None
             self._fail(rest)
         finally:
-            state.ended.set()
+            if not self._is_cut:
+                state.ended.set()
             self.listening.set()
 
     def _fail(self, error: BaseException) -> None:
         state = self.state
+        if self._is_cut:
+            return  # its machine was turned off: what it says of that is of no interest
         if not trio.lowlevel.in_trio_run():
             return  # the whole run was given up, and nobody may wait any more: that says nothing about this program
         state.state, state.error = "failed", _describe(error)

@@ -15,7 +15,7 @@ from vnet.errors import UsageError
 from vnet.guests.base import Address
 from vnet.guests.emulated import EmulatedGuest
 from vnet.guests.namespace import NamespaceGuest
-from vnet.guests.qemu import QemuGuest
+from vnet.runtime.machines import as_machine
 from vnet.services.dhcp.binding import Binding, BindingState
 from vnet.switch.vlan import VlanConfig
 from vnet.topology.describe import network_of
@@ -323,11 +323,12 @@ def _servers(guest: Guest) -> list[str] | None:
 
 def _machine(guest: Guest) -> Row | None:
     """Tell how a virtual machine stands."""
-    if not isinstance(guest, QemuGuest):
+    machine = as_machine(guest)
+    if machine is None:
         return None
     return {
-        "state": guest.state.value, "pid": guest.pid, "error": guest.error or None, "accel": guest.machine.accel,
-        "memory": guest.machine.memory,
+        "state": machine.state.value, "code": machine.state.code, "pid": machine.pid, "error": machine.error or None,
+        "accel": machine.machine.accel, "memory": machine.machine.memory,
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ MOST_DELAY: Final[Duration] = DAY
 
 KEYS: Final = (
     "kernel", "initrd", "append", "disk", "iso", "memory", "cpus", "machine", "accel", "console", "args", "start_order",
-    "start_delay",
+    "start_delay", "start_action", "stop_action",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ class ResolvedMachine:
     """A virtual machine: paths are complete, ``memory`` is octets; what boots is kernel, disk, iso or the network.
 
     ``start_order`` sorts the machines of a lab, the smallest first; each is started ``start_delay`` after the one before it
-    runs.
+    runs. ``start_action`` tells whether it starts with the lab, ``stop_action`` how it ends with it (VS-84).
     """
 
     kernel: str | None = None
@@ -51,6 +51,8 @@ class ResolvedMachine:
     args: tuple[str, ...] = ()
     start_order: int = 0
     start_delay: Duration = 0
+    start_action: Literal["always", "never"] = "always"
+    stop_action: Literal["turn-off", "shutdown", "save"] = "turn-off"
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
@@ -97,6 +99,8 @@ def resolve_machine(draft: Draft, name: str, model: Guest) -> ResolvedMachine | 
         args=tuple(model.args or ()),
         start_order=reader.whole(model.start_order, (*path, "start_order"), -MOST_ORDER, MOST_ORDER, 0),
         start_delay=delay,
+        start_action=model.start_action or "always",
+        stop_action=model.stop_action or "turn-off",
     )
 
 

@@ -364,6 +364,13 @@ class Guest(Strict, frozen=True, kw_only=True):
     start_delay: Annotated[
         DurationText | None, about("QEMU: how long after the machine before it runs; not given: at once.")
     ] = None
+    start_action: Annotated[
+        Literal["always", "never"] | None, about("QEMU: whether it starts with the lab; not given: always.")
+    ] = None
+    stop_action: Annotated[
+        Literal["turn-off", "shutdown", "save"] | None,
+        about("QEMU: how it ends with the lab: by its switch, by its power button, or saved; not given: turn-off."),
+    ] = None
 
 
 class Topology(Strict, frozen=True, kw_only=True):

@@ -65,7 +65,7 @@ def test_the_console_is_shown_until_the_machine_ends(run: Run, machines: LabThre
     status, _, err = run("set", "tiny", "vm", "pause")
     assert status == 2 and "cannot pause vm: it is stopped, and must be running" in err
     status, _, err = run("console", "tiny", "a")
-    assert status == 2 and "a is an emulated guest here, no virtual machine; guests of kind qemu are: vm" in err
+    assert status == 2 and "a is an emulated guest, no virtual machine; guests of kind qemu are: vm" in err
     status, _, err = run("exec", "tiny", "vm", "--", "ls")
     assert status == 2 and "vm is a virtual machine and runs no programs" in err
     assert run("set", "tiny", "vm", "down").out.startswith("link vm:eth0, state down")

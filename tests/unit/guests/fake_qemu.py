@@ -1,7 +1,8 @@
 """Stands for qemu-system-x86_64: QMP, console and NICs as it has them, and no machine.
 
 FAKE_QEMU in the environment, words with commas between them, makes it behave badly: ``refuse`` (says why and ends), ``mute``
-(no QMP greeting), ``deaf`` (heeds neither quit nor SIGTERM), ``crash`` (ends with 3 once it runs). Where FAKE_QEMU_LOG
+(no QMP greeting), ``deaf`` (heeds neither quit nor SIGTERM), ``crash`` (ends with 3 once it runs), ``kept`` (has a
+state that an earlier one saved), ``full`` (has no place for what is saved without a name). Where FAKE_QEMU_LOG
 names a file it writes down each command.
 """
 
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 
+KNOWN = ("good",) if "full" in os.environ.get("FAKE_QEMU", "").split(",") else ("good", "vnet-saved")
 BEHAVIOUR = os.environ.get("FAKE_QEMU", "").split(",")
 
 
@@ -55,8 +57,11 @@ def main(argv: list[str]) -> int:
                 running = command == "cont"
                 event = "RESUME" if running else "STOP"
             if command == "human-monitor-command":
-                answer = {"return": "" if "good" in arguments["command-line"] else "Error: Snapshot does not exist"}
-                running = running and "good" in arguments["command-line"]
+                is_known = any(tag in arguments["command-line"] for tag in KNOWN)
+                answer = {"return": "" if is_known else "Error: Snapshot does not exist"}
+                running = running and is_known
+                if arguments["command-line"] == "info snapshots":
+                    answer = {"return": "1 vnet-saved 80 MiB" if "kept" in BEHAVIOUR else "partial: 1 vnet-saved"}
             if event:
                 qmp.sendall(json.dumps({"event": event}).encode() + b"\r\n")
             qmp.sendall(json.dumps({**answer, "id": request["id"]}).encode() + b"\r\n")

@@ -14,6 +14,7 @@ import vnet
 from vnet.adapters.resources import start_time
 from vnet.errors import LabError, NoAnswer, UsageError
 from vnet.guests.qemu import QemuGuest
+from vnet.guests.qemu_command import empty_qcow2
 from vnet.runtime.change import change
 from vnet.runtime.matrix import measure
 from vnet.runtime.views import show
@@ -68,7 +69,9 @@ async def test_a_life(log: Path) -> None:
         await vm.pause()
         assert commands(log)[3:5] == ["set_link net1 True", "stop"], "what changed back is not shown"
         row = next(row for row in show(lab, "guests") if row["name"] == "vm")
-        assert row["machine"] == {"state": "paused", "pid": vm.pid, "error": None, "accel": "tcg", "memory": 256 << 20}
+        assert row["machine"] == {
+            "state": "paused", "code": 6, "pid": vm.pid, "error": None, "accel": "tcg", "memory": 256 << 20
+        }  # fmt: skip
         await vm.resume()
         await vm.save("good")
         with pytest.raises(LabError, match="vm: cannot restore it: Snapshot does not exist"):
@@ -85,8 +88,9 @@ async def test_a_life(log: Path) -> None:
         assert pid is not None
         await vm.shutdown(5)
         assert (vm.state.value, vm.pid, start_time(pid)) == ("stopped", None, None)
+        assert not lab.links["vm:eth0"].b.carrier, "VS-82: its link is up while it runs or is paused"
         assert (await change(lab, "vm", ["start", "pause"]))["state"] == "paused"
-        assert vm.pid != pid
+        assert vm.pid != pid and lab.links["vm:eth0"].b.carrier
     kinds = [event.kind for event in lab.events if event.node == "vm" and event.kind.startswith("vm-")]
     told = "started paused resumed saved restored paused resumed stopped started paused stopped"
     assert kinds == [f"vm-{each}" for each in told.split()]
@@ -95,21 +99,22 @@ async def test_a_life(log: Path) -> None:
 
 LEGAL = {
     "stopped": {"start", "stop"},
-    "running": {"stop", "shutdown", "reset", "pause", "save=good", "restore=good"},
-    "paused": {"stop", "resume", "reset", "save=good", "restore=good"},
+    "saved": {"start", "restore", "stop"},
+    "running": {"stop", "shutdown", "reset", "pause", "save", "save=good", "restore=good"},
+    "paused": {"stop", "resume", "reset", "save", "save=good", "restore=good"},
     "failed": {"start", "stop"},
 }
+WORDS = ("start", "stop", "shutdown", "reset", "pause", "resume", "save", "restore", "save=good", "restore=good")
 
 
 @pytest.mark.trio
 @pytest.mark.parametrize("state", LEGAL)
 async def test_only_what_is_legal_is_done(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """VS-82: an illegal call is an error that says how the machine stands, and changes nothing."""
-    words = ("start", "stop", "shutdown", "reset", "pause", "resume", "save=good", "restore=good")
     async with vnet.open_lab(TOPOLOGY) as lab:
         vm = machine(lab)
         await lab.wait_up(10)
-        for word in words:
+        for word in WORDS:
             await vm.stop()
             if state == "failed":
                 monkeypatch.setenv("FAKE_QEMU", "refuse")
@@ -120,6 +125,8 @@ async def test_only_what_is_legal_is_done(state: str, monkeypatch: pytest.Monkey
                 await vm.start()
                 if state == "paused":
                     await vm.pause()
+                elif state == "saved":
+                    await vm.save()
             assert vm.state.value == state
             if word in LEGAL[state]:
                 await change(lab, "vm", [word])
@@ -127,6 +134,97 @@ async def test_only_what_is_legal_is_done(state: str, monkeypatch: pytest.Monkey
                 with pytest.raises(UsageError, match=f"it is {state}, and must be "):
                     await change(lab, "vm", [word])
                 assert vm.state.value == state
+
+
+@pytest.mark.trio
+async def test_what_is_saved_ends_qemu_and_comes_back(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with vnet.open_lab(TOPOLOGY) as lab:
+        vm = machine(lab)
+        await lab.wait_up(10)
+        pid = vm.pid
+        assert pid is not None
+        monkeypatch.setenv("FAKE_QEMU", "full")  # for the QEMU that is started next
+        await vm.save()
+        assert (vm.state.value, vm.state.code, vm.pid, start_time(pid)) == ("saved", 2, None, None)
+        assert commands(log)[-3:] == ["stop", "human-monitor-command savevm vnet-saved", "quit"]
+        lab.links["vm:eth1"].up = False
+        with pytest.raises(LabError, match="vm did not start: "):
+            await vm.restore()
+        assert vm.state.value == "saved", "it may be tried again"
+        monkeypatch.delenv("FAKE_QEMU")
+        said = len(commands(log))
+        assert (await change(lab, "vm", ["restore"]))["state"] == "running"
+        assert commands(log)[said:] == [
+            "qmp_capabilities", "human-monitor-command loadvm vnet-saved", "human-monitor-command delvm vnet-saved",
+            "set_link net0 True", "set_link net1 False", "cont",
+        ]  # fmt: skip
+        await vm.pause()
+        assert (await change(lab, "vm", ["save", "stop", "start"]))["state"] == "running"
+        assert "loadvm" not in commands(log)[-3], "what was saved was discarded"
+        monkeypatch.setenv("FAKE_QEMU", "full")
+        await vm.stop()
+        await vm.start()
+        with pytest.raises(LabError, match="vm: cannot save it: Snapshot does not exist"):
+            await vm.save()
+        assert vm.state.value == "running"
+    kinds = [event.kind for event in lab.events if event.node == "vm" and event.kind in ("vm-saved", "vm-restored")]
+    assert kinds == ["vm-saved", "vm-restored", "vm-saved"]
+
+
+@pytest.mark.trio
+async def test_what_an_earlier_lab_saved_is_gone_on_with(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VS-84: on its own disk; and what is discarded is not there for the next lab."""
+    (tmp_path / "d.qcow2").write_bytes(empty_qcow2())
+    topology = parse_topology(
+        f"{{name: keeps, networks: {{lan: {{}}}}, guests: {{vm: {{kind: qemu, nics: [lan], disk: {tmp_path}/d.qcow2,"
+        " stop_action: save}}}"
+    )
+    async with vnet.open_lab(topology) as lab:
+        await lab.wait_up(10)
+        assert commands(log) == ["qmp_capabilities", "human-monitor-command info snapshots", "cont"], (
+            "none, or a part of one"
+        )
+        await machine(lab).stop()
+    monkeypatch.setenv("FAKE_QEMU", "kept")
+    async with vnet.open_lab(topology) as lab:
+        vm, said = machine(lab), len(commands(log))
+        await lab.wait_up(10)
+        assert [each.partition(" ")[2] for each in commands(log)[said + 1 :]] == [
+            "info snapshots", "loadvm vnet-saved", "delvm vnet-saved", "net0 True", "",
+        ]  # fmt: skip
+        await vm.stop()
+        await vm.start()
+        assert commands(log)[-2:] == ["qmp_capabilities", "cont"], "only as the lab begins"
+        await vm.save()
+        said = len(commands(log))
+        await vm.stop()
+        assert commands(log)[said:] == ["qmp_capabilities", "human-monitor-command delvm vnet-saved", "quit"]
+        assert (vm.state.value, vm.pid) == ("stopped", None)
+        await vm.start()
+    kinds = [event.kind for event in lab.events if event.kind.startswith("vm-") and event.kind != "vm-resumed"]
+    assert kinds == [f"vm-{each}" for each in ["restored", "stopped", "started", "saved", "stopped", "started", "saved"]]
+
+
+@pytest.mark.trio
+async def test_machines_start_and_end_as_the_file_says(log: Path) -> None:
+    """VS-84: never, and at the end of the lab by the power button, saved, or by the switch."""
+    topology = parse_topology(
+        """
+name: ends
+networks: {lan: {}}
+guests:
+  asked: {kind: qemu, nics: [lan], stop_action: shutdown}
+  kept: {kind: qemu, nics: [lan], stop_action: save}
+  off: {kind: qemu, nics: [lan]}
+  idle: {kind: qemu, nics: [lan], start_action: never, stop_action: save}
+"""
+    )
+    async with vnet.open_lab(topology) as lab:
+        await lab.wait_up(10)
+        assert [lab.guests[name].state.value for name in ("asked", "kept", "off", "idle")] == ["running"] * 3 + ["stopped"]  # type: ignore[attr-defined]
+    told = {event.node: (event.kind, event.fields.get("by")) for event in lab.events if event.kind.startswith("vm-")}
+    assert told == {"asked": ("vm-stopped", "guest"), "kept": ("vm-saved", None), "off": ("vm-stopped", "lab")}
+    assert commands(log).count("system_powerdown") == 1
 
 
 @pytest.mark.trio

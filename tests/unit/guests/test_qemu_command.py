@@ -49,5 +49,6 @@ def test_the_rest(tmp_path: Path) -> None:
     for name, kind in (("a", "qcow2"), ("b", "raw"), ("none", "raw")):
         line = words(ResolvedMachine(disk=str(tmp_path / name)))
         assert f"if=virtio,id=disk,format={kind},file={tmp_path / name}" in line
+        assert any("id=vmstate" in word for word in line) == (kind != "qcow2"), "states are on its own disk if that can be"
     line = words(ResolvedMachine(accel="kvm"), MachineNic(name="x", mac=bytes(6), model="virtio", path="/p", mtu=9000))
     assert line[line.index("-cpu") + 1] == "host" and line[-1].endswith(",host_mtu=9000")

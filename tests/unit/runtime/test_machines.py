@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 
 import vnet
 from vnet.errors import HostError, UsageError
+from vnet.guests.emulated import EmulatedGuest
+from vnet.guests.stand_in import StandIn
 from vnet.runtime.change import change
+from vnet.runtime.commands import Commands
 from vnet.topology import load_topology, parse_topology
 from vnet.topology.machines import ResolvedMachine
 
@@ -28,11 +32,55 @@ def test_emulated_hosts_stand_in() -> None:
             await lab.wait_up()
             assert all(reply.ok for reply in (await lab.ping_all()).values())
             assert lab.guests["leased"].kind == "emulated"
-            with pytest.raises(UsageError, match="leased is an emulated guest here, no virtual machine"):
-                await change(lab, "leased", ["pause"])
+            assert (await change(lab, "leased", ["pause"]))["state"] == "paused"
+            with pytest.raises(UsageError, match="a is an emulated guest, no virtual machine; .* are: fixed, leased"):
+                await change(lab, "a", ["pause"])
+            with pytest.raises(UsageError, match="an emulated host stands in for leased here, which has no console"):
+                Commands(lab).console({"guest": "leased"})
             assert (await change(lab, "leased", ["down"]))["state"] == "down"
 
     vnet.simulate(main)
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("run_directory")
+async def test_stand_ins_of_a_live_lab_live_by_the_same_commands() -> None:
+    """--emulate: in real time, with trio's own clock."""
+    topology = parse_topology(
+        """
+name: emulated-life
+networks: {lan: {subnet: 10.0.0.0/24, dhcp: {}}}
+guests:
+  a: {nics: [{network: lan, address: 10.0.0.9/24}]}
+  vm: {kind: qemu, nics: [{network: lan, address: 10.0.0.5/24}], run: [echo], start_delay: 50ms, stop_action: shutdown}
+"""
+    )
+    async with vnet.open_lab(topology, emulate=True) as lab:
+        vm, a = lab.guests["vm"], lab.guests["a"]
+        assert isinstance(vm, StandIn) and isinstance(a, EmulatedGuest)
+        assert vm.state.value == "stopped"
+        with trio.fail_after(10):
+            await lab.wait_up(5)
+            stream = await a.open_tcp_stream("vm", 7)
+            await stream.send_all(b"one")
+            assert await stream.receive_some() == b"one"
+            for down, up in (("pause", "resume"), ("save", "restore")):
+                await change(lab, "vm", [down])
+                await stream.send_all(down.encode())
+                assert not (await lab.ping("a", "10.0.0.5", timeout=0.05)).ok
+                await change(lab, "vm", [up])
+                assert await stream.receive_some() == down.encode()
+            await change(lab, "vm", ["reset"])
+            assert (await lab.ping("a", "vm")).ok
+            await stream.send_all(b"lost")
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.receive_some()
+            assert [event.kind for event in lab.events if event.node == "vm" and event.kind.startswith("vm-")] == [
+                "vm-started", "vm-paused", "vm-resumed", "vm-saved", "vm-restored", "vm-reset",
+            ]  # fmt: skip
+            with pytest.raises(UsageError, match="cannot resume vm: it is running, and must be paused"):
+                await change(lab, "vm", ["resume"])
+    assert [event.fields["by"] for event in lab.events if event.kind == "vm-stopped"] == ["guest"]
 
 
 def test_paths_are_beside_the_file(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ class UserAdapter:
         return ""
 
     def start(self) -> None:
-        """Begin to take what comes by forwards; frames are taken from the first."""
+        """Announce the gateway's address, which another way out may have had until now (RFC 5227, 2.3), and take what comes
+        by forwards from now on; frames are taken from the first."""
+        self._outside.interface.announce_addresses()
         self._forwards.start()
 
     def retire(self) -> None:
