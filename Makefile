@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Tests start a few hundred Pythons, and pytest rewrites each test module before it runs: compiled once, not every time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test unit lint format bench clean setup
 
 demo: $(VENV)/.run
