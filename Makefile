@@ -23,8 +23,10 @@ test: $(VENV)/.dev
 	@$(MAKE) --no-print-directory lint
 	@echo 'tests in virtual time and without privileges'
 	@$(BIN)/python -m pytest --numprocesses auto -m 'not real'
-	@echo 'tests with real namespaces, devices and programs'
-	@$(BIN)/python -m pytest -m real
+	@echo 'tests with real namespaces, devices and programs, two files at a time'
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'real and not alone'
+	@echo 'those that nothing else may run beside'
+	@$(BIN)/python -m pytest -m 'real and alone'
 
 unit: $(VENV)/.dev
 	@$(BIN)/python -m pytest --numprocesses auto tests/unit tests/property tests/scenario -m 'not real'

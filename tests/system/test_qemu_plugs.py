@@ -23,7 +23,7 @@ from vm_lab import BOOT, booting, needs_qemu
 
 from vnet.adapters.resources import start_time
 
-pytestmark = [pytest.mark.real, needs_qemu]
+pytestmark = [pytest.mark.real, pytest.mark.long, needs_qemu]
 
 MACHINE = ("-accel", "tcg", "-nodefaults", "-display", "none", "-m", "160", "-no-reboot", "-serial", "stdio")
 

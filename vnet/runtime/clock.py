@@ -149,7 +149,7 @@ class Simulation:
                 self._fail(error)
 
     async def _move_clock(self) -> None:
-        # public as trio.testing's, which brings pytest along where that is installed: a third of the time that `vnet up` takes
+        # trio.testing has it in public, and brings pytest along where that is installed: a quarter of what `vnet up` takes
         wait_all_tasks_blocked = trio_run.wait_all_tasks_blocked
         timeline, threads = self.timeline, ThreadWatch()
         quiet_since: Instant | None = None
