@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from somebody import NOBODY, as_somebody, make_directory
-from tiny_guest import KERNEL
+from tiny_guest import KERNEL, PARAMETERS
 from vm_lab import BOOT, booting, needs_qemu
 
 from vnet.adapters.resources import start_time
@@ -73,7 +73,7 @@ class User:
         return int((self.directory / "run/plugged/pid").read_text())
 
     def booting(self) -> list[str]:
-        return [*MACHINE, "-kernel", str(KERNEL), "-initrd", str(self.initrd), "-append", "console=ttyS0 quiet"]
+        return [*MACHINE, "-kernel", str(KERNEL), "-initrd", str(self.initrd), "-append", PARAMETERS]
 
 
 @pytest.fixture
