@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Tests start a few hundred Pythons, and pytest rewrites each test module before it runs: compiled once, not every time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test unit lint format bench clean setup
 
 demo: $(VENV)/.run
@@ -16,12 +19,13 @@ test: $(VENV)/.dev
 	@tools/system-packages
 	@tools/guest-system $(abspath $(VENV)/guest)
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m benchmarks.setup_peers ovs-vswitchd
-	@tools/guest-system $(abspath $(VENV)/guest)
 	@$(MAKE) --no-print-directory lint
 	@echo 'tests in virtual time and without privileges'
 	@$(BIN)/python -m pytest --numprocesses auto -m 'not real'
-	@echo 'tests with real namespaces, devices and programs'
-	@$(BIN)/python -m pytest -m real
+	@echo 'tests with real namespaces, devices and programs, two files at a time'
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'real and not alone'
+	@echo 'those that nothing else may run beside'
+	@$(BIN)/python -m pytest -m 'real and alone'
 
 unit: $(VENV)/.dev
 	@$(BIN)/python -m pytest --numprocesses auto tests/unit tests/property tests/scenario -m 'not real'

@@ -164,6 +164,7 @@ async def test_super_frames_of_both_carry_their_tag_and_right_checksums(tmp_path
     assert {row[4] for row in rows} == {"10.16.0.1", "10.16.0.2"}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("target", ["10.16.0.1", "fd00:16::1"])
 async def test_linux_pings_a_bond_across_a_failover(target: str) -> None:
     async with live(BOND) as lab:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import trio
-from live_labs import guest, live, needs
+from live_labs import guest, live, needs, until
 
 from vnet.fabric.rng import RandomStreams
 from vnet.guests.emulated import EmulatedGuest
@@ -39,6 +39,7 @@ async def test_a_real_client(options: str) -> None:
             done = await linux.exec("iperf3", "-J", "-c", "10.1.0.1", *options.split())
             report = json.loads(done.output)
             assert done.status == 0 and "error" not in report, report
+            await until(lambda: bool(lab.guests["ours"].results), "the server's own result")
             (row,) = lab.guests["ours"].results
             ending = report["end"]
             if "-u" in options:

@@ -290,7 +290,8 @@ async def test_a_live_lab_refuses_programs_for_namespaces(
 @pytest.mark.trio
 async def test_an_emulated_live_lab_runs_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VNET_RUN_DIR", str(tmp_path))
-    text = LOSSY.replace("20s", "2s").replace("name: lossy", "name: vtrun").replace("  web: {", "  web: {kind: namespace, ")
+    monkeypatch.setattr("vnet.programs.traffic.RESPONSE_TIMEOUT", 0.1)  # one of ten first requests gets lost
+    text = LOSSY.replace("20s", "1s").replace("name: lossy", "name: vtrun").replace("  web: {", "  web: {kind: namespace, ")
     with trio.fail_after(20):
         async with vnet.open_lab(parse_topology(text), emulate=True) as lab:
             await lab.wait_programs()

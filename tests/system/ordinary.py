@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from somebody import as_somebody, make_directory
-from tiny_guest import KERNEL
+from tiny_guest import KERNEL, PARAMETERS
 from vm_lab import BOOT, booting
 
 MACHINE = ("-accel", "tcg", "-nodefaults", "-display", "none", "-m", "160", "-no-reboot", "-serial", "stdio")
@@ -67,7 +67,7 @@ class User:
         return int((self.directory / "run/plugged/pid").read_text())
 
     def booting(self) -> list[str]:
-        return [*MACHINE, "-kernel", str(KERNEL), "-initrd", str(self.initrd), "-append", "console=ttyS0 quiet"]
+        return [*MACHINE, "-kernel", str(KERNEL), "-initrd", str(self.initrd), "-append", PARAMETERS]
 
 
 @contextmanager

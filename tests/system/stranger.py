@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from machine import Machine
-from tiny_guest import KERNEL
+from tiny_guest import PARAMETERS, unpacked_kernel
 
 BOOT = 90.0
 """Seconds; it takes five where nothing else runs."""
@@ -78,7 +78,7 @@ class Vm(Console):
             "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
             "-machine", "q35,memory-backend=m", "-object", "memory-backend-memfd,id=m,size=256M,share=on", "-m", "256",
             *network, "-device", f"virtio-net-pci,netdev=n,mac={mac},vectors=0{nic}",
-            "-kernel", str(KERNEL), "-initrd", str(initrd), "-append", "console=ttyS0 quiet",
+            "-kernel", str(unpacked_kernel()), "-initrd", str(initrd), "-append", PARAMETERS,
         )  # fmt: skip
         super().__init__(host.argv(*words))
 

@@ -127,6 +127,7 @@ def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> N
     assert state(host) == "up"
 
 
+@pytest.mark.alone
 def test_connections_outlive_every_change(host: Machine, around: Outside) -> None:
     """S16, S9, VS-14: eth1, eth2, loopback, none and back, with a TCP flow and pings from outside; how long nothing passes.
 

@@ -190,6 +190,7 @@ def test_a_foreign_namespace_of_the_same_name_is_refused_and_left_alone(tmp_path
         subprocess.run(["ip", "netns", "del", f"{prefix}-g2"], check=True)
 
 
+@pytest.mark.alone
 def test_descriptors_and_threads_do_not_grow(tmp_path: Path) -> None:
     with running(make_guests(tmp_path, 2)):
         pass

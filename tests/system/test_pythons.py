@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "fifty_hosts.py"
+pytestmark = [pytest.mark.real, pytest.mark.long]
 OTHERS = ("3.12", "3.13")
 
 
+@cache
 def digests(python: str | Path, hash_seed: int, seed: int = 7) -> str:
     command = [str(python), str(PROGRAM), str(seed)]
     result = subprocess.run(
@@ -33,7 +36,6 @@ def interpreter(version: str) -> Path | None:
     return None
 
 
-@pytest.mark.real
 def test_hash_seeds_and_load_change_nothing() -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -46,7 +48,6 @@ def test_hash_seeds_and_load_change_nothing() -> None:
         busy.wait()
 
 
-@pytest.mark.real
 @pytest.mark.interpreter
 @pytest.mark.parametrize("version", OTHERS)
 def test_other_pythons_give_the_same_octets(version: str, tmp_path: Path) -> None:

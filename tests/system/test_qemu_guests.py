@@ -19,7 +19,7 @@ from vnet.runtime.change import change
 from vnet.runtime.views import show
 from vnet.topology import parse_topology
 
-pytestmark = [pytest.mark.real, needs_qemu, pytest.mark.usefixtures("run_directory")]
+pytestmark = [pytest.mark.real, pytest.mark.long, needs_qemu, pytest.mark.usefixtures("run_directory")]
 
 BEHIND_NAT = """
 name: models

@@ -17,7 +17,7 @@ from vm_lab import needs_qemu
 
 from vnet.adapters.resources import start_time
 
-pytestmark = [pytest.mark.real, needs_qemu]
+pytestmark = [pytest.mark.real, pytest.mark.long, needs_qemu]
 
 
 @pytest.fixture

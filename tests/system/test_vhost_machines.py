@@ -18,6 +18,7 @@ from waiting import wait_until
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.long,
     needs("qemu-system-x86_64"),
     skip_for(why_not()),
 ]

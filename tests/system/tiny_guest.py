@@ -5,7 +5,9 @@ It gives a shell on the serial console. A test types there, and reads what comes
 
 from __future__ import annotations
 
+import lzma
 import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -13,6 +15,8 @@ from pathlib import Path
 
 GUEST = Path(__file__).parents[2] / ".venv/guest"
 KERNEL = GUEST / "vmlinuz"
+PARAMETERS = "console=ttyS0 quiet no_timer_check"
+"""For the kernel. On a busy computer the timer of a machine without KVM comes too late for its check, and Linux panics."""
 BUSYBOX = GUEST / "busybox"
 UML = GUEST / "linux.uml"
 APPLETS = (
@@ -60,6 +64,17 @@ def why_not() -> str:
 def why_no_uml() -> str:
     """Say what is missing for a machine that is a User-mode Linux; empty if one can be run here."""
     return "" if UML.exists() else f"needs {UML} (make test fetches Debian's package user-mode-linux)"
+
+
+def unpacked_kernel() -> Path:
+    """Unpack the kernel, once: without KVM a machine takes half of its boot for that. QEMU starts what is in it by PVH."""
+    path = GUEST / "vmlinux"
+    if not path.exists():
+        packed = KERNEL.read_bytes()
+        fresh = GUEST / f"vmlinux.{secrets.token_hex(4)}"  # whoever runs beside us may be at it, too
+        fresh.write_bytes(lzma.LZMADecompressor().decompress(packed[packed.index(b"\xfd7zXZ\0") :]))
+        fresh.rename(path)
+    return path
 
 
 def dependencies(module: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 from rig import skip_for
-from tiny_guest import KERNEL, why_not
+from tiny_guest import PARAMETERS, unpacked_kernel, why_not
 
 import vnet
 from vnet.guests.qemu import QemuGuest
@@ -21,8 +21,8 @@ needs_qemu = skip_for(why_not())
 
 def booting(initrd: Path, *words: str) -> str:
     """Give the keys of a machine that boots the tiny Linux, which asks for an address with ``vnet.dhcp``."""
-    append = " ".join(("console=ttyS0", "quiet", *words))
-    return f'kernel: {KERNEL}, initrd: {initrd}, append: "{append}", memory: 160MiB'
+    append = " ".join((PARAMETERS, *words))
+    return f'kernel: {unpacked_kernel()}, initrd: {initrd}, append: "{append}", memory: 160MiB'
 
 
 def machine(lab: vnet.Lab, name: str = "vm") -> QemuGuest:

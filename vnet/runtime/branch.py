@@ -306,15 +306,17 @@ async def _outcome(work: Callable[[], Awaitable[object]]) -> bytes:
 
 
 def _packed_error(error: BaseException) -> bytes:
-    trace = "".join(traceback.format_exception(error))
+    trace = traceback.TracebackException.from_exception(error)
     try:
-        packed = pickle.dumps((False, error, trace))
-        made = pickle.loads(packed)[1]  # some exceptions can be pickled, and not made again
+        made = pickle.loads(pickle.dumps(error))  # some exceptions can be pickled, and not made again
     except Exception:
         made = None
     if not isinstance(made, BaseException):
-        return pickle.dumps((False, LabError(f"{type(error).__name__}: {_said(error)}"), trace))
-    return packed
+        error = LabError(f"{type(error).__name__}: {_said(error)}")
+    elif hasattr(made, "__notes__"):
+        # The tracebacks of branches further in travel with the error: shown here as well, each level would double them.
+        trace.__notes__ = None
+    return pickle.dumps((False, error, "".join(trace.format())))
 
 
 def _said(error: BaseException) -> str:

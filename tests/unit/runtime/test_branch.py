@@ -344,8 +344,11 @@ async def deeper(lab: Lab, depth: int) -> int:
 def test_branches_do_not_nest_without_end(topology: Path) -> None:
     async def main() -> None:
         async with vnet.open_lab(topology) as lab:
-            with pytest.raises(UsageError, match="16 deep"):
+            with pytest.raises(UsageError, match="16 deep") as caught:
                 await lab.branch(deeper, 1)
+            first, *others = caught.value.__notes__
+            assert "in _fork" in first and len(others) == 15, "a traceback of each branch"
+            assert max(map(len, others)) < 4096, "none of them has those of the branches inside it"
 
     with patience():
         vnet.simulate(main)

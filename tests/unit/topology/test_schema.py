@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -18,6 +19,7 @@ BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
 FORM = {"unknown-key", "wrong-type", "missing-key", "unknown-word"}
 
 
+@cache
 def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(topology_schema())
 
