@@ -171,6 +171,7 @@ class UserAdapter:
 def _be_router(interface: Interface, spec: UserSpec, address: IPv6Interface) -> RouterAdvertisements:
     """Make the interface that of an IPv6 router (RFC 4861, section 6.2), whose hosts make addresses of its prefix."""
     side = interface.enable_ipv6()
+    side.transmits = 0  # the topology says whose they are; one frame of a guest would take them from all others for good
     side.add_address(address)
     side.node.routes.add(IPv6Network("::/0"), None, interface, LAST)
     if spec.host6 is not None:
