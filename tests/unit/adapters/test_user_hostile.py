@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv6Address
 from pathlib import Path
+from socket import SOCK_DGRAM
 
 import pytest
 
 from tests.unit.adapters.test_user_ipv6 import PAYLOADS6
-from tests.unit.adapters.user_rig import GATEWAY6, GUEST6, MACHINE6, Rig, rig
+from tests.unit.adapters.user_rig import GATEWAY6, GUEST6, MACHINE6, Rig, port_of, rig
 from vnet.adapters.user.outside import Outside
 from vnet.addresses import multicast_mac
 from vnet.ports import NO_OFFLOAD
 from vnet.units import SECOND
-from vnet.wire import ipv6, ndp
+from vnet.wire import ipv6, ndp, udp
 from vnet.wire.ethernet import ETHERTYPE_IPV6
+from vnet.wire.ipv4 import PROTOCOL_TCP, PROTOCOL_UDP
+from vnet.wire.tcp import RST, SYN, Tcp
 
 FAR = IPv6Address("2001:db8::9").packed
 
@@ -24,6 +30,17 @@ def throw(lab: Rig, packet: bytes, mac: bytes | None = None) -> None:
     lab.nic.port.send((mac or lab.spec.mac) + lab.nic.mac + ETHERTYPE_IPV6 + packet, NO_OFFLOAD)
     for _ in range(3):
         lab.loop.turn()
+
+
+@contextmanager
+def silent(lab: Rig) -> Iterator[int]:
+    """Yield a port of the machine that answers no SYN, because its backlog is full."""
+    with lab.server(backlog=0) as listener, socket.create_connection(listener.getsockname()[:2]):
+        second = socket.socket(listener.family)
+        second.setblocking(False)
+        second.connect_ex(listener.getsockname())
+        yield port_of(listener)
+        second.close()
 
 
 @pytest.mark.parametrize("protocol", PAYLOADS6)
@@ -64,3 +81,44 @@ def test_a_guest_cannot_take_the_addresses_of_the_adapter(tmp_path: Path, asks: 
     assert len(addresses) == 3 and all(own.usable for own in side.addresses)
     assert set(addresses) <= set(side.node.local)
     lab.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_reset_ends_an_opening_by_its_very_number_alone(tmp_path: Path, version: int) -> None:
+    """RFC 5961, section 3: who does not see the SYN cannot end what it began."""
+    with rig(tmp_path, version=version) as lab, silent(lab) as port:
+        connection = lab.guest.tcp.connect(lab.machine, port)
+        lab.loop.until(lambda: lab.adapter.details()["tcp_opening"] == 1)
+        send = lab.guest.send_ipv4 if version == 4 else lab.guest.use_ipv6().send
+        ports = {"source_port": connection.local[1], "destination_port": port}
+        for number, left in (
+            (0, 1),
+            (connection.sender.iss, 1),
+            (connection.sender.iss + 2, 1),
+            (connection.sender.iss + 1, 0),
+        ):
+            reset = Tcp(**ports, sequence=number & 0xFFFFFFFF, flags=RST).encode(lab.own, lab.machine)
+            send(lab.machine, PROTOCOL_TCP, reset, source=lab.own)
+            for _ in range(3):
+                lab.loop.turn()
+            assert lab.adapter.details()["tcp_opening"] == left
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_waits_holds_no_more_of_a_packet_than_an_error_quotes(tmp_path: Path, version: int) -> None:
+    """A SYN may have 64 KiB of data, a datagram as much of extension headers; thousands of either may wait."""
+    with rig(tmp_path, version=version) as lab, silent(lab) as port, lab.server(SOCK_DGRAM) as far:
+        syn = Tcp(source_port=5000, destination_port=port, sequence=1, flags=SYN, payload=bytes(12000))
+        datagram = udp.build(lab.own, lab.machine, 5000, port_of(far), b"x")
+        if version == 4:
+            lab.guest.send_ipv4(lab.machine, PROTOCOL_TCP, syn.encode(lab.own, lab.machine), source=lab.own)
+            lab.guest.send_ipv4(lab.machine, PROTOCOL_UDP, datagram, source=lab.own)
+        else:
+            lab.guest.use_ipv6().send(lab.machine, PROTOCOL_TCP, syn.encode(lab.own, lab.machine), source=lab.own)
+            options = bytes((PROTOCOL_UDP, 199)) + 6 * (b"\1\xff" + bytes(255)) + b"\1\x36" + bytes(54)
+            head = ipv6.build(lab.own, lab.machine, ipv6.DESTINATION_OPTIONS, len(options + datagram))
+            throw(lab, head + options + datagram)
+        lab.loop.until(lambda: lab.adapter.details()["tcp_opening"] == 1 and lab.adapter.details()["udp"] == 1)
+        (opening,), (flow,) = lab.adapter._tcp._opening.values(), lab.adapter._udp._table.flows.values()
+        assert len(opening.packet) <= 1232 and not opening.segment.payload
+        assert len(flow._quote) <= 1232

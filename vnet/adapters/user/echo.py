@@ -50,8 +50,8 @@ class _Flow:
     def send(self, packet: bytes, octets: int, message: bytes) -> None:
         """Let a request go on."""
         self.used = self._outside.scheduler.now
-        self._header = packet[:octets]
         version = self._version
+        self._header = packet[: min(octets, version.quote)]
         try:
             if packet[version.hop_limit] != self._ttl:
                 self._ttl = packet[version.hop_limit]

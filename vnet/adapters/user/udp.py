@@ -51,8 +51,8 @@ class _Flow:
     def send(self, packet: bytes, octets: int, payload: bytes) -> None:
         """Let a datagram of the guest go on."""
         self.used = self._outside.scheduler.now
-        self._quote = packet[: octets + udp.HEADER_OCTETS]
         version = self._version
+        self._quote = packet[: min(octets + udp.HEADER_OCTETS, version.quote)]
         try:
             if packet[version.hop_limit] != self._ttl:
                 self._ttl = packet[version.hop_limit]
