@@ -121,6 +121,7 @@ class UserAdapter:
         """Reset and end everything."""
         if not self._is_retired:
             self._is_retired = True
+            self._context.port.set_handler(_nowhere)  # what still came would open flows that nobody closes
             self._forwards.retire()
             self._tcp.retire()
             self._udp.retire()
@@ -131,7 +132,6 @@ class UserAdapter:
 
     def stop(self) -> None:
         """Give back what is left."""
-        self._context.port.set_handler(_nowhere)
         self._forwards.close()
         self._outside.destinations.close()
 
