@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,8 @@ from socket import SOCK_DGRAM
 import pytest
 
 from tests.unit.adapters.test_user_ipv6 import PAYLOADS6
-from tests.unit.adapters.user_rig import GATEWAY6, GUEST6, MACHINE6, Rig, port_of, rig
+from tests.unit.adapters.user_rig import GATEWAY6, GUEST6, MACHINE6, Asker, Rig, port_of, receive, rig
+from vnet.adapters.user.errors import Told
 from vnet.adapters.user.outside import Outside
 from vnet.addresses import multicast_mac
 from vnet.ports import NO_OFFLOAD
@@ -122,3 +125,45 @@ def test_what_waits_holds_no_more_of_a_packet_than_an_error_quotes(tmp_path: Pat
         (opening,), (flow,) = lab.adapter._tcp._opening.values(), lab.adapter._udp._table.flows.values()
         assert len(opening.packet) <= 1232 and not opening.segment.payload
         assert len(flow._quote) <= 1232
+
+
+def test_what_comes_after_the_end_opens_nothing(tmp_path: Path) -> None:
+    with rig(tmp_path, version=6) as lab, lab.server(SOCK_DGRAM) as far:
+        asker = Asker(lab)
+        asker.send(b"before", port_of(far))
+        assert receive(lab, far)[0] == b"before"
+        lab.adapter.retire()
+        asker.send(b"after", port_of(far))
+        for _ in range(3):
+            lab.loop.turn()
+        assert not lab.loop.readers and lab.adapter.details()["udp"] == 0
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_echo_request_that_cannot_go_on_is_counted_and_one_after_an_error_is_sent(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that waits at the socket is about an earlier request; what Linux itself refuses may not vanish uncounted."""
+    refusals = [ConnectionRefusedError(errno.ECONNREFUSED, "refused"), OSError(errno.EINVAL, "invalid")]
+
+    class Refusing(socket.socket):
+        def send(self, octets: object, *flags: int) -> int:
+            if refusals:
+                raise refusals.pop(0)
+            return super().send(octets, *flags)  # type: ignore[arg-type]
+
+        def setsockopt(self, *_: object) -> None:
+            """Take any option."""
+
+    ours, linux = socket.socketpair(socket.AF_UNIX, SOCK_DGRAM)
+    ping_socket = Refusing(fileno=ours.detach())
+    ping_socket.setblocking(False)
+    errors = [[Told(1, 0, None, b"")], []]
+    monkeypatch.setattr("vnet.adapters.user.echo.told", lambda sock: errors.pop(0) if errors else [])
+    monkeypatch.setattr(Outside, "connect", lambda *_: ping_socket)
+    with rig(tmp_path, version=version) as lab, linux:
+        lab.guest.ping(FAR if version == 6 else bytes((192, 0, 2, 9)), on_result=lambda result: None)
+        lab.loop.until(lambda: lab.adapter.drops["echo-failed"] == 1)
+        refusals[:], errors[:] = [ConnectionRefusedError(errno.ECONNREFUSED, "refused")], [[Told(1, 0, None, b"")]]
+        lab.guest.ping(FAR if version == 6 else bytes((192, 0, 2, 9)), on_result=lambda result: None)
+        lab.loop.until(lambda: select.select([linux], [], [], 0)[0])
