@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+    ip_network,
+)  # fmt: skip
 from typing import Final, TypeVar, final
 
 from vnet.addresses import ZERO_MAC, Mac, is_group, parse_mac
@@ -118,7 +127,12 @@ class Reader:
         return mac
 
     def address(self, text: str | None, path: Path) -> Address | None:
-        """Read an IP address."""
+        """Read an IP address; what comes behind a ``%`` is the machine's, see ``scoped_address``."""
+        found = self.scoped_address(text, path)
+        return None if found is None or self._has_scope(found, path) else found
+
+    def scoped_address(self, text: str | None, path: Path) -> Address | None:
+        """Read an address that a socket of the machine gets, such as fe80::1%eth0 (RFC 4007, section 11)."""
         if text is None:
             return None
         try:
@@ -156,13 +170,16 @@ class Reader:
         """Read an address with its prefix length, which *subnet* supplies; *lost*: that there is none was said already."""
         text = text.strip()
         try:
-            if "/" in text:
-                return ip_interface(text)
-            address = ip_address(text)
+            found = ip_interface(text) if "/" in text else None
+            address = ip_address(text) if found is None else found  # its ``ip`` loses the zone
         except ValueError:
             right = f"write one such as {_example(subnet)}"
             self.problems.error("bad-address", path, f"{text[:60]!r} is not an IP address with a prefix length; {right}")
             return None
+        if self._has_scope(address, path):
+            return None
+        if found is not None:
+            return found
         if subnet is None and lost:
             return None
         if subnet is None or subnet.version != address.version:
@@ -171,6 +188,15 @@ class Reader:
             return None
         both = f"{address}/{subnet.prefixlen}"
         return IPv4Interface(both) if isinstance(subnet, IPv4Network) else IPv6Interface(both)
+
+    def _has_scope(self, address: Address, path: Path) -> bool:
+        """Refuse an address with a zone: in a lab its network says where it is."""
+        if not isinstance(address, IPv6Address) or address.scope_id is None:
+            return False
+        self.problems.error(
+            "bad-address", path, f"{address} names an interface of the machine; leave %{address.scope_id} out"
+        )
+        return True
 
     def ports(self, value: int | str | list[int | str] | None, path: Path) -> tuple[tuple[int, int], ...]:
         """Read TCP or UDP ports: one, a range, or a list of such."""

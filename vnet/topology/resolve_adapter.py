@@ -77,7 +77,8 @@ def read_forward(topology: ResolvedTopology, network: ResolvedNetwork, model: Us
     """Resolve a way in by the user adapter of a network; raise UsageError for what cannot be."""
     problems = Problems()
     has_ipv6 = isinstance(network.adapter, UserSpec) and network.adapter.address6 is not None
-    forward = resolve_forward(model, _around(topology, network, problems), ("forward",), has_ipv6=has_ipv6)
+    own = network.adapter.own if isinstance(network.adapter, UserSpec) else ()
+    forward = resolve_forward(model, _around(topology, network, problems), ("forward",), has_ipv6=has_ipv6, own=own)
     if forward is None:
         raise UsageError(f"network {network.name}: " + "; ".join(problem.text for problem in problems.all()))
     return forward

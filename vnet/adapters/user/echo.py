@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Final, final
 
-from vnet.adapters.user.errors import told
+from vnet.adapters.user.errors import send_anew, told
 from vnet.adapters.user.flows import FlowTable
 from vnet.adapters.user.outside import Outside
 from vnet.adapters.user.versions import Version, version_of
@@ -50,19 +50,21 @@ class _Flow:
     def send(self, packet: bytes, octets: int, message: bytes) -> None:
         """Let a request go on."""
         self.used = self._outside.scheduler.now
-        self._header = packet[:octets]
         version = self._version
+        self._header = packet[: min(octets, version.quote)]
         try:
             if packet[version.hop_limit] != self._ttl:
                 self._ttl = packet[version.hop_limit]
                 self._sock.setsockopt(version.level, version.hop_limit_option, max(1, self._ttl - 1))
-            self._sock.send(message)
+            send_anew(self._sock, message, self._tell)
         except BlockingIOError:
             self._outside.drops["echo-full"] += 1
         except OSError as error:
             number = error.errno or 0
             if not self._tell() and number in version.codes:
                 self._outside.refuse(packet, "unreachable", number)
+            else:
+                self._outside.drops["echo-failed"] += 1
 
     def close(self) -> None:
         """Give the socket up."""

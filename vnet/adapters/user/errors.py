@@ -6,7 +6,7 @@ Sockets with IP_RECVERR or IPV6_RECVERR keep each ICMP error they were told of, 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -33,6 +33,18 @@ class Told(NamedTuple):
     reporter: bytes | None
     about: bytes
     mtu: int = 0
+
+
+def send_anew(sock: socket.socket, octets: bytes, tell: Callable[[], bool]) -> None:
+    """Send, once more if all that failed is an earlier datagram, as ``tell()`` says; raise OSError for this one."""
+    try:
+        sock.send(octets)
+    except BlockingIOError:
+        raise
+    except OSError:
+        if not tell():
+            raise
+        sock.send(octets)
 
 
 def told(sock: socket.socket) -> Iterator[Told]:

@@ -123,6 +123,7 @@ class UserAdapter:
         """Reset and end everything."""
         if not self._is_retired:
             self._is_retired = True
+            self._context.port.set_handler(_nowhere)  # what still came would open flows that nobody closes
             self._forwards.retire()
             self._tcp.retire()
             self._udp.retire()
@@ -133,7 +134,6 @@ class UserAdapter:
 
     def stop(self) -> None:
         """Give back what is left."""
-        self._context.port.set_handler(_nowhere)
         self._forwards.close()
         self._outside.destinations.close()
 
@@ -173,6 +173,7 @@ class UserAdapter:
 def _be_router(interface: Interface, spec: UserSpec, address: IPv6Interface) -> RouterAdvertisements:
     """Make the interface that of an IPv6 router (RFC 4861, section 6.2), whose hosts make addresses of its prefix."""
     side = interface.enable_ipv6()
+    side.transmits = 0  # the topology says whose they are; one frame of a guest would take them from all others for good
     side.add_address(address)
     side.node.routes.add(IPv6Network("::/0"), None, interface, LAST)
     if spec.host6 is not None:

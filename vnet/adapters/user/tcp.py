@@ -18,7 +18,7 @@ from vnet.adapters.user.splice import KEEP_ALIVE, Splice
 from vnet.adapters.user.versions import version_of
 from vnet.stack.interface import Interface
 from vnet.stack.tcp.connection import TcpConnection
-from vnet.stack.tcp.states import Segment
+from vnet.stack.tcp.states import MASK, Segment
 from vnet.units import MINUTE, Duration
 from vnet.wire.tcp import ACK, RST, SYN
 
@@ -107,13 +107,19 @@ class TcpRelay:
     def _foreign(self, interface: Interface, packet: bytes, key: bytes, segment: Segment) -> bool:
         """See to a segment of no connection."""
         flags = segment.flags
+        opening = self._opening.get(key)
         if flags & RST:
-            if (opening := self._opening.pop(key, None)) is not None:
+            if opening is not None and segment.sequence == (opening.segment.sequence + 1) & MASK:  # RFC 5961, section 3
+                del self._opening[key]
                 self._outside.close(opening.sock)
             return True
         if flags & (SYN | ACK) != SYN:
             return False
-        if (opening := self._opening.get(key)) is not None:
+        packet, segment = (
+            packet[: version_of(packet).quote],
+            segment._replace(payload=b""),
+        )  # data comes again: it is not held here
+        if opening is not None:
             opening.packet, opening.segment = packet, segment  # the guest may have begun anew
             return True
         outside = self._outside

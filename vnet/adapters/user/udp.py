@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import Final, final
 
-from vnet.adapters.user.errors import told
+from vnet.adapters.user.errors import send_anew, told
 from vnet.adapters.user.flows import FlowTable
 from vnet.adapters.user.outside import Outside
 from vnet.adapters.user.versions import IPV4, IPV6, Version, version_of
@@ -51,20 +51,13 @@ class _Flow:
     def send(self, packet: bytes, octets: int, payload: bytes) -> None:
         """Let a datagram of the guest go on."""
         self.used = self._outside.scheduler.now
-        self._quote = packet[: octets + udp.HEADER_OCTETS]
         version = self._version
+        self._quote = packet[: min(octets + udp.HEADER_OCTETS, version.quote)]
         try:
             if packet[version.hop_limit] != self._ttl:
                 self._ttl = packet[version.hop_limit]
                 self._sock.setsockopt(version.level, version.hop_limit_option, max(1, self._ttl - 1))
-            try:
-                self._sock.send(payload)
-            except BlockingIOError:
-                raise
-            except OSError:
-                if not self._tell():
-                    raise
-                self._sock.send(payload)  # that was about an earlier one
+            send_anew(self._sock, payload, self._tell)
         except BlockingIOError:
             self._outside.drops["udp-full"] += 1
         except OSError as error:

@@ -44,7 +44,8 @@ class Version:
     ``addresses``, ``source``, ``destination`` and ``hop_limit`` are places in a packet. ``level`` is that of the socket
     options ``hop_limit_option`` and ``errors_option``; errors come with ``origin``, and the reporter's address at
     ``reporter`` of what follows. ``codes`` are those of "destination unreachable" by the error of a socket (RFC 1122,
-    3.2.2.1; RFC 1812, 5.2.7.1; RFC 4443, 3.1).
+    3.2.2.1; RFC 1812, 5.2.7.1; RFC 4443, 3.1). ``quote`` is how many octets of a packet an error has at
+    most, and so all that is kept of one.
     """
 
     family: socket.AddressFamily
@@ -62,6 +63,7 @@ class Version:
     echo_reply: int
     unreachable: int
     codes: Mapping[int, int]
+    quote: int
     expired: tuple[int, int]
     too_big: tuple[int, int]
 
@@ -93,7 +95,7 @@ IPV4: Final = Version(
     level=socket.IPPROTO_IP, hop_limit_option=socket.IP_TTL, errors_option=11,  # IP_RECVERR
     origin=2, reporter=slice(4, 8),  # SO_EE_ORIGIN_ICMP; sin_addr
     echo_protocol=ipv4.PROTOCOL_ICMP, echo_request=icmpv4.ECHO_REQUEST, echo_reply=icmpv4.ECHO_REPLY,
-    unreachable=icmpv4.UNREACHABLE, codes=MappingProxyType(_CODES4),
+    unreachable=icmpv4.UNREACHABLE, codes=MappingProxyType(_CODES4), quote=icmpv4.MAX_QUOTE,
     expired=(icmpv4.TIME_EXCEEDED, icmpv4.TTL_EXCEEDED), too_big=(icmpv4.UNREACHABLE, icmpv4.FRAGMENTATION_NEEDED),
 )  # fmt: skip
 IPV6: Final = Version(
@@ -102,7 +104,7 @@ IPV6: Final = Version(
     level=socket.IPPROTO_IPV6, hop_limit_option=socket.IPV6_UNICAST_HOPS, errors_option=25,  # IPV6_RECVERR
     origin=3, reporter=slice(8, 24),  # SO_EE_ORIGIN_ICMP6; sin6_addr
     echo_protocol=ipv6.PROTOCOL_ICMPV6, echo_request=icmpv6.ECHO_REQUEST, echo_reply=icmpv6.ECHO_REPLY,
-    unreachable=icmpv6.UNREACHABLE, codes=MappingProxyType(_CODES6),
+    unreachable=icmpv6.UNREACHABLE, codes=MappingProxyType(_CODES6), quote=icmpv6.MAX_QUOTE,
     expired=(icmpv6.TIME_EXCEEDED, icmpv6.HOP_LIMIT_EXCEEDED), too_big=(icmpv6.PACKET_TOO_BIG, 0),
 )  # fmt: skip
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_DELAY: Final = 1 * SECOND
 """MAX_RTR_SOLICITATION_DELAY (RFC 4861, section 10)."""
 TRANSMITS: Final = 1
-"""DupAddrDetectTransmits (RFC 4862, section 5.1)."""
+"""The default of DupAddrDetectTransmits (RFC 4862, section 5.1)."""
 
 
 class Router(Protocol):
@@ -51,11 +51,12 @@ class Ipv6Interface:
 
     ``addresses`` are all, whatever their state. ``hop_limit``, ``mtu``, ``retransmit_time`` and ``base_reachable`` may be
     set by router advertisements. ``autoconf`` is there if the interface configures itself, ``router`` if it is a router's.
+    ``transmits`` is DupAddrDetectTransmits (RFC 4862, section 5.1): with 0 addresses are taken into use at once, unasked.
     """
 
     __slots__ = (
         "_start", "addresses", "autoconf", "base_reachable", "discovery", "groups", "hop_limit", "interface", "listener",
-        "mac", "mtu", "neighbors", "node", "retransmit_time", "router",
+        "mac", "mtu", "neighbors", "node", "retransmit_time", "router", "transmits",
     )  # fmt: skip
 
     def __init__(self, node: Ipv6Node, interface: Interface) -> None:
@@ -73,6 +74,7 @@ class Ipv6Interface:
         self.discovery = Discovery(self)
         self.autoconf: Autoconfiguration | None = None
         self.router: Router | None = None
+        self.transmits = TRANSMITS
         self._start = self._draw_start() if interface.up else 0
         self._add(OwnAddress(ipv6.link_local(interface.mac), 64, Origin.LINK_LOCAL))
 
@@ -284,7 +286,7 @@ class Ipv6Interface:
         own.state = AddressState.TENTATIVE
         own.attempt += 1
         scheduler = self.node.host.scheduler
-        start = max(scheduler.now, self._start)
+        start = max(scheduler.now, self._start) if self.transmits else scheduler.now
         if own.origin is Origin.AUTO:  # everybody heard the same advertisement (5.4.2)
             start += self.node.host.stream("ndp").below(MAX_DELAY + 1)
         scheduler.at(start, self._step, own, own.attempt, 0)
@@ -295,7 +297,7 @@ class Ipv6Interface:
         scheduler = self.node.host.scheduler
         if sent == 0:
             self._join_for(own)
-        if sent < TRANSMITS:
+        if sent < self.transmits:
             target = own.address
             self.send_discovery(ndp.NeighborSolicitation(target), ipv6.ANY, ipv6.solicited_node(target))
             scheduler.at(scheduler.now + self.retransmit_time, self._step, own, attempt, sent + 1)

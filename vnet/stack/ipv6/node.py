@@ -118,7 +118,7 @@ class Ipv6Node:
         except WireError:
             self.host.drop("ipv6-malformed")
             return
-        source, destination = packet[8:24], packet[24:40]
+        source, destination, group = packet[8:24], packet[24:40], bool(frame[0] & 1)
         if frame[6:12] == interface.mac:
             interface.ignored += 1  # our own, sent back to us: no sign of a duplicate (RFC 4862, 5.4.3)
             return
@@ -129,18 +129,20 @@ class Ipv6Node:
             if not side.is_group(destination):
                 interface.ignored += 1
                 return
-        elif not self._is_ours(side, destination):
+        elif not self._is_ours(side, destination, group=group):
             self.host.drop("ipv6-not-ours")
             return
-        self._unwrap(interface, packet, frame[6:12], trusted=trusted, group=bool(frame[0] & 1))
+        self._unwrap(interface, packet, frame[6:12], trusted=trusted, group=group)
 
-    def _is_ours(self, side: Ipv6Interface, destination: bytes) -> bool:
+    def _is_ours(self, side: Ipv6Interface, destination: bytes, *, group: bool) -> bool:
         if ipv6.is_link_local(destination):  # sub-interfaces share their parent's: each is asked for its own
             own = side.find(destination)
             return own is not None and own.usable
         if destination in self.local:
             return True
         if not self.host.transparent or destination in (ipv6.ANY, ipv6.LOOPBACK):  # not on a wire (RFC 4291, 2.5.2, 2.5.3)
+            return False
+        if group:  # who is on the link gets that as well, and nobody may answer it for another (RFC 1812, 5.3.4)
             return False
         return side.find(destination) is None  # what is ours in a while is not yet (RFC 4862, 5.4)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -41,6 +41,7 @@ PREFIX_LENGTH: Final = 64
 
 Protocol: TypeAlias = Literal["tcp", "udp"]
 _Route: TypeAlias = tuple[IPv4Network | IPv6Network, IPv4Address | IPv6Address]
+_Addresses: TypeAlias = tuple[IPv4Address | IPv6Address, ...]
 _TRANSPORT: Final = re.compile(r"(?:(\[[^\]]*\]|[^:\[\]]+):)?([0-9]{1,5})")
 
 
@@ -125,6 +126,12 @@ class UserSpec(AdapterSpec):
     routes: tuple[_Route, ...] = ()
     forwards: tuple[Forward, ...] = ()
 
+    @property
+    def own(self) -> _Addresses:
+        """The addresses that the adapter answers for, those that stand for the machine too."""
+        six = None if self.address6 is None else self.address6.ip
+        return tuple(each for each in (self.address.ip, self.host, six, self.host6) if each is not None)
+
     def describe(self) -> str:
         """Say the addresses, and how many ways in there are."""
         count = len(self.forwards)
@@ -151,8 +158,11 @@ def resolve_user(model: User, around: Surroundings, path: Path) -> UserSpec | No
     else:
         _check_alias(host6, around, address6, (*path, "host"))
     source, source6 = _one_of_each(model.source, around, (*path, "source"))
-    dns = tuple(each for index, text in enumerate(model.dns) if (each := reader.address(text, (*path, "dns", index))))
-    return UserSpec(
+    for each in (source, source6):
+        if each is not None and not _is_individual(each):
+            around.error((*path, "source"), f"{each} cannot be a source; write an address that the machine has")
+    dns = tuple(each for index, text in enumerate(model.dns) if (each := reader.scoped_address(text, (*path, "dns", index))))
+    spec = UserSpec(
         address=address,
         mac=mac,
         host=host,
@@ -162,8 +172,8 @@ def resolve_user(model: User, around: Surroundings, path: Path) -> UserSpec | No
         source6=source6,
         dns=dns,
         routes=_routes(model, around, (subnet, None if address6 is None else address6.network), path),
-        forwards=_forwards(model, around, (*path, "forwards")),
     )
+    return replace(spec, forwards=_forwards(model, spec, around, (*path, "forwards")))
 
 
 def _own_address(model: User, around: Surroundings, subnet: IPv4Network, path: Path) -> IPv4Interface | None:
@@ -213,6 +223,21 @@ def _unique_local(mac: Mac) -> IPv6Interface:
     return IPv6Interface((b"\xfd" + global_id + bytes(9) + b"\x01", PREFIX_LENGTH))
 
 
+def _ends(own: IPv4Interface | IPv6Interface) -> _Addresses:
+    """Return the addresses of a subnet that are nobody's: its own, and that of all over IPv4 (RFC 4291, 2.6.1; RFC 919)."""
+    network = own.network
+    if isinstance(network, IPv6Network):
+        return (network.network_address,)
+    return (network.network_address, network.broadcast_address) if network.prefixlen < 31 else ()
+
+
+def _is_individual(address: IPv4Address | IPv6Address) -> bool:
+    """Tell whether an address is that of one node, and of use beyond its link."""
+    if isinstance(address, IPv6Address):
+        return _is_global(address)
+    return 0 < address.packed[0] < 0xE0 and not address.is_loopback
+
+
 def _is_global(address: IPv6Address) -> bool:
     """Tell whether an address is of use beyond its link, and is none of the IPv4 addresses in disguise of ::/8."""
     return is_host6(address) and not address.is_link_local and address.packed[0] != 0
@@ -241,8 +266,9 @@ def _check_alias(
         return
     if alias in around.addresses.values() or alias in around.holders or (own is not None and alias == own.ip):
         around.error(path, f"{alias} is the address of a node; an alias needs one that nobody has")
-    elif isinstance(alias, IPv6Address) and not _is_global(alias):
-        around.error(path, f"{alias} cannot be an alias; write an address such as fd00:6::99")
+    elif not _is_individual(alias) or (own is not None and alias in _ends(own)):
+        right = "fd00:6::99" if isinstance(alias, IPv6Address) else "10.0.2.99"
+        around.error(path, f"{alias} cannot be an alias; write an address such as {right}")
 
 
 def _routes(
@@ -265,11 +291,11 @@ def _routes(
     return tuple(found)
 
 
-def _forwards(model: User, around: Surroundings, path: Path) -> tuple[Forward, ...]:
+def _forwards(model: User, spec: UserSpec, around: Surroundings, path: Path) -> tuple[Forward, ...]:
     has_ipv6 = model.ipv6 is not None
     found: list[Forward] = []
     for index, each in enumerate(model.forwards):
-        forward = resolve_forward(each, around, (*path, index), has_ipv6=has_ipv6)
+        forward = resolve_forward(each, around, (*path, index), has_ipv6=has_ipv6, own=spec.own)
         if forward is None:
             continue
         if any(other.place == forward.place for other in found):
@@ -282,9 +308,14 @@ def _forwards(model: User, around: Surroundings, path: Path) -> tuple[Forward, .
     return tuple(found)
 
 
-def resolve_forward(model: UserForward, around: Surroundings, path: Path, *, has_ipv6: bool) -> Forward | None:
-    """Read one forward of an adapter that *has_ipv6* or not; None after a mistake, which is noted."""
-    target = _target(model.to, around, has_ipv6, (*path, "to"))
+def resolve_forward(
+    model: UserForward, around: Surroundings, path: Path, *, has_ipv6: bool, own: _Addresses
+) -> Forward | None:
+    """Read one forward of an adapter that *has_ipv6* or not; None after a mistake, which is noted.
+
+    Its *own* addresses are no targets: what goes to one comes back to the machine, perhaps to the same forward, for ever.
+    """
+    target = _target(model.to, around, has_ipv6, own, (*path, "to"))
     place = _place(model, around, (*path, "listen"))
     if target is None or place is None:
         return None
@@ -306,11 +337,13 @@ def _place(model: UserForward, around: Surroundings, path: Path) -> tuple[str, i
             path, f"{text[:40]!r} is not a place to listen; write one such as 127.0.0.1:8080, 8080 or /run/web.sock"
         )
         return None
-    address = around.reader.address((match[1] or DEFAULT_LISTEN).strip("[]"), path)
+    address = around.reader.scoped_address((match[1] or DEFAULT_LISTEN).strip("[]"), path)
     return None if address is None else (str(address), port)
 
 
-def _target(text: str, around: Surroundings, has_ipv6: bool, path: Path) -> tuple[IPv4Address | IPv6Address, int] | None:
+def _target(
+    text: str, around: Surroundings, has_ipv6: bool, own: _Addresses, path: Path
+) -> tuple[IPv4Address | IPv6Address, int] | None:
     name, _, port = text.strip().rpartition(":")
     number = around.reader.port(port)
     if not number or not name:
@@ -326,11 +359,11 @@ def _target(text: str, around: Surroundings, has_ipv6: bool, path: Path) -> tupl
             text = f"{name[:40]!r} has no fixed address on network {around.network!r}; give it one, or write its address"
             around.error(path, text)
             return None
-    if isinstance(address, IPv6Address):
-        if not has_ipv6:
-            around.error(path, f"{address} is an IPv6 address, and the adapter passes none; give it ipv6: auto")
-            return None
-        if not _is_global(address):
-            around.error(path, f"{address} is no address of a guest; write one such as [fd00:6::5]:80")
-            return None
+    if isinstance(address, IPv6Address) and not has_ipv6:
+        around.error(path, f"{address} is an IPv6 address, and the adapter passes none; give it ipv6: auto")
+        return None
+    if not _is_individual(address) or getattr(address, "scope_id", None) or address in own:
+        right = "[fd00:6::5]:80" if isinstance(address, IPv6Address) else "10.0.2.5:80"
+        around.error(path, f"{address} is no address of a guest; write one such as {right}")
+        return None
     return address, number
