@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# one more than there are processors: while a test waits for a process of its own, another runs
+BESIDE := $(shell echo $$(($$(nproc) + 1)))
 
 # Tests start a few hundred Pythons, and pytest rewrites each test module before it runs: compiled once, not every time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -21,14 +23,14 @@ test: $(VENV)/.dev
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m benchmarks.setup_peers ovs-vswitchd
 	@$(MAKE) --no-print-directory lint
 	@echo 'tests in virtual time and without privileges'
-	@$(BIN)/python -m pytest --numprocesses auto -m 'not real'
+	@$(BIN)/python -m pytest --numprocesses $(BESIDE) -m 'not real'
 	@echo 'tests with real namespaces, devices and programs, two files at a time'
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'real and not alone'
 	@echo 'those that nothing else may run beside'
 	@$(BIN)/python -m pytest -m 'real and alone'
 
 unit: $(VENV)/.dev
-	@$(BIN)/python -m pytest --numprocesses auto tests/unit tests/property tests/scenario -m 'not real'
+	@$(BIN)/python -m pytest --numprocesses $(BESIDE) tests/unit tests/property tests/scenario -m 'not real'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from vnet.runtime.ways import MakeContext, Ways
 from vnet.topology.adapter_kinds.choice import AdapterChoice
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.user import UserForward, UserSpec
-from vnet.topology.resolve_adapter import read_choice, read_forward
+from vnet.topology.resolve_adapter import read_choice, read_forward, read_place
 from vnet.topology.resolved import ResolvedNetwork
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class LabNetwork:
 
     async def unforward(self, listen: str, protocol: Literal["tcp", "udp"] = "tcp") -> None:
         """End a forward by where it listens; connections that came in by it stay. Raise UsageError if there is none."""
-        spec, wanted = self._user_adapter(), UserForward(protocol=protocol, listen=listen, to="0.0.0.0:1")
-        place = read_forward(self._lab.topology, self.resolved, wanted).place
+        spec = self._user_adapter()
+        place = read_place(self._lab.topology, self.resolved, protocol, listen)
         left = tuple(other for other in spec.forwards if other.place != place)
         if left == spec.forwards:
             raise UsageError(f"network {self.name}: nothing listens on {protocol} {listen}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from vnet.addresses import Mac
 from vnet.errors import TopologyError, UsageError
@@ -13,12 +14,12 @@ from vnet.topology.adapter_kinds.choice import Adapter, AdapterChoice, AdapterWo
 from vnet.topology.adapter_kinds.claims import taken
 from vnet.topology.adapter_kinds.spec import AdapterSpec, NoAdapter
 from vnet.topology.adapter_kinds.surroundings import Surroundings
-from vnet.topology.adapter_kinds.user import Forward, UserForward, UserSpec, resolve_forward
+from vnet.topology.adapter_kinds.user import Forward, UserForward, UserSpec, resolve_forward, resolve_place
 from vnet.topology.addressing import first_free
 from vnet.topology.describe import network_of
 from vnet.topology.draft import Draft
 from vnet.topology.host import HOST
-from vnet.topology.problems import Problems
+from vnet.topology.problems import Path, Problems
 from vnet.topology.profiles import PROFILES
 from vnet.topology.resolved import Address, Network, PortRef, ResolvedDhcp, ResolvedNetwork, ResolvedTopology
 from vnet.topology.shape import shape_adapter
@@ -26,6 +27,7 @@ from vnet.topology.wiring import access
 from vnet.topology.yaml_reader import read_yaml
 
 A = TypeVar("A", IPv4Address, IPv6Address)
+_Found = TypeVar("_Found")
 
 ADAPTER: Final = "adapter"
 """The name of an adapter's end of its cable, as in ``office:adapter``."""
@@ -75,13 +77,27 @@ def read_choice(topology: ResolvedTopology, network: ResolvedNetwork, choice: Ad
 
 def read_forward(topology: ResolvedTopology, network: ResolvedNetwork, model: UserForward) -> Forward:
     """Resolve a way in by the user adapter of a network; raise UsageError for what cannot be."""
-    problems = Problems()
     has_ipv6 = isinstance(network.adapter, UserSpec) and network.adapter.address6 is not None
     own = network.adapter.own if isinstance(network.adapter, UserSpec) else ()
-    forward = resolve_forward(model, _around(topology, network, problems), ("forward",), has_ipv6=has_ipv6, own=own)
-    if forward is None:
+    resolve = partial(resolve_forward, model, has_ipv6=has_ipv6, own=own)
+    return _resolved(topology, network, resolve)
+
+
+def read_place(
+    topology: ResolvedTopology, network: ResolvedNetwork, protocol: Literal["tcp", "udp"], listen: str
+) -> tuple[str, str, int]:
+    """Resolve where a way in listens, as ``Forward.place`` has it; raise UsageError for what is no such place."""
+    return _resolved(topology, network, partial(resolve_place, protocol, listen))
+
+
+def _resolved(
+    topology: ResolvedTopology, network: ResolvedNetwork, resolve: Callable[[Surroundings, Path], _Found | None]
+) -> _Found:
+    problems = Problems()
+    found = resolve(_around(topology, network, problems), ("forward",))
+    if found is None:
         raise UsageError(f"network {network.name}: " + "; ".join(problem.text for problem in problems.all()))
-    return forward
+    return found
 
 
 def _around(topology: ResolvedTopology, network: ResolvedNetwork, problems: Problems) -> Surroundings:

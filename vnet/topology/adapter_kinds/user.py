@@ -104,7 +104,7 @@ class Forward:
         return self.listen.startswith("/")
 
     @property
-    def place(self) -> tuple[str, str, int]:
+    def place(self) -> tuple[Protocol, str, int]:
         """What no two forwards may have."""
         return self.protocol, self.listen, self.port
 
@@ -316,20 +316,21 @@ def resolve_forward(
     Its *own* addresses are no targets: what goes to one comes back to the machine, perhaps to the same forward, for ever.
     """
     target = _target(model.to, around, has_ipv6, own, (*path, "to"))
-    place = _place(model, around, (*path, "listen"))
+    place = resolve_place(model.protocol, model.listen, around, (*path, "listen"))
     if target is None or place is None:
         return None
-    return Forward(protocol=model.protocol, listen=place[0], port=place[1], to=target[0], to_port=target[1])
+    return Forward(protocol=model.protocol, listen=place[1], port=place[2], to=target[0], to_port=target[1])
 
 
-def _place(model: UserForward, around: Surroundings, path: Path) -> tuple[str, int] | None:
-    text = model.listen.strip().removeprefix("unix:")
+def resolve_place(protocol: Protocol, listen: str, around: Surroundings, path: Path) -> tuple[Protocol, str, int] | None:
+    """Read where a forward listens, as ``Forward.place`` has it; None after a mistake, which is noted."""
+    text = listen.strip().removeprefix("unix:")
     if text.startswith("/"):
-        if model.protocol == "udp" or len(text.encode()) > SUN_PATH or "\0" in text:
+        if protocol == "udp" or len(text.encode()) > SUN_PATH or "\0" in text:
             why = f"unix sockets are for tcp, in paths of up to {SUN_PATH} octets"
-            around.error(path, f"{text[:40]!r} is no place for {model.protocol}: {why}")
+            around.error(path, f"{text[:40]!r} is no place for {protocol}: {why}")
             return None
-        return text, 0
+        return protocol, text, 0
     match = _TRANSPORT.fullmatch(text)
     port = around.reader.port(match[2]) if match else 0
     if match is None or not port:
@@ -338,7 +339,7 @@ def _place(model: UserForward, around: Surroundings, path: Path) -> tuple[str, i
         )
         return None
     address = around.reader.scoped_address((match[1] or DEFAULT_LISTEN).strip("[]"), path)
-    return None if address is None else (str(address), port)
+    return None if address is None else (protocol, str(address), port)
 
 
 def _target(
