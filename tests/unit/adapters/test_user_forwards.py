@@ -175,6 +175,33 @@ def test_a_forward_is_written_as_it_is_typed() -> None:
     assert str(forward(0, listen="/run/web.sock")) == f"tcp /run/web.sock to {GUEST.ip}:80"
 
 
+def test_a_place_that_leads_elsewhere_is_not_given_up_meanwhile(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    listen = str(here / "web.sock")
+    with rig(tmp_path, (forward(0, listen=listen),)) as lab:
+        here.rename(there)  # nobody could listen on that path again
+        assert lab.adapter.adapt(replace(lab.spec, forwards=(forward(0, listen=listen, to_port=81),)))
+        listener = lab.guest.tcp.listen(81)
+        with socket.socket(socket.AF_UNIX) as near:
+            near.connect(str(there / "web.sock"))
+            exchange(lab, near, listener)
+
+
+def test_datagrams_of_known_peers_follow_to_another_port(tmp_path: Path) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    with rig(tmp_path, (forward(port, protocol="udp"),)) as lab, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
+        got: list[tuple[int, bytes]] = []
+        for target in (80, 81):
+            lab.guest.udp_bind(target, on_datagram=lambda payload, _, target=target: got.append((target, payload)))
+        near.sendto(b"one", ("127.0.0.1", port))
+        lab.loop.until(lambda: len(got) == 1)
+        assert lab.adapter.adapt(replace(lab.spec, forwards=(forward(port, protocol="udp", to_port=81),)))
+        near.sendto(b"two", ("127.0.0.1", port))
+        lab.loop.until(lambda: len(got) == 2)
+        assert got == [(80, b"one"), (81, b"two")]
+
+
 def test_other_changes_need_another_adapter(tmp_path: Path) -> None:
     with rig(tmp_path) as lab:
         assert not lab.adapter.adapt(replace(lab.spec, host=IPv4Address("10.0.2.98")))

@@ -69,6 +69,12 @@ class _Open:
         self.file = file
         self.clients: FlowTable[_Client] | None = None
 
+    def lead_to(self, forward: Forward) -> None:
+        """Have the same place lead to where *forward* says; TCP connections that are there stay."""
+        if forward != self.forward and self.clients is not None:
+            self.clients.clear()
+        self.forward = forward
+
 
 @final
 class Forwards:
@@ -88,24 +94,26 @@ class Forwards:
 
     def change(self, wanted: Sequence[Forward]) -> None:
         """Listen on what is *wanted* and nothing else; raise HostError, and change nothing, if the machine refuses."""
+        places = {found.forward.place: found for found in self._open.values()}
         opened: list[_Open] = []
-        gone = [found for forward, found in self._open.items() if forward not in wanted]
-        free = {found.forward.place for found in gone}
-        late = [forward for forward in wanted if forward not in self._open and forward.place in free]
         try:
             for forward in wanted:
-                if forward not in self._open and forward not in late:
+                if forward.place not in places:
                     opened.append(self._listen(forward))
         except HostError:
             for found in opened:
                 self._close(found)
             raise
-        for found in gone:
-            self._close(found)
-            del self._open[found.forward]
-        for found in [*opened, *(self._listen(forward) for forward in late)]:
-            self._open[found.forward] = found
-            if self._is_started:
+        listening = places | {found.forward.place: found for found in opened}
+        kept = {forward.place for forward in wanted}
+        for place, found in places.items():
+            if place not in kept:
+                self._close(found)
+        self._open = {forward: listening[forward.place] for forward in wanted}
+        for forward, found in self._open.items():
+            found.lead_to(forward)
+        if self._is_started:
+            for found in opened:
                 self._start(found)
 
     def start(self) -> None:
