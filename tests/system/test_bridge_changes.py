@@ -51,6 +51,12 @@ def rebind(host: Machine, adapter: str) -> None:
     host.vnet("set", host.name, "network.lan", f"adapter={adapter}")
 
 
+def counts(told: str) -> tuple[int, int]:
+    """Tell how many pings were sent, and how many answered."""
+    sent, received = (int(number) for number in re.findall(r"(\d+) (?:packets transmitted|received)", told))
+    return sent, received
+
+
 def unplugged(host: Machine) -> list[float]:
     """Tell for how long the adapter's switch port was without a cable, each time."""
     rows = [row for row in host.show(host.name, "events") if "lan:adapter" in str(row["fields"])]
@@ -131,28 +137,35 @@ def test_a_nic_that_is_not_there_is_refused(host: Machine, around: Outside) -> N
 def test_connections_outlive_every_change(host: Machine, around: Outside) -> None:
     """S16, S9, VS-14: eth1, eth2, loopback, none and back, with a TCP flow and pings from outside; how long nothing passes.
 
-    The network itself is never without a cable; what is lost is what the switch outside takes to learn.
+    The network itself is never without a cable, and guests go on talking. What is lost is what the switch outside takes to
+    learn, which is told where the guests are until two seconds after each change.
     """
     around.nic("eth2", "vlan_mode=trunk", "trunks=16", mac="02:00:00:00:01:02")
     peer = around.peer("lan", "10.1.0.9/24", "tag=16")
     host.up(LAB)
     assert peer.reaches("10.1.0.5")
     flow = subprocess.Popen(
-        peer.argv("iperf3", "-c", "10.1.0.5", "-t", "12", "-b", "20M", "-J"), stdout=subprocess.PIPE, text=True
+        peer.argv("iperf3", "-c", "10.1.0.5", "-t", "14", "-b", "20M", "-J"), stdout=subprocess.PIPE, text=True
     )
     lost = {}
     for name, adapter in (
         ("eth1 to eth2", "{bridge: {nic: eth2, vlan: 16}}"),
         ("and back", "{bridge: {nic: eth1, vlan: 16}}"),
     ):
-        with subprocess.Popen(
-            peer.argv("ping", "-i", str(EVERY), "-w", "2", "-q", "10.1.0.6"), stdout=subprocess.PIPE, text=True
-        ) as pings:
+        ping = ("ping", "-i", str(EVERY), "-w", "3", "-q")
+        within = (sys.executable, "-m", "vnet", "exec", host.name, "b", "--", *ping, "10.1.0.5")
+        with (
+            subprocess.Popen(peer.argv(*ping, "10.1.0.6"), stdout=subprocess.PIPE, text=True) as pings,
+            subprocess.Popen(host.argv(*within), stdout=subprocess.PIPE, text=True, env=host.environment) as among,
+        ):
             time.sleep(0.5)
             rebind(host, adapter)
-            told = pings.communicate(timeout=10)[0]
-        sent, received = (int(number) for number in re.findall(r"(\d+) (?:packets transmitted|received)", told))
+            told, said = pings.communicate(timeout=10)[0], among.communicate(timeout=10)[0]
+        sent, received = counts(told)
         lost[name] = round((sent - received) * EVERY, 2)
+        assert len(set(counts(said))) == 1, said
+        slowest = re.search(r"rtt [^=]*= [^/]*/[^/]*/([^/]*)/", said)
+        assert slowest is not None and float(slowest[1]) < 300, said  # ms; some 50 where nothing else runs
     assert all(seconds < 0.03 for seconds in unplugged(host)), unplugged(host)  # within a step of one task
     rebind(host, "{loopback: {address: 10.1.0.1/24}}")
     assert host.run("ping", "-c", "1", "-W", "2", "10.1.0.6", check=False).returncode == 0
@@ -162,7 +175,7 @@ def test_connections_outlive_every_change(host: Machine, around: Outside) -> Non
     assert comes(lambda: peer.reaches("10.1.0.5"))
     report = json.loads(flow.communicate(timeout=60)[0])
     assert "error" not in report, report["error"]
-    assert all(seconds <= 1 for seconds in lost.values()), lost
+    assert all(seconds <= 2 for seconds in lost.values()), lost
     assert report["end"]["sum_received"]["bytes"] > 0 and report["intervals"][-1]["sum"]["bytes"] > 0
 
 
