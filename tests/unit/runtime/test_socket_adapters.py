@@ -95,9 +95,9 @@ async def test_a_network_plugs_into_a_switch_that_comes_later_in_the_file(tmp_pa
 
 
 @pytest.mark.trio
-async def test_a_lab_does_not_start_without_the_switch_it_names(tmp_path: Path) -> None:
+async def test_a_lab_does_not_start_without_the_switch_it_names() -> None:
     with pytest.raises(vnet.HostError, match="no vde_switch at .*: No such file"):
-        async with vnet.open_lab(lab_of("a", "10.0.0.1", f'{{vde: "{tmp_path}/nothing"}}')):
+        async with vnet.open_lab(lab_of("a", "10.0.0.1", '{vde: "/nowhere/switch"}')):  # pytest's own paths may be too long
             pass
 
 
