@@ -128,16 +128,22 @@ def in_place(place, function, family=IPV4):
         simulate(main, seed=11)
 
 
-def in_every_place(function):
-    """Make a test of ``function(place)`` that runs in every place, over IPv4 and over IPv6."""
+def in_places(places):
+    """Make tests of functions of (place) that run in these places, over IPv4 and over IPv6."""
 
-    @pytest.mark.parametrize("family", [IPV4, IPV6])
-    @pytest.mark.parametrize("place", PLACES)
-    def test(place, family):
-        in_place(place, function, family)
+    def decorate(function):
+        @pytest.mark.parametrize("family", [IPV4, IPV6])
+        @pytest.mark.parametrize("place", places)
+        def test(place, family):
+            in_place(place, function, family)
 
-    test.__name__, test.__doc__ = function.__name__, function.__doc__
-    return test
+        test.__name__, test.__doc__ = function.__name__, function.__doc__
+        return test
+
+    return decorate
+
+
+in_every_place = in_places(PLACES)
 
 
 async def listening(place, backlog=16):

@@ -30,7 +30,7 @@ SEED = int(os.environ.get("VNET_FUZZ_SEED", "20261123"))
 FLOWS, OPENING = 64, 32
 
 
-Destinations = dict[tuple[int, int], object]
+Destinations = dict[tuple[int, int], tuple[str, int]]
 """Where sockets lead to, by family and kind."""
 
 
@@ -40,10 +40,10 @@ class Diverted(socket.socket):
     destinations: Destinations
 
     def connect(self, address: object) -> None:
-        super().connect(self.destinations[self.family, self.type])  # type: ignore[arg-type]
+        super().connect(self.destinations[self.family, self.type])
 
     def connect_ex(self, address: object) -> int:
-        return super().connect_ex(self.destinations[self.family, self.type])  # type: ignore[arg-type]
+        return super().connect_ex(self.destinations[self.family, self.type])
 
 
 class Echo:

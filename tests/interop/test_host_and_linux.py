@@ -70,6 +70,6 @@ async def test_both_stacks_understand_each_other():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(linux.exec, sys.executable, "-c", LISTEN)
             with trio.fail_after(10):
-                while (await emulated.tcp_probe(linux.address, 8080)).verdict is not Verdict.OPEN:  # noqa: ASYNC110
+                while (await emulated.tcp_probe(linux.address, 8080)).verdict is not Verdict.OPEN:  # noqa: ASYNC110 - only asking tells
                     await trio.sleep(0.02)  # a real program starts when it starts
             nursery.cancel_scope.cancel()

@@ -143,7 +143,7 @@ async def test_udp_both_ways():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(linux.exec, sys.executable, "-c", ECHO)
             with trio.fail_after(10):
-                while (await emulated.udp_probe(THEIRS, 7)).verdict is not Verdict.OPEN:  # noqa: ASYNC110
+                while (await emulated.udp_probe(THEIRS, 7)).verdict is not Verdict.OPEN:  # noqa: ASYNC110 - only asking tells
                     await trio.sleep(0.02)  # a real program starts when it starts
             async with await emulated.open_udp_socket() as socket:
                 for size in (0, 1, 1452, 1453, 9000, 65507):

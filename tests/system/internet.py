@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,3 +134,14 @@ def outside(host: Machine, directory: Path) -> Iterator[list[str]]:
             yield there
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def attempts(host: Machine, lab: subprocess.Popen[str], places: Iterable[tuple[str, int]]) -> list[str]:
+    """Connect to all places at once from the machine and from its guest pc; return what came of it, the same for both."""
+    commands = [(sys.executable, "-c", CONNECT, address, str(port)) for address, port in places]
+    with ThreadPoolExecutor(2 * len(commands)) as all_at_once:
+        there = [all_at_once.submit(host.run, *command) for command in commands]
+        inside = [all_at_once.submit(host.inside, lab, "pc", *command) for command in commands]
+    seen = [attempt.result().stdout.strip() for attempt in there]
+    assert seen == [attempt.result().strip() for attempt in inside]
+    return seen

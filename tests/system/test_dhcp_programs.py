@@ -171,7 +171,7 @@ def inside(namespace: str, command: list[str], log: Path) -> Iterator[subprocess
 async def until(condition: Callable[[], bool], seconds: float = 25) -> None:
     """Look again and again: what is awaited happens in programs that tell nobody."""
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
+        while not condition():  # noqa: ASYNC110 - only asking tells
             await trio.sleep(0.02)
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from download import digest_of, download_without_any_right
 from internet import (
     ASK,
     CLOSED,
-    CONNECT,
     ECHO,
     HTTP_SERVER,
     MACHINE,
@@ -24,12 +21,12 @@ from internet import (
     PROHIBITED,
     SERVER,
     SILENT,
+    attempts,
     outside,
     running,
 )  # fmt: skip
 from machine import Machine
 from rig import needs
-from somebody import as_somebody
 from waiting import wait_until
 
 pytestmark = [pytest.mark.real, needs("curl", "dnsmasq", "traceroute", "ping", "nsenter", "setpriv")]
@@ -85,21 +82,6 @@ for turn in range(2):
 print("all answered", flush=True)
 input()
 """
-DOWNLOAD = """
-import hashlib, os, sys
-import httpx, trio, vnet
-async def main():
-    async with vnet.open_lab(sys.argv[1]) as lab:
-        await lab.wait_up()
-        digest = hashlib.sha256()
-        async with lab.guests["phone"].activate():
-            async with httpx.AsyncClient(timeout=60) as client, client.stream("GET", sys.argv[2]) as answer:
-                async for piece in answer.aiter_raw(1 << 18):
-                    digest.update(piece)
-        status = [line for line in open("/proc/self/status") if line.startswith(("CapEff", "Uid"))]
-        print(digest.hexdigest(), os.getuid(), *status)
-trio.run(main)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -107,11 +89,6 @@ def there(host: Machine, tmp_path: Path) -> Iterator[list[str]]:
     """What a command line begins with that runs out there."""
     with outside(host, tmp_path) as prefix:
         yield prefix
-
-
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @pytest.fixture
@@ -135,22 +112,8 @@ def test_a_large_download_by_curl_in_a_linux_guest(host: Machine, tmp_path: Path
 
 
 def test_a_large_download_by_a_user_without_any_right(host: Machine, large: Path) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        open_to_all = Path(name)
-        open_to_all.chmod(0o777)
-        file = open_to_all / "online.yaml"
-        file.write_text(
-            f"name: {host.name}\nnetworks: {{out: {{subnet: 10.0.2.0/24, dhcp: {{}}, adapter: user}}}}\n"
-            "guests: {phone: {nics: [out]}}\n"
-        )
-        program = [sys.executable, "-c", DOWNLOAD, str(file), f"http://{SERVER}/{large.name}"]
-        environment = ["env", f"VNET_RUN_DIR={open_to_all / 'run'}", f"HOME={name}"]
-        command = host.argv(*as_somebody(open_to_all, *environment, *program))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    words = done.stdout.split()
-    assert words[0] == digest_of(large) and words[1] == "65534"
-    assert set(words[words.index("CapEff:") + 1]) == {"0"}
+    lab = "networks: {out: {subnet: 10.0.2.0/24, dhcp: {}, adapter: user}}\nguests: {phone: {nics: [out]}}\n"
+    assert download_without_any_right(host, lab, f"http://{SERVER}/{large.name}") == digest_of(large)
 
 
 def test_a_guest_sees_what_the_machine_sees(host: Machine) -> None:
@@ -160,12 +123,7 @@ def test_a_guest_sees_what_the_machine_sees(host: Machine) -> None:
         (SERVER, ECHO): "connected", (SERVER, CLOSED): "ECONNREFUSED", (NOBODY, 80): "EHOSTUNREACH",
         (NO_ROUTE, 80): "ENETUNREACH", (PROHIBITED, 80): "EHOSTUNREACH", (SILENT, 80): "silence",
     }  # fmt: skip
-    attempts = [(sys.executable, "-c", CONNECT, address, str(port)) for address, port in expected]
-    with ThreadPoolExecutor(2 * len(attempts)) as all_at_once:
-        there = [all_at_once.submit(host.run, *attempt) for attempt in attempts]
-        inside = [all_at_once.submit(host.inside, lab, "pc", *attempt) for attempt in attempts]
-    seen = [attempt.result().stdout.strip() for attempt in there]
-    assert seen == [attempt.result().strip() for attempt in inside] == list(expected.values())
+    assert attempts(host, lab, expected) == list(expected.values())
 
 
 def test_two_thousand_connections_at_once(host: Machine) -> None:

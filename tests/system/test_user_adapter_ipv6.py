@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from download import digest_of, download_without_any_right
 from internet import (
     ASK,
     CLOSED,
-    CONNECT,
     ECHO,
     HTTP_SERVER,
     MACHINE6,
@@ -27,12 +24,12 @@ from internet import (
     PROHIBITED6,
     SERVER6,
     SILENT6,
+    attempts,
     outside,
     running,
 )  # fmt: skip
 from machine import Machine
 from rig import needs
-from somebody import as_somebody
 from waiting import wait_until
 
 pytestmark = [pytest.mark.real, needs("curl", "dnsmasq", "dig", "traceroute", "ping", "nsenter", "setpriv")]
@@ -75,23 +72,6 @@ while len(answer) < 2000:
     answer += sock.recv(9999)
 print(answer.count(b"a" * 200), answer.count(b"j" * 200))
 """
-DOWNLOAD = """
-import hashlib, os, sys
-import httpx, trio, vnet
-async def main():
-    async with vnet.open_lab(sys.argv[1]) as lab:
-        await lab.wait_up()
-        digest = hashlib.sha256()
-        with trio.fail_after(15):
-            while lab.guests["phone"].address is None:  # it asks for a router when its own address is known to be free
-                await trio.sleep(0.05)
-        async with lab.guests["phone"].activate():
-            async with httpx.AsyncClient(timeout=60) as client, client.stream("GET", sys.argv[2]) as answer:
-                async for piece in answer.aiter_raw(1 << 18):
-                    digest.update(piece)
-        print(digest.hexdigest(), os.getuid())
-trio.run(main)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -120,11 +100,6 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def test_a_linux_guest_configures_itself_and_downloads(host: Machine, tmp_path: Path, large: Path) -> None:
     lab = up(host)
     routes = json.loads(host.inside(lab, "pc", "ip", "-6", "-json", "route"))
@@ -146,12 +121,7 @@ def test_a_guest_sees_what_the_machine_sees(host: Machine) -> None:
         (SERVER6, ECHO): "connected", (SERVER6, CLOSED): "ECONNREFUSED", (NOBODY6, 80): "EHOSTUNREACH",
         (NO_ROUTE6, 80): "ENETUNREACH", (PROHIBITED6, 80): "EACCES", (SILENT6, 80): "silence",
     }  # fmt: skip
-    attempts = [(sys.executable, "-c", CONNECT, address, str(port)) for address, port in expected]
-    with ThreadPoolExecutor(2 * len(attempts)) as all_at_once:
-        there = [all_at_once.submit(host.run, *attempt) for attempt in attempts]
-        inside = [all_at_once.submit(host.inside, lab, "pc", *attempt) for attempt in attempts]
-    seen = [attempt.result().stdout.strip() for attempt in there]
-    assert seen == [attempt.result().strip() for attempt in inside] == list(expected.values())
+    assert attempts(host, lab, expected) == list(expected.values())
 
 
 def test_datagrams_echo_and_the_way_there(host: Machine) -> None:
@@ -232,20 +202,11 @@ def test_the_machine_itself_is_out_of_reach(host: Machine, tmp_path: Path) -> No
 
 
 def test_a_download_by_a_user_without_any_right(host: Machine, large: Path) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        open_to_all = Path(name)
-        open_to_all.chmod(0o777)
-        file = open_to_all / "online.yaml"
-        file.write_text(
-            f"name: {host.name}\nnetworks: {{out: {{subnet: 10.0.2.0/24, adapter: {{user: {{ipv6: auto}}}}}}}}\n"
-            "guests: {phone: {nics: [{network: out, ipv6: auto}]}}\n"
-        )
-        program = [sys.executable, "-c", DOWNLOAD, str(file), f"http://[{SERVER6}]/{large.name}"]
-        environment = ["env", f"VNET_RUN_DIR={open_to_all / 'run'}", f"HOME={name}"]
-        command = host.argv(*as_somebody(open_to_all, *environment, *program))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [digest_of(large), "65534"]
+    lab = (
+        "networks: {out: {subnet: 10.0.2.0/24, adapter: {user: {ipv6: auto}}}}\n"
+        "guests: {phone: {nics: [{network: out, ipv6: auto}]}}\n"
+    )
+    assert download_without_any_right(host, lab, f"http://[{SERVER6}]/{large.name}") == digest_of(large)
 
 
 def test_a_guest_loses_its_router_with_the_adapter_and_takes_the_next(host: Machine, tmp_path: Path) -> None:

@@ -147,10 +147,10 @@ def test_an_echo_request_that_cannot_go_on_is_counted_and_one_after_an_error_is_
     refusals = [ConnectionRefusedError(errno.ECONNREFUSED, "refused"), OSError(errno.EINVAL, "invalid")]
 
     class Refusing(socket.socket):
-        def send(self, octets: object, *flags: int) -> int:
+        def send(self, octets: bytes, *flags: int) -> int:
             if refusals:
                 raise refusals.pop(0)
-            return super().send(octets, *flags)  # type: ignore[arg-type]
+            return super().send(octets, *flags)
 
         def setsockopt(self, *_: object) -> None:
             """Take any option."""

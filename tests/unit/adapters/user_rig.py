@@ -181,9 +181,11 @@ class Asker:
         self.lab = lab
         self.got: list[bytes] = []
         self.errors: list[str] = []
-        take = lambda payload, source: self.got.append(payload)  # noqa: E731
-        self.socket: UdpSocket = lab.guest.udp_bind(on_datagram=take, both=True)
+        self.socket: UdpSocket = lab.guest.udp_bind(on_datagram=self._take, both=True)
         self.socket.on_error = lambda destination, error: self.errors.append(error.text)
+
+    def _take(self, payload: bytes, source: object) -> None:
+        self.got.append(payload)
 
     def send(self, payload: bytes, port: int, address: bytes | None = None) -> None:
         self.socket.send_to(payload, (address or self.lab.machine, port))

@@ -18,20 +18,10 @@ import h11
 import httpx
 import pytest
 import trio
-from socket_bed import IPV4, IPV6, in_place
+from socket_bed import in_places
 from trio_websocket import ConnectionClosed, open_websocket, serve_websocket
 
-PLACES = ["fake", "guests"]
-
-
-def on_two_guests(function):
-    @pytest.mark.parametrize("family", [IPV4, IPV6])
-    @pytest.mark.parametrize("place", PLACES)
-    def test(place, family):
-        in_place(place, function, family)
-
-    test.__name__, test.__doc__ = function.__name__, function.__doc__
-    return test
+on_two_guests = in_places(["fake", "guests"])
 
 
 def in_url(address):

@@ -46,8 +46,8 @@ def commands(log: Path) -> list[str]:
     return log.read_text().splitlines()
 
 
-def machine(lab: vnet.Lab) -> QemuGuest:
-    guest = lab.guests["vm"]
+def machine(lab: vnet.Lab, name: str = "vm") -> QemuGuest:
+    guest = lab.guests[name]
     assert isinstance(guest, QemuGuest)
     return guest
 
@@ -221,7 +221,7 @@ guests:
     )
     async with vnet.open_lab(topology) as lab:
         await lab.wait_up(10)
-        assert [lab.guests[name].state.value for name in ("asked", "kept", "off", "idle")] == ["running"] * 3 + ["stopped"]  # type: ignore[attr-defined]
+        assert [machine(lab, name).state.value for name in ("asked", "kept", "off", "idle")] == ["running"] * 3 + ["stopped"]
     told = {event.node: (event.kind, event.fields.get("by")) for event in lab.events if event.kind.startswith("vm-")}
     assert told == {"asked": ("vm-stopped", "guest"), "kept": ("vm-saved", None), "off": ("vm-stopped", "lab")}
     assert commands(log).count("system_powerdown") == 1

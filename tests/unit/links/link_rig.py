@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
@@ -17,14 +18,14 @@ MBIT, GBIT = 10**6, 10**9
 class Rig:
     """A link between two ports that note what arrives, and when."""
 
-    def __init__(self, seed: int = 1, **options: object) -> None:
+    def __init__(self, seed: int = 1, **options: Any) -> None:
         self.timeline = Timeline()
         self.at_a: list[tuple[int, bytes]] = []
         self.at_b: list[tuple[int, bytes]] = []
         self.a = Port("a", lambda frame, offload: self.at_a.append((self.timeline.now, frame)))
         self.b = Port("b", lambda frame, offload: self.at_b.append((self.timeline.now, frame)))
         streams = RandomStreams(seed)
-        self.link = Link(self.timeline, self.a, self.b, partial(streams.stream, "link"), **options)  # type: ignore[arg-type]
+        self.link = Link(self.timeline, self.a, self.b, partial(streams.stream, "link"), **options)
 
     def run(self, until: int = FOREVER) -> None:
         self.timeline.run_until(until)

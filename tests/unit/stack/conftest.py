@@ -6,6 +6,7 @@ from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
+from tests.tcp_bed import Pair, Scripted
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.ports import NO_OFFLOAD, Port
@@ -81,3 +82,15 @@ class Lan:
 @pytest.fixture
 def lan() -> Lan:
     return Lan()
+
+
+@pytest.fixture
+def pair() -> Pair:
+    """Two hosts and a wire between them."""
+    return Pair()
+
+
+@pytest.fixture
+def peer() -> Scripted:
+    """A host, and a peer whose every segment the test writes."""
+    return Scripted()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.tcp_bed import PORT, A, B, Pair, Program, Scripted, assert_clean, sizes
+from tests.tcp_bed import PORT, A, B, Pair, Program, assert_clean, sizes
 from vnet.stack.tcp import State
 from vnet.units import MILLISECOND, MINUTE, SECOND
 from vnet.wire.tcp import ACK, FIN, PSH
@@ -12,16 +10,6 @@ from vnet.wire.tcp_options import TcpOptions
 from vnet.wire.virtio_net import TCP_CHECKSUM, is_super
 
 SACK = TcpOptions(mss=1460, sack_permitted=True).encode()
-
-
-@pytest.fixture
-def pair():
-    return Pair()
-
-
-@pytest.fixture
-def peer():
-    return Scripted()
 
 
 # Super-frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tcp_bed import PORT, A, B, Pair, Scripted, assert_clean, watch
+from tests.tcp_bed import PORT, A, B, Pair, assert_clean, watch
 from vnet.errors import UsageError
 from vnet.stack.tcp import State
 from vnet.units import MILLISECOND, MINUTE, SECOND
@@ -12,17 +12,6 @@ from vnet.wire import icmpv4
 from vnet.wire.ipv4 import Ipv4
 from vnet.wire.tcp import ACK, PSH, RST, SYN
 from vnet.wire.tcp_options import TcpOptions, decode
-
-
-@pytest.fixture
-def pair():
-    return Pair()
-
-
-@pytest.fixture
-def peer():
-    return Scripted()
-
 
 # Opening
 

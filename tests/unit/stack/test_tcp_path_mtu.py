@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tcp_bed import A, B, Pair
+from tests.tcp_bed import A, B
 from vnet.units import MINUTE, SECOND
 from vnet.wire import icmpv4
 from vnet.wire.ipv4 import Ipv4
 from vnet.wire.tcp import SYN
 from vnet.wire.tcp_options import decode
-
-
-@pytest.fixture
-def pair():
-    return Pair()
 
 
 def too_large(pair, mtu):

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tcp_bed import PORT, A, B, Pair, Scripted, assert_clean, watch
+from tests.tcp_bed import PORT, A, B, Scripted, assert_clean, watch
 from vnet.errors import UsageError
 from vnet.stack.tcp import State
 from vnet.units import MILLISECOND, MINUTE, SECOND
 from vnet.wire.tcp import ACK, FIN, PSH, RST, SYN, URG
 from vnet.wire.tcp_options import TcpOptions, decode
-
-
-@pytest.fixture
-def pair():
-    return Pair()
-
-
-@pytest.fixture
-def peer():
-    return Scripted()
-
 
 # Closing
 

@@ -150,7 +150,8 @@ def test_rings_that_cannot_be(rig: Rig) -> None:
         front.say(SET_VRING_KICK, U64.pack(0), front.kick[0])
         rig.bench.turn()
         assert front.number() == 1
-    assert not rig.adapter._session.device.is_running  # type: ignore[union-attr]
+    session = rig.adapter._session
+    assert session is not None and not session.device.is_running
 
 
 def test_memory_that_may_shrink_is_not_taken(rig: Rig) -> None:
