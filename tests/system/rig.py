@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
+from vnet.guests.namespace import NamespaceGuest, create_all, remove_all
+from vnet.guests.namespace_nic import Nic
 from vnet.ports import connect
 
 

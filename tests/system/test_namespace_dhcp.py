@@ -13,7 +13,8 @@ from rig import make_guests, needs, running
 from vnet.errors import NoAnswer
 from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
-from vnet.guests.namespace import NamespaceGuest, Nic
+from vnet.guests.namespace import NamespaceGuest
+from vnet.guests.namespace_nic import Nic
 from vnet.ports import connect
 from vnet.runtime.shell import Shell
 from vnet.services.dhcp.node import DhcpServerNode

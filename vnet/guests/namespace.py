@@ -12,58 +12,30 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
 from typing import Final, final
 
 import trio
 
 from vnet.adapters import _linux, netns
 from vnet.adapters.base import Poller
-from vnet.adapters.netlink import Message, Netlink, address, link, quiet_ipv6, route
+from vnet.adapters.netlink import Netlink
 from vnet.adapters.resources import FileId, Ledger, NamespaceResource, NoLedger
-from vnet.adapters.tap import QUEUE_LENGTH, TapDevice, TapPort
-from vnet.addresses import Mac
+from vnet.adapters.tap import TapDevice, TapPort
 from vnet.errors import HostError, NoAnswer, UsageError
 from vnet.guests import probes
 from vnet.guests.base import Address, InterfaceState, PingReply, ProbeReply, Target, Verdict, checked_port
 from vnet.guests.dhcp import NamespaceDhcp
+from vnet.guests.namespace_nic import Nic, allow_ipv6, configuration, leased
 from vnet.guests.process import LabProcesses, Process
 from vnet.guests.program import GuestProgram, Row
 from vnet.guests.space import HeldSpace, RootSpace, Space
 from vnet.ports import Port, Randomness, Report, Scheduler, no_report
 from vnet.stack.dhcp_lease import Lease
 
-DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
 CLOSING_THREADS: Final = 32
 """Removing a TAP device waits for a grace period of the kernel; waiting for many at once takes hardly longer."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nic:
-    """One interface of a namespace guest, resolved.
-
-    *ipv6* lets Linux make a link-local address and speak unasked; with *autoconf* it heeds router advertisements.
-    """
-
-    mac: Mac
-    name: str = ""
-    """As Linux is to call it; not given: eth0, eth1, ... in the order of the NICs."""
-    mtu: int = 1500
-    addresses: tuple[IPv4Interface, ...] = ()
-    gateway: IPv4Address | None = None
-    """Without *addresses* it comes, as do the *routes*, with the lease, and counts for more than the lease's."""
-    routes: tuple[tuple[IPv4Network, IPv4Address], ...] = ()
-    dns: tuple[Address, ...] = ()
-    domain: str = ""
-    dhcp: bool = False
-    """vnet's own client configures the interface."""
-    ipv6: bool = False
-    autoconf: bool = False
-    addresses6: tuple[IPv6Interface, ...] = ()
-    routes6: tuple[tuple[IPv6Network, IPv6Address], ...] = ()
 
 
 @final
@@ -156,42 +128,16 @@ class NamespaceGuest:
             self._indexes.append(space.index(device.name))
             self.adapters.append(TapPort(f"{self.name}:{device.name}", device, nic.mtu, self._report))
             if nic.ipv6:
-                self._allow_ipv6(space, device.name, nic)
-        self._netlink.run(self._configuration())
+                allow_ipv6(space, device.name, nic)
+        named = [
+            (self._name(number), index, nic)
+            for number, (index, nic) in enumerate(zip(self._indexes, self.nics, strict=True))
+        ]
+        self._netlink.run(configuration(named, has_loopback=self._pid is None))
         self._write_resolv_conf()
         for number, nic in enumerate(self.nics):
             if nic.dhcp:
                 self._clients[number] = self._make_client(space, number, nic)
-
-    @staticmethod
-    def _allow_ipv6(space: Space, name: str, nic: Nic) -> None:
-        """Have Linux speak IPv6 on an interface, whatever the machine's default is."""
-        for key, value in (("disable_ipv6", 0), ("accept_ra", int(nic.autoconf))):
-            path = f"/proc/sys/net/ipv6/conf/{name}/{key}"
-            if space.read(path).strip() != str(value):
-                space.write(path, str(value))
-
-    def _configuration(self) -> list[Message]:
-        """List what makes the interfaces as the topology wants them: all links, all addresses, all routes, in this order."""
-        messages = [link("lo")] if self._pid is None else []
-        for number, nic in enumerate(self.nics):
-            if not nic.ipv6:
-                messages += quiet_ipv6(self._name(number))
-            messages.append(link(self._name(number), mac=nic.mac, mtu=nic.mtu, queue_length=QUEUE_LENGTH))
-        for index, nic in zip(self._indexes, self.nics, strict=True):
-            messages += [address(index, each) for each in nic.addresses]
-            messages += [address(index, each) for each in nic.addresses6]
-        has_default = False
-        for index, nic in zip(self._indexes, self.nics, strict=True):
-            if not nic.addresses:
-                continue  # Linux takes no route by a gateway that it cannot reach yet; a lease brings them
-            messages += [route(destination, gateway, index) for destination, gateway in nic.routes]
-            if nic.gateway is not None and not has_default:  # the first gateway is the default one
-                has_default = True
-                messages.append(route(DEFAULT_ROUTE, nic.gateway, index))
-        for index, nic in zip(self._indexes, self.nics, strict=True):
-            messages += [route(destination, gateway, index) for destination, gateway in nic.routes6]
-        return messages
 
     # -- life
 
@@ -319,16 +265,11 @@ class NamespaceGuest:
 
     def _use(self, number: int, lease: Lease, *, remove: bool = False) -> None:
         """Give Linux the address, the routes and the DNS servers of a lease, or take them away."""
-        index, nic = self._indexes[number], self.nics[number]
-        messages = [address(index, lease.address, remove=remove)]
-        if not remove:  # the routes go with the address
-            gateway = nic.gateway or lease.gateway
-            if gateway is not None and not any(other.gateway and other.addresses for other in self.nics):
-                messages.append(route(DEFAULT_ROUTE, gateway, index))
-            messages += [route(destination, via, index) for destination, via in nic.routes]
+        has_gateway = any(other.gateway and other.addresses for other in self.nics)
         try:
             if self._netlink is not None:
-                self._netlink.run(messages)
+                index, nic = self._indexes[number], self.nics[number]
+                self._netlink.run(leased(index, nic, lease, takes_gateway=not has_gateway, remove=remove))
             self._write_resolv_conf()
         except OSError as error:
             self._report("dhcp-not-configured", error=str(error))

@@ -24,7 +24,8 @@ from vnet.fabric.rng import RandomStreams
 from vnet.fabric.timeline import Timeline
 from vnet.fabric.trace import EventLog
 from vnet.guests.base import Guest
-from vnet.guests.namespace import NamespaceGuest, Nic, create_all, remove_all
+from vnet.guests.namespace import NamespaceGuest, create_all, remove_all
+from vnet.guests.namespace_nic import Nic
 from vnet.guests.process import LabProcesses
 from vnet.guests.qemu import QemuGuest
 from vnet.guests.qemu_command import check_files

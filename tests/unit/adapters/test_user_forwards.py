@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.adapters.user_rig import GUEST, GUEST6, Rig, port_of, rig, server
+from tests.unit.adapters.user_rig import GUEST, GUEST6, Rig, port_of, receive, rig, server
 from vnet.errors import HostError
 from vnet.stack.tcp.tables import TcpListener
 from vnet.topology.adapter_kinds.loopback import LoopbackSpec
@@ -107,17 +107,7 @@ def test_datagrams_go_in_and_answers_come_out(tmp_path: Path, version: int) -> N
             assert heard[0][1] == heard[2][1] != heard[1][1], "each peer has a port of its own"
             assert heard[0][1][0] == lab.gateway
             inside.send_to(b"back", heard[1][1])
-            got = []
-
-            def arrived() -> bool:
-                try:
-                    got.append(two.recv(100))
-                except BlockingIOError:
-                    return False
-                return True
-
-            lab.loop.until(arrived)
-            assert got == [b"back"]
+            assert receive(lab, two)[0] == b"back"
 
 
 def test_nothing_listens_unless_it_is_stated(tmp_path: Path) -> None:
