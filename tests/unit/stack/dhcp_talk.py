@@ -10,17 +10,9 @@ from vnet.wire import dhcpv4
 from vnet.wire import dhcpv4_options as opt
 
 MAC = b"\x52\x54\0\0\0\1"
-
-
 SERVER = bytes((10, 0, 0, 2))
-
-
 ADDRESS = bytes((10, 0, 0, 16))
-
-
 BROADCAST = b"\xff" * 4
-
-
 TIMES = {opt.LEASE_TIME: 129600, opt.RENEWAL_TIME: 64800, opt.REBINDING_TIME: 97200}
 
 
